@@ -1,0 +1,86 @@
+// The wire: one response, opened, written, ended, destroyed, over. The only file that knows HTTP/1.1 from HTTP/2.
+import type { ServerResponse } from 'node:http'
+import { constants, type ServerHttp2Stream } from 'node:http2'
+import type { SSEReplyInterface } from '@fastify/sse'
+
+/** What a stream wants to know of its connection. */
+export interface ConnectionListener {
+  /** The response is over: finished, aborted or destroyed. Once. */
+  over (): void
+  /** The connection can take more, after a `write` that returned false. */
+  drained (): void
+}
+
+/** Node's response; over HTTP/2 its compatibility layer's, which has the stream besides. */
+export type RawResponse = ServerResponse & { readonly stream?: ServerHttp2Stream }
+
+export class Connection {
+  readonly #raw: RawResponse
+  #sse: SSEReplyInterface | undefined
+  #listener: ConnectionListener | undefined
+  #over = false
+  #grace: NodeJS.Timeout | undefined
+
+  constructor (raw: RawResponse) {
+    this.#raw = raw
+    // The one event that always comes, for an aborted GET or POST as for a finished response. The request's own `close`
+    // comes with the end of its body.
+    raw.once('close', () => this.settle())
+  }
+
+  get over (): boolean {
+    return this.#over
+  }
+
+  /** Whether what was written earlier still waits for the peer. */
+  get blocked (): boolean {
+    return (this.#raw.stream ?? this.#raw).writableNeedDrain
+  }
+
+  listen (listener: ConnectionListener): void {
+    this.#listener = listener
+  }
+
+  /** Sends the head at once, so that the client's `onopen` fires before the first event. */
+  open (sse: SSEReplyInterface): void {
+    this.#sse = sse
+    // From here on this class ends the response, not @fastify/sse when the handler settles.
+    sse.keepAlive()
+    sse.sendHeaders()
+    // Node keeps the head back until the first byte of the body.
+    this.#raw.flushHeaders()
+    this.#raw.on('drain', () => this.#listener?.drained())
+  }
+
+  /** Writes, and returns whether the peer keeps up. */
+  write (text: string): boolean {
+    // After a destroy and before its `close` a write would emit an error.
+    return !this.#raw.destroyed && this.#raw.write(text)
+  }
+
+  /** Ends the response cleanly; destroys it if the peer has not taken all of it after `grace` milliseconds. */
+  end (lastWords: string, grace: number): void {
+    if (this.#over) return
+    if (lastWords !== '') this.#raw.write(lastWords)
+    this.#grace = setTimeout(() => this.destroy(), grace)
+    // Stops its heartbeat as well, which would write after the end.
+    this.#sse?.close()
+  }
+
+  /** Breaks the connection off, so that the client sees an error: over HTTP/1.1 the socket, over HTTP/2 the one stream. */
+  destroy (): void {
+    if (this.#over) return
+    if (this.#raw.stream === undefined) this.#raw.destroy()
+    else this.#raw.stream.close(constants.NGHTTP2_CANCEL)
+    // Not left to `close`: a pipelined response that waits for its turn has no socket and emits none.
+    this.settle()
+  }
+
+  /** Notes that the response is over. Called for `close`, and sooner where it is known sooner. */
+  settle (): void {
+    if (this.#over) return
+    this.#over = true
+    clearTimeout(this.#grace)
+    this.#listener?.over()
+  }
+}

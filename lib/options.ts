@@ -1,0 +1,55 @@
+// The options: frozen defaults, and the checks at registration.
+import { FST_ERR_OCTA_STAR_OPTION, show } from './errors.ts'
+import type { OctaStarStreamsOptions } from '../types/index.ts'
+
+export const defaults = Object.freeze({
+  signal: 'tabId',
+  tabId: undefined,
+  replaceTimeout: 5_000,
+  closeGrace: 1_000,
+  maxStreamsPerScope: Infinity,
+  onLimit: 'replace-oldest',
+  sse: undefined
+})
+
+export type ResolvedOptions = Required<Omit<OctaStarStreamsOptions, 'tabId' | 'sse'>> & Pick<OctaStarStreamsOptions, 'tabId' | 'sse'>
+
+// Past this setTimeout takes a delay for 1 ms: https://nodejs.org/api/timers.html#settimeoutcallback-delay-args
+const MAX_DELAY = 2 ** 31 - 1
+
+const expected: Record<keyof typeof defaults, [test: (value: unknown) => boolean, description: string]> = {
+  signal: [value => typeof value === 'string' && value !== '', 'a string that is not empty'],
+  tabId: [value => value === undefined || typeof value === 'function', 'a function'],
+  replaceTimeout: [isDelay, `a number of milliseconds from 1 to ${MAX_DELAY}`],
+  closeGrace: [isDelay, `a number of milliseconds from 1 to ${MAX_DELAY}`],
+  maxStreamsPerScope: [value => value === Infinity || (Number.isSafeInteger(value) && (value as number) >= 1), 'a whole number from 1, or Infinity'],
+  onLimit: [value => value === 'replace-oldest' || value === 'reject', "'replace-oldest' or 'reject'"],
+  sse: [value => value === undefined || (typeof value === 'object' && value !== null), 'an object']
+}
+
+/**
+ * The options with the defaults filled in.
+ *
+ * @throws FST_ERR_OCTA_STAR_OPTION for an option of the wrong type, out of its limits, or unknown
+ */
+export function resolveOptions (options: OctaStarStreamsOptions): ResolvedOptions {
+  const given = Object.fromEntries(Object.entries(options).filter(([name, value]) => value !== undefined && !FASTIFY_OPTIONS.has(name)))
+  for (const name of Object.keys(given)) {
+    if (!Object.hasOwn(defaults, name)) {
+      throw new FST_ERR_OCTA_STAR_OPTION(name, `one of ${Object.keys(defaults).join(', ')}`, 'an unknown one')
+    }
+  }
+  const resolved = { ...defaults, ...given } as ResolvedOptions
+  for (const [name, [test, description]] of Object.entries(expected)) {
+    const value = resolved[name as keyof ResolvedOptions]
+    if (!test(value)) throw new FST_ERR_OCTA_STAR_OPTION(name, description, show(value))
+  }
+  return Object.freeze(resolved)
+}
+
+// `register` takes these for itself and passes them on to the plugin.
+const FASTIFY_OPTIONS = new Set(['prefix', 'logLevel', 'logSerializers'])
+
+function isDelay (value: unknown): boolean {
+  return typeof value === 'number' && value >= 1 && value <= MAX_DELAY
+}

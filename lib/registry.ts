@@ -1,0 +1,189 @@
+// Who holds which key: newest wins, one at a time, and nobody waits for ever.
+import type { FastifyBaseLogger } from 'fastify'
+import type { Backend, Claim } from './backend.ts'
+import { reportFlapping, reportReplace } from './diagnostics.ts'
+import { FST_ERR_OCTA_STAR_LIMIT } from './errors.ts'
+import { canonical, streamKey } from './stream-key.ts'
+import { within } from './within.ts'
+import type { CloseReason, Holder, ScopeKey, Stream, StreamKey, StreamRegistry } from '../types/index.ts'
+
+const FLAPPING_TIMES = 10
+const FLAPPING_MS = 10_000
+
+export interface RegistryOptions {
+  readonly replaceTimeout: number
+  readonly maxStreamsPerScope: number
+  readonly onLimit: 'replace-oldest' | 'reject'
+}
+
+/** A claim, and what the registry knows of it. */
+export class RegisteredClaim implements Claim {
+  gone: Promise<unknown>
+  /** When the holder's wait was over. Unit: milliseconds of `performance.now()`; `undefined` while it waits. */
+  heldSince: number | undefined
+  /** Whether the registry has told the holder to end. */
+  told = false
+  isGone = false
+  /** When this key was replaced lately, from claim to claim; made by the first replacement. */
+  replacements: number[] | undefined
+  reportedFlapping = false
+
+  readonly key: StreamKey
+  readonly holder: Holder
+
+  constructor (key: StreamKey, holder: Holder) {
+    this.key = key
+    this.holder = holder
+    this.gone = holder.gone
+  }
+
+  get ending (): boolean {
+    return this.told || this.holder.closing === true
+  }
+
+  end (reason: CloseReason): void {
+    if (this.told) return
+    this.told = true
+    this.holder.close(reason)
+  }
+}
+
+export class Registry implements StreamRegistry {
+  readonly #backend: Backend<RegisteredClaim>
+  readonly #options: RegistryOptions
+  readonly #log: FastifyBaseLogger
+  // Those that hold, or once held, their key, until they are gone: also a replaced one whose cleanup hangs.
+  readonly #held = new Set<RegisteredClaim>()
+  #closed = false
+
+  constructor (backend: Backend<RegisteredClaim>, options: RegistryOptions, log: FastifyBaseLogger) {
+    this.#backend = backend
+    this.#options = options
+    this.#log = log
+  }
+
+  get size (): number {
+    return this.#held.size
+  }
+
+  * [Symbol.iterator] (): Iterator<Stream> {
+    for (const claim of this.#held) yield claim.holder as Stream
+  }
+
+  get (scopeKey: ScopeKey, tabId: string, name?: string): Stream | undefined {
+    const claim = this.#backend.get(streamKey(scopeKey, tabId, name, 'streamRegistry.get'))
+    return claim?.heldSince === undefined ? undefined : claim.holder as Stream
+  }
+
+  // The claim is made before the first await: the order of the calls is the order of the claims, so newest wins.
+  async replaceAndRegister (key: StreamKey, holder: Holder): Promise<boolean> {
+    if (this.#closed) {
+      holder.close('shutdown')
+      return false
+    }
+    const crowd = this.#crowd(key)
+    const claim = new RegisteredClaim(key, holder)
+    const previous = this.#backend.claim(claim)
+    if (previous === undefined && crowd.length === 0) {
+      this.#forgetWhenGone(claim)
+      this.#hold(claim)
+      return true
+    }
+
+    if (previous !== undefined) this.#replace(previous, claim)
+    this.#makeRoom(crowd)
+    const waitedFor = this.#waitFor(previous === undefined ? crowd : [previous, ...crowd])
+    // Whoever comes next has to wait for those as well, even if this one ends while it waits.
+    claim.gone = Promise.allSettled([holder.gone, waitedFor])
+    this.#forgetWhenGone(claim)
+    await waitedFor
+    if (claim.ending) return false
+    this.#hold(claim)
+    return true
+  }
+
+  async evict (scopeKey: ScopeKey, tabId?: string): Promise<number> {
+    const claims = this.#backend.scope(canonical(scopeKey, 'streamRegistry.evict'))
+      .filter(({ key }) => tabId === undefined || key.tabId === tabId)
+    for (const claim of claims) claim.end('evicted')
+    await this.#waitFor(claims)
+    return claims.length
+  }
+
+  /** Ends every stream, waits until all are gone or `replaceTimeout` is over, and takes no more. */
+  async close (): Promise<void> {
+    this.#closed = true
+    const claims = new Set([...this.#backend, ...this.#held])
+    for (const claim of claims) claim.end('shutdown')
+    await this.#waitFor([...claims])
+  }
+
+  /** Forgets those that were not gone when the registry closed. */
+  clear (): void {
+    for (const claim of this.#held) this.#forget(claim)
+    for (const claim of this.#backend) this.#forget(claim)
+  }
+
+  #hold (claim: RegisteredClaim): void {
+    claim.heldSince = performance.now()
+    this.#held.add(claim)
+  }
+
+  #forgetWhenGone (claim: RegisteredClaim): void {
+    const forget = () => this.#forget(claim)
+    claim.gone.then(forget, forget)
+  }
+
+  #forget (claim: RegisteredClaim): void {
+    claim.isGone = true
+    this.#held.delete(claim)
+    this.#backend.release(claim)
+  }
+
+  #replace (previous: RegisteredClaim, claim: RegisteredClaim): void {
+    const now = performance.now()
+    if (!previous.ending && previous.heldSince !== undefined) {
+      reportReplace({ stream: previous.holder, by: claim.holder, held: now - previous.heldSince })
+    }
+    previous.end('replaced')
+
+    claim.replacements = [...(previous.replacements ?? []).filter(time => time > now - FLAPPING_MS), now]
+    claim.reportedFlapping = previous.reportedFlapping
+    if (claim.replacements.length > FLAPPING_TIMES && !claim.reportedFlapping) this.#reportFlapping(claim)
+  }
+
+  #reportFlapping (claim: RegisteredClaim): void {
+    claim.reportedFlapping = true
+    reportFlapping({ key: claim.key })
+    const { scope, tabId, name } = claim.key
+    this.#log.warn(
+      { scope, tabId, name },
+      `the stream of one tab was replaced more than ${FLAPPING_TIMES} times in ${FLAPPING_MS / 1000} s: most likely two tabs share one tab id`
+    )
+  }
+
+  // Those whose end a newcomer has to wait for because its scope is full; its own predecessor leaves anyway.
+  #crowd (key: StreamKey): RegisteredClaim[] {
+    const { maxStreamsPerScope, onLimit } = this.#options
+    if (maxStreamsPerScope === Infinity) return []
+    const others = this.#backend.scope(key.scope).filter(other => other.key.slot !== key.slot)
+    if (others.length < maxStreamsPerScope) return []
+    if (onLimit === 'reject') throw new FST_ERR_OCTA_STAR_LIMIT(maxStreamsPerScope)
+    const ending = others.filter(other => other.ending)
+    const live = others.filter(other => !other.ending)
+    return [...ending, ...live.slice(0, Math.max(0, live.length - maxStreamsPerScope + 1))]
+  }
+
+  #makeRoom (crowd: RegisteredClaim[]): void {
+    for (const claim of crowd) claim.end('evicted')
+  }
+
+  // `replaceTimeout` bounds every wait. Who is not gone by then is waited for no longer, by nobody.
+  async #waitFor (claims: RegisteredClaim[]): Promise<void> {
+    const { replaceTimeout } = this.#options
+    if (await within(Promise.allSettled(claims.map(claim => claim.gone)), replaceTimeout)) return
+    for (const claim of claims) {
+      if (!claim.isGone) claim.holder.destroy?.()
+    }
+  }
+}

@@ -1,0 +1,69 @@
+// Request -> Datastar signals -> tab id.
+import sjson from 'secure-json-parse'
+import { FST_ERR_OCTA_STAR_SIGNALS, FST_ERR_OCTA_STAR_TAB_ID, show } from './errors.ts'
+
+const MAX_TAB_ID = 128
+
+export type Signals = Readonly<Record<string, unknown>>
+
+interface SignalsRequest {
+  readonly query: unknown
+  readonly body: unknown
+  readonly headers: { readonly 'content-type'?: string }
+}
+
+/**
+ * The signals as Datastar sends them: in the query parameter `datastar` with GET, and with DELETE since 1.0.0, else in
+ * the JSON body. `undefined` if there are none, as from a form.
+ *
+ * @throws FST_ERR_OCTA_STAR_SIGNALS
+ */
+export function readSignals (request: SignalsRequest): Signals | undefined {
+  const query = (request.query as { datastar?: unknown } | undefined)?.datastar
+  if (query !== undefined) return parse(query)
+
+  const { body } = request
+  // Fastify has parsed it. A form's fields are not signals, though they are an object as well.
+  if (body === undefined || body === null || !isJson(request.headers['content-type'])) return undefined
+  if (!isObject(body)) throw new FST_ERR_OCTA_STAR_SIGNALS('body', show(body))
+  return body
+}
+
+/**
+ * The tab id among the signals.
+ *
+ * @throws FST_ERR_OCTA_STAR_SIGNALS, FST_ERR_OCTA_STAR_TAB_ID
+ */
+export function readTabId (request: SignalsRequest, signal: string): string | undefined {
+  const signals = readSignals(request)
+  // hasOwn: a signal called `toString` is not what every object inherits.
+  return checkTabId(signals !== undefined && Object.hasOwn(signals, signal) ? signals[signal] : undefined)
+}
+
+/** @throws FST_ERR_OCTA_STAR_TAB_ID unless `value` is `undefined` or a tab id */
+export function checkTabId (value: unknown): string | undefined {
+  if (value === undefined) return undefined
+  if (typeof value !== 'string' || value === '' || value.length > MAX_TAB_ID) throw new FST_ERR_OCTA_STAR_TAB_ID(show(value))
+  return value
+}
+
+function parse (text: unknown): Signals {
+  // A parameter that is given twice comes as an array.
+  if (typeof text !== 'string') throw new FST_ERR_OCTA_STAR_SIGNALS('query', `${show(text)} of parameters`)
+  let signals: unknown
+  try {
+    signals = sjson.parse(text, undefined, { protoAction: 'remove', constructorAction: 'remove' })
+  } catch {
+    throw new FST_ERR_OCTA_STAR_SIGNALS('query', 'malformed JSON')
+  }
+  if (!isObject(signals)) throw new FST_ERR_OCTA_STAR_SIGNALS('query', show(signals))
+  return signals
+}
+
+function isObject (value: unknown): value is Signals {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function isJson (contentType: string | undefined): boolean {
+  return contentType !== undefined && /^application\/json\b/i.test(contentType)
+}
