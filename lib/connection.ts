@@ -60,7 +60,7 @@ export class Connection {
 
   /** Ends the response cleanly; destroys it if the peer has not taken all of it after `grace` milliseconds. */
   end (lastWords: string, grace: number): void {
-    if (this.#over) return
+    if (this.#over || this.#raw.destroyed) return
     if (lastWords !== '') this.#raw.write(lastWords)
     this.#grace = setTimeout(() => this.destroy(), grace)
     // Stops its heartbeat as well, which would write after the end.

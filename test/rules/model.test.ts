@@ -1,0 +1,300 @@
+// All rules at once: drawn schedules of starts, ends and faults, checked after every step against a model of the rules.
+import { setImmediate as flush } from 'node:timers/promises'
+import FakeTimers, { type Clock } from '@sinonjs/fake-timers'
+import fc from 'fast-check'
+import t from 'tap'
+import { LocalBackend } from '../../lib/backend.ts'
+import { Connection } from '../../lib/connection.ts'
+import { FST_ERR_OCTA_STAR_LIMIT } from '../../lib/errors.ts'
+import { Registry } from '../../lib/registry.ts'
+import { LiveStream } from '../../lib/stream.ts'
+import { streamKey } from '../../lib/stream-key.ts'
+import type { CloseReason, StreamKey } from '../../types/index.ts'
+import { FakeResponse } from '../kit/fake-response.ts'
+import { memoryLog } from '../kit/memory-log.ts'
+
+const SCHEDULES = 10_000
+const REPLACE_TIMEOUT = 1_000
+const CLOSE_GRACE = 200
+
+type Cleanup = 'none' | 'fast' | 'slow' | 'fails' | 'throws' | 'hangs'
+type Handler = 'obeys' | 'subscribes' | 'ignores' | 'finishes' | 'sends'
+type LastWord = 'none' | 'speaks' | 'hangs'
+
+interface Start { type: 'start', scope: number, tab: number | undefined, cleanup: Cleanup, handler: Handler, lastWord: LastWord, frozen: boolean }
+type Step = Start |
+  { type: 'leave', nth: number } |
+  { type: 'evict', scope: number, tab: number | undefined } |
+  { type: 'tick', ms: number } |
+  { type: 'shutdown' }
+
+const scope = fc.nat(1)
+const tab = fc.option(fc.nat(1), { nil: undefined, freq: 5 })
+const start = fc.record({
+  type: fc.constant('start' as const),
+  scope,
+  tab,
+  cleanup: fc.constantFrom<Cleanup>('none', 'none', 'fast', 'slow', 'fails', 'throws', 'hangs'),
+  handler: fc.constantFrom<Handler>('obeys', 'obeys', 'subscribes', 'subscribes', 'ignores', 'finishes', 'sends'),
+  lastWord: fc.constantFrom<LastWord>('none', 'none', 'speaks', 'hangs'),
+  frozen: fc.boolean()
+})
+const schedule = fc.array(fc.oneof(
+  { arbitrary: start, weight: 8 },
+  { arbitrary: fc.record({ type: fc.constant('leave' as const), nth: fc.nat(20) }), weight: 3 },
+  { arbitrary: fc.record({ type: fc.constant('evict' as const), scope, tab }), weight: 1 },
+  { arbitrary: fc.record({ type: fc.constant('tick' as const), ms: fc.constantFrom(0, 10, 100, 199, 200, 500, 999, 1_000, 2_000) }), weight: 6 },
+  { arbitrary: fc.constant({ type: 'shutdown' as const }), weight: 1 }
+), { minLength: 3, maxLength: 24, size: 'max' }) as fc.Arbitrary<Step[]>
+const limits = fc.option(fc.record({ max: fc.integer({ min: 1, max: 3 }), onLimit: fc.constantFrom<'replace-oldest' | 'reject'>('replace-oldest', 'reject') }), { nil: undefined, freq: 2 })
+
+/** One call of startStream, as seen from outside. */
+interface Run {
+  step: Start
+  key: StreamKey
+  stream: LiveStream
+  response: FakeResponse
+  calledAt: number
+  settledAt: number | undefined
+  opened: boolean
+  handlerOver: boolean
+  cleanupsOver: boolean
+  rejected: boolean
+  /** When the first later start of the same key was called. */
+  successorAt: number | undefined
+  refused: number
+}
+
+class World {
+  now = 0
+  shutdownAt: number | undefined
+  readonly runs: Run[] = []
+  readonly evictions: Array<{ scope: string, tabId: string | undefined, after: number, calledAt: number, settled: boolean }> = []
+  readonly problems: string[] = []
+  readonly backend = new LocalBackend<any>()
+  readonly log = memoryLog()
+  readonly registry: Registry
+  readonly limit: number
+  readonly #clock: Clock
+
+  constructor (clock: Clock, limit: { max: number, onLimit: 'replace-oldest' | 'reject' } | undefined) {
+    this.#clock = clock
+    this.limit = limit?.max ?? Infinity
+    this.registry = new Registry(this.backend, {
+      replaceTimeout: REPLACE_TIMEOUT, maxStreamsPerScope: this.limit, onLimit: limit?.onLimit ?? 'replace-oldest'
+    }, this.log.log)
+  }
+
+  async tick (ms: number): Promise<void> {
+    // In small steps, and with everything settled after each: the model's clock is right when a stream opens.
+    for (let left = ms; left > 0; left -= 50) {
+      const by = Math.min(left, 50)
+      this.now += by
+      this.#clock.tick(by)
+      await flush()
+    }
+  }
+
+  start (step: Start): void {
+    const key = streamKey(`scope ${step.scope}`, step.tab === undefined ? undefined : `tab ${step.tab}`)
+    for (const run of this.runs) {
+      if (sameKey(run.key, key)) run.successorAt ??= this.now
+    }
+    const response = new FakeResponse()
+    response.frozen = step.frozen
+    const connection = new Connection(response.raw)
+    const run: Run = {
+      step, key, response, calledAt: this.now, settledAt: undefined, opened: false, handlerOver: false, cleanupsOver: true, rejected: false, successorAt: undefined, refused: 0,
+      stream: new LiveStream({ key, connection, closeGrace: CLOSE_GRACE, log: this.log.log, route: 'GET /model', refuse: () => { run.refused++ } })
+    }
+    this.runs.push(run)
+    this.#handle(run)
+  }
+
+  // What the plugin's wrapper does around a handler.
+  async #handle (run: Run): Promise<void> {
+    try {
+      await this.#handler(run)
+      run.handlerOver = true
+      run.stream.handlerReturned()
+    } catch (error) {
+      run.handlerOver = true
+      const normal = run.stream.handlerThrew(error)
+      if (!normal && !run.rejected) this.problems.push(`the handler's rejection passed for a fault: ${error}`)
+    }
+  }
+
+  async #handler (run: Run): Promise<void> {
+    const { stream, step } = run
+    try {
+      await stream.start(this.registry.replaceAndRegister(run.key, stream), run.response.sse)
+    } catch (error) {
+      run.rejected = error instanceof FST_ERR_OCTA_STAR_LIMIT
+      throw error
+    } finally {
+      run.settledAt = this.now
+    }
+    run.opened = true
+    this.#checkOpening(run)
+    if (step.lastWord === 'speaks') stream.onReplaced(() => stream.send('a last word'))
+    if (step.lastWord === 'hangs') stream.onReplaced(() => new Promise(() => {}))
+    if (step.cleanup !== 'none') {
+      run.cleanupsOver = false
+      stream.onClose(async () => {
+        if (step.cleanup === 'throws') { run.cleanupsOver = true; throw new Error('cleanup') }
+        await new Promise(resolve => { if (step.cleanup !== 'hangs') setTimeout(resolve, step.cleanup === 'slow' ? 300 : 10) })
+        run.cleanupsOver = true
+        if (step.cleanup === 'fails') throw new Error('cleanup')
+      })
+    }
+    const aborted = new Promise<never>((_resolve, reject) => stream.signal.addEventListener('abort', () => reject(stream.signal.reason)))
+    switch (step.handler) {
+      case 'subscribes': aborted.catch(() => {}); return stream.keepAlive()
+      case 'ignores': aborted.catch(() => {}); return new Promise(() => {})
+      case 'finishes': await Promise.race([aborted, new Promise(resolve => setTimeout(resolve, 150))]); return
+      case 'sends': aborted.catch(() => {}); for (;;) { await stream.send('tick'); await new Promise(resolve => setTimeout(resolve, 100)) }
+      default: return aborted
+    }
+  }
+
+  isOver (run: Run): boolean {
+    return run.handlerOver && run.cleanupsOver && (run.response.destroyed || (run.response.ended && !run.response.frozen))
+  }
+
+  // Rules 1, 5 and 3: the moment a stream opens, those before it on its key are over, or were waited for long enough.
+  #checkOpening (run: Run): void {
+    for (const older of this.runs.slice(0, this.runs.indexOf(run))) {
+      if (!older.opened || !sameKey(older.key, run.key)) continue
+      const waitedLongEnough = this.now - older.successorAt! >= REPLACE_TIMEOUT
+      if (!older.stream.signal.aborted) this.problems.push('rule 5: a stream opened before its predecessor was told to end')
+      if (!this.isOver(older) && !waitedLongEnough) this.problems.push('rules 1, 5: a stream opened before its predecessor was over')
+      if (waitedLongEnough && !older.response.destroyed && !older.response.ended) this.problems.push('rule 3: the socket of one that hangs was not destroyed')
+    }
+  }
+
+  check (settled: boolean): string[] {
+    for (const [index, run] of this.runs.entries()) {
+      const { stream, key } = run
+      const live = run.opened && !stream.closing
+      const successors = this.runs.slice(index + 1).filter(other => sameKey(other.key, key) && !other.rejected)
+      if (live && successors.length > 0) this.problems.push('rule 2: a stream goes on though a newer one was started')
+      if (run.settledAt === undefined && this.now > run.calledAt + REPLACE_TIMEOUT) this.problems.push('rule 3: a start has not settled within replaceTimeout')
+      if (live && this.shutdownAt !== undefined) this.problems.push('a stream goes on after the shutdown')
+      const reason = this.#reason(run)
+      if (reason === 'replaced' && successors.length === 0) this.problems.push('rules 2, 6: a stream was replaced by none of its own key')
+      if (reason === 'replaced' && key.tabId === undefined) this.problems.push('rule 7: a stream without a tab id was replaced')
+      if (reason === 'evicted' && this.limit === Infinity && !this.#wasEvicted(run, index)) this.problems.push('rule 6: a stream was evicted that no eviction names')
+      if (!run.opened && run.refused !== Number(reason === 'replaced' || reason === 'evicted')) this.problems.push('a superseded request is answered once, and no other is')
+      if (run.opened) this.#checkEnding(run, reason)
+    }
+    for (const eviction of this.evictions) {
+      if (!eviction.settled && this.now > eviction.calledAt + REPLACE_TIMEOUT) this.problems.push('an eviction has not settled within replaceTimeout')
+    }
+    if (this.limit !== Infinity) {
+      for (const scope of new Set(this.runs.map(run => run.key.scope))) {
+        const live = this.runs.filter(run => run.key.scope === scope && run.opened && !run.stream.closing)
+        if (live.length > this.limit) this.problems.push(`a scope has ${live.length} live streams, the limit is ${this.limit}`)
+      }
+    }
+    const listed = [...this.registry]
+    for (const run of this.runs) {
+      if (run.opened && !this.isOver(run) && !listed.includes(run.stream)) this.problems.push('rules 4, 7: a stream that is not over is not listed')
+      if (settled && this.isOver(run) && run.stream.closing && listed.includes(run.stream)) this.problems.push('rule 4: a stream that is over is still listed')
+    }
+    return this.problems
+  }
+
+  #checkEnding (run: Run, reason: CloseReason | undefined): void {
+    const { response } = run
+    const farewell = response.written.includes('event: octa-star-closed')
+    if (farewell && reason !== 'replaced' && reason !== 'evicted') this.problems.push(`a farewell after ${reason}`)
+    if (response.ended && !response.destroyed && (reason === 'replaced' || reason === 'evicted') && !farewell) this.problems.push(`no farewell after ${reason}`)
+    if ((reason === 'shutdown' || reason === 'failed') && !response.destroyed) this.problems.push(`not destroyed after ${reason}`)
+  }
+
+  #reason ({ stream }: Run): CloseReason | undefined {
+    return stream.closing ? (stream.signal.reason as { reason: CloseReason }).reason : undefined
+  }
+
+  #wasEvicted (run: Run, index: number): boolean {
+    return this.evictions.some(({ scope, tabId, after }) => scope === run.key.scope && (tabId === undefined || tabId === run.key.tabId) && index < after)
+  }
+
+  async run (steps: Step[]): Promise<string[]> {
+    for (const step of steps) {
+      if (this.shutdownAt !== undefined && step.type === 'shutdown') continue
+      switch (step.type) {
+        case 'start': this.start(step); break
+        case 'leave': this.runs.at(step.nth % Math.max(1, this.runs.length))?.response.leave(); break
+        case 'tick': await this.tick(step.ms); break
+        case 'shutdown':
+          this.shutdownAt = this.now
+          this.registry.close()
+          break
+        case 'evict': {
+          const [scopeKey, tabId] = [`scope ${step.scope}`, step.tab === undefined ? undefined : `tab ${step.tab}`]
+          const eviction = { scope: JSON.stringify(scopeKey), tabId, after: this.runs.length, calledAt: this.now, settled: false }
+          this.evictions.push(eviction)
+          this.registry.evict(scopeKey, tabId).then(() => { eviction.settled = true })
+        }
+      }
+      // Half of the time everything that can happen has happened before the next step; the other half steps race.
+      const settled = step.type !== 'start' || step.scope === 0
+      if (settled) await flush()
+      if (this.check(settled).length > 0) return this.problems
+    }
+    return this.#end()
+  }
+
+  async #end (): Promise<string[]> {
+    await this.tick(3_000)
+    this.check(true)
+    // Rule 2, at rest: of each key the newest is left, unless something other than a newer one ended it.
+    for (const run of this.runs.filter(run => run.opened && run.successorAt === undefined && this.#reason(run) === 'replaced')) {
+      this.problems.push(`rule 2: the newest stream of ${run.key.slot} was replaced`)
+    }
+    if (this.shutdownAt === undefined) {
+      const closed = this.registry.close()
+      await this.tick(REPLACE_TIMEOUT)
+      await closed
+    }
+    const hanging = this.runs.filter(run => run.opened && !this.isOver(run))
+    if (this.registry.size !== hanging.length) this.problems.push(`rule 4: ${this.registry.size} listed at the end, ${hanging.length} hang`)
+    this.registry.clear()
+    if (this.registry.size > 0 || [...this.backend].length > 0) this.problems.push('rule 4: the registry is not empty at the end')
+    const errors = this.log.lines.filter(({ level }) => level === 'error')
+    if (errors.length > 0) this.problems.push('an error was logged')
+    return this.problems
+  }
+}
+
+function sameKey (a: StreamKey, b: StreamKey): boolean {
+  return a.scope === b.scope && a.slot === b.slot
+}
+
+t.test(`rules 1 to 7 hold in ${SCHEDULES} schedules of starts, aborts, cleanups of every kind, evictions and shutdowns`, { timeout: 600_000 }, async t => {
+  const unhandled: unknown[] = []
+  const onUnhandled = (error: unknown) => { unhandled.push(error) }
+  process.on('unhandledRejection', onUnhandled)
+  t.teardown(() => process.off('unhandledRejection', onUnhandled))
+  let starts = 0
+  let opened = 0
+
+  await fc.assert(fc.asyncProperty(schedule, limits, async (steps, limit) => {
+    const clock = FakeTimers.install({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+    try {
+      const world = new World(clock, limit)
+      const problems = await world.run(steps)
+      starts += world.runs.length
+      opened += world.runs.filter(run => run.opened).length
+      if (problems.length > 0) throw new Error(problems.join('; '))
+    } finally {
+      clock.uninstall()
+    }
+  }), { numRuns: SCHEDULES })
+
+  await flush()
+  t.strictSame(unhandled, [], 'no unhandled rejection')
+  t.comment(`${starts} starts, ${opened} opened`)
+  t.ok(opened > SCHEDULES, 'the schedules opened streams')
+})
