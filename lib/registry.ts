@@ -24,7 +24,7 @@ export class RegisteredClaim implements Claim {
   /** Whether the registry has told the holder to end. */
   told = false
   isGone = false
-  /** When this key was replaced lately, from claim to claim; made by the first replacement. */
+  /** When this key was last replaced, the oldest first; handed from claim to claim, made by the first replacement. */
   replacements: number[] | undefined
   reportedFlapping = false
 
@@ -147,9 +147,11 @@ export class Registry implements StreamRegistry {
     }
     previous.end('replaced')
 
-    claim.replacements = [...(previous.replacements ?? []).filter(time => time > now - FLAPPING_MS), now]
+    const times = claim.replacements = previous.replacements ?? []
+    times.push(now)
+    if (times.length > FLAPPING_TIMES + 1) times.shift()
     claim.reportedFlapping = previous.reportedFlapping
-    if (claim.replacements.length > FLAPPING_TIMES && !claim.reportedFlapping) this.#reportFlapping(claim)
+    if (times.length > FLAPPING_TIMES && now - times[0]! < FLAPPING_MS && !claim.reportedFlapping) this.#reportFlapping(claim)
   }
 
   #reportFlapping (claim: RegisteredClaim): void {

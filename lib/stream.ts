@@ -111,7 +111,8 @@ export class LiveStream implements Stream {
     }
     if (this.#context.connection.write(text)) return SENT
     this.#drain ??= deferred()
-    const sent = this.#drain.promise.then(() => { if (!this.#writable) throw this.#closedError() })
+    const lastWord = this.#lastWord
+    const sent = this.#drain.promise.then(() => { if (this.closing && !(lastWord && this.#writable)) throw this.#closedError() })
     sent.catch(unnoticed)
     return sent
   }
@@ -149,10 +150,11 @@ export class LiveStream implements Stream {
     this.#closingAt = performance.now()
     this.#abort?.abort(this.#closedError())
     this.#interrupt?.(this.#closedError())
+    // The handler may be waiting for a peer that never reads again.
+    this.drained()
     for (const callback of this.#onClose ?? []) this.#clean(callback, reason)
     if (pending) this.#endRequest(reason)
     else this.#endResponse(reason)
-    this.#releaseSends()
     this.#settle()
   }
 
@@ -188,7 +190,7 @@ export class LiveStream implements Stream {
     // A peer that took nothing in all that time will not take the end either.
     if (!inTime && connection.blocked) connection.destroy()
     else connection.end(farewell('replaced'), closeGrace)
-    this.#releaseSends()
+    this.drained()
   }
 
   async #clean (callback: (reason: CloseReason) => unknown, reason: CloseReason): Promise<void> {
@@ -222,11 +224,11 @@ export class LiveStream implements Stream {
   over (): void {
     this.#responseOver = true
     this.close('disconnected')
-    this.#releaseSends()
+    this.drained()
     this.#settle()
   }
 
-  /** The connection's word that it can take more. */
+  /** The connection's word that it can take more: sends go on, or learn that the stream has ended. */
   drained (): void {
     this.#drain?.resolve()
     this.#drain = undefined
@@ -250,11 +252,6 @@ export class LiveStream implements Stream {
   #closedError (): StreamClosedError {
     this.#error ??= streamClosed(this.#reason!)
     return this.#error
-  }
-
-  // A handler may be waiting for a peer that never reads again.
-  #releaseSends (): void {
-    if (!this.#writable) this.drained()
   }
 
   #settle (): void {

@@ -63,6 +63,8 @@ interface Run {
   /** When the first later start of the same key was called. */
   successorAt: number | undefined
   refused: number
+  /** When the model first saw that the stream was ending. */
+  endingAt: number | undefined
 }
 
 class World {
@@ -104,7 +106,18 @@ class World {
     response.frozen = step.frozen
     const connection = new Connection(response.raw)
     const run: Run = {
-      step, key, response, calledAt: this.now, settledAt: undefined, opened: false, handlerOver: false, cleanupsOver: true, rejected: false, successorAt: undefined, refused: 0,
+      step,
+      key,
+      response,
+      calledAt: this.now,
+      settledAt: undefined,
+      opened: false,
+      handlerOver: false,
+      cleanupsOver: true,
+      rejected: false,
+      successorAt: undefined,
+      refused: 0,
+      endingAt: undefined,
       stream: new LiveStream({ key, connection, closeGrace: CLOSE_GRACE, log: this.log.log, route: 'GET /model', refuse: () => { run.refused++ } })
     }
     this.runs.push(run)
@@ -174,7 +187,7 @@ class World {
 
   check (settled: boolean): string[] {
     for (const [index, run] of this.runs.entries()) {
-      const { stream, key } = run
+      const { stream, key, response } = run
       const live = run.opened && !stream.closing
       const successors = this.runs.slice(index + 1).filter(other => sameKey(other.key, key) && !other.rejected)
       if (live && successors.length > 0) this.problems.push('rule 2: a stream goes on though a newer one was started')
@@ -185,7 +198,12 @@ class World {
       if (reason === 'replaced' && key.tabId === undefined) this.problems.push('rule 7: a stream without a tab id was replaced')
       if (reason === 'evicted' && this.limit === Infinity && !this.#wasEvicted(run, index)) this.problems.push('rule 6: a stream was evicted that no eviction names')
       if (!run.opened && run.refused !== Number(reason === 'replaced' || reason === 'evicted')) this.problems.push('a superseded request is answered once, and no other is')
+      if (!run.opened && reason === 'shutdown' && !response.destroyed) this.problems.push('a request that waited at the shutdown was left open')
+      if (stream.closing) run.endingAt ??= this.now
       if (run.opened) this.#checkEnding(run, reason)
+      if (settled && stream.closing && !run.handlerOver && (run.step.handler === 'obeys' || (run.step.handler === 'sends' && run.step.frozen))) {
+        this.problems.push('a handler that looks at its signal, or waits for a peer that does not read, was not stopped at once')
+      }
     }
     for (const eviction of this.evictions) {
       if (!eviction.settled && this.now > eviction.calledAt + REPLACE_TIMEOUT) this.problems.push('an eviction has not settled within replaceTimeout')
@@ -206,6 +224,11 @@ class World {
 
   #checkEnding (run: Run, reason: CloseReason | undefined): void {
     const { response } = run
+    // A last word, and then the end, have a grace each; a peer that is seen to take nothing gets no second.
+    const graces = run.step.lastWord === 'hangs' && !(run.step.frozen && run.step.handler === 'sends') ? 2 : 1
+    if (this.now > run.endingAt! + graces * CLOSE_GRACE + 50 && !response.destroyed && !(response.ended && !response.frozen)) {
+      this.problems.push('a response is not over after closeGrace')
+    }
     const farewell = response.written.includes('event: octa-star-closed')
     if (farewell && reason !== 'replaced' && reason !== 'evicted') this.problems.push(`a farewell after ${reason}`)
     if (response.ended && !response.destroyed && (reason === 'replaced' || reason === 'evicted') && !farewell) this.problems.push(`no farewell after ${reason}`)
@@ -262,6 +285,11 @@ class World {
     if (this.registry.size !== hanging.length) this.problems.push(`rule 4: ${this.registry.size} listed at the end, ${hanging.length} hang`)
     this.registry.clear()
     if (this.registry.size > 0 || [...this.backend].length > 0) this.problems.push('rule 4: the registry is not empty at the end')
+    const late = this.runs.filter(run => run.successorAt !== undefined && !this.isOver(run) && run.opened && run.successorAt + REPLACE_TIMEOUT <= this.now)
+    const warned = this.log.lines.filter(({ message }) => message.includes('did not end within replaceTimeout'))
+    for (const { stream } of late) {
+      if (!warned.some(({ level, details }) => level === 'warn' && details.streamId === stream.id)) this.problems.push('rule 3: no warning names a stream that hangs')
+    }
     const errors = this.log.lines.filter(({ level }) => level === 'error')
     if (errors.length > 0) this.problems.push('an error was logged')
     return this.problems

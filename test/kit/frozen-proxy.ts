@@ -1,0 +1,40 @@
+// A TCP proxy that can pull the cable: what is open freezes, without FIN or RST and with nothing read; new connections pass.
+import net, { type AddressInfo, type Socket } from 'node:net'
+import { once } from 'node:events'
+import type { Test } from 'tap'
+
+export interface FrozenProxy {
+  url: (path: string) => string
+  /** Freezes every connection that is open now. */
+  pullCable: () => void
+}
+
+export async function frozenProxy (t: Test, port: number): Promise<FrozenProxy> {
+  const pairs = new Set<[Socket, Socket]>()
+  const server = net.createServer(client => {
+    const upstream = net.connect(port, '127.0.0.1')
+    const pair: [Socket, Socket] = [client, upstream]
+    pairs.add(pair)
+    client.pipe(upstream)
+    upstream.pipe(client)
+    for (const socket of pair) socket.on('error', () => {})
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => {
+    for (const pair of pairs) for (const socket of pair) socket.destroy()
+    server.close()
+  })
+  return {
+    url: path => `http://127.0.0.1:${(server.address() as AddressInfo).port}${path}`,
+    pullCable () {
+      for (const [client, upstream] of pairs) {
+        client.unpipe(upstream)
+        upstream.unpipe(client)
+        // A socket that nobody reads fills the kernel's buffers, and then its peer's.
+        client.pause()
+        upstream.pause()
+      }
+    }
+  }
+}

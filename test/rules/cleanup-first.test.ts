@@ -1,0 +1,110 @@
+// Rules 1 and 5: before a successor starts, the old signal has aborted, the old handler has returned, its cleanups have settled.
+import { EventEmitter, on, once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import { buildApp, LEVELS, withSignals } from '../kit/app.ts'
+import { connect } from '../kit/client.ts'
+
+const path = withSignals('/stream', { tabId: 'a' })
+
+t.test('a successor starts after the old loop has ended, its finally block and its onClose callbacks', async t => {
+  const app = await buildApp(t)
+  const orders = new EventEmitter()
+  const order: string[] = []
+  let count = 0
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const me = ++count
+    const stream = await reply.startStream('ann')
+    order.push(`${me} opened`)
+    stream.onClose(async reason => {
+      await sleep(30)
+      order.push(`${me} cleaned up: ${reason}`)
+    })
+    try {
+      for await (const [data] of on(orders, 'change', { signal: stream.signal })) await stream.send({ event: 'order', data })
+    } finally {
+      await sleep(10)
+      order.push(`${me} handler over`)
+    }
+  })
+  await app.listen()
+  const first = await connect(app.url(path))
+  orders.emit('change', { id: 1 })
+  t.strictSame(await first.event(1), { event: 'order', data: '{"id":1}', id: undefined })
+  const second = await connect(app.url(path))
+  t.strictSame(order, ['1 opened', '1 handler over', '1 cleaned up: replaced', '2 opened'])
+  t.equal(orders.listenerCount('change'), 1, 'one subscription is left')
+  orders.emit('change', { id: 2 })
+  t.equal((await second.event(1)).data, '{"id":2}')
+  t.equal(first.events.length, 2, 'the old one got its own event and the farewell, no more')
+})
+
+t.test('a cleanup that fails is a warning, and holds nobody up', async t => {
+  const app = await buildApp(t)
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream('ann')
+    stream.keepAlive()
+    stream.onClose(() => { throw new Error('thrown') })
+    stream.onClose(async () => { throw new Error('rejected') })
+  })
+  await app.listen()
+  await connect(app.url(path))
+  await connect(app.url(path))
+  const warnings = app.log.filter(line => line.level === LEVELS.warn)
+  t.match(warnings.map(line => (line.err as Error).message).sort(), ['rejected', 'thrown'])
+  t.match(warnings[0], { route: 'GET /stream', msg: 'an onClose callback failed' })
+})
+
+t.test('a cleanup registered when the stream has begun to end runs at once, and is waited for', async t => {
+  const app = await buildApp(t)
+  const order: string[] = []
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream('ann')
+    order.push('opened')
+    await once(stream.signal, 'abort')
+    stream.onClose(async reason => {
+      await sleep(20)
+      order.push(`late cleanup: ${reason}`)
+    })
+  })
+  await app.listen()
+  await connect(app.url(path))
+  await connect(app.url(path))
+  t.strictSame(order, ['opened', 'late cleanup: replaced', 'opened'])
+})
+
+t.test('fastify.close() with 2,000 live streams resolves in under 2 s, with nobody\'s handler still running', async t => {
+  const app = await buildApp(t, { fastify: { logger: false } })
+  const orders = new EventEmitter().setMaxListeners(0)
+  let running = 0
+  let cleanups = 0
+  app.fastify.get('/stream', { sse: 'only' }, async (request, reply) => {
+    running++
+    try {
+      const stream = await reply.startStream('ann')
+      stream.onClose(async () => {
+        await sleep(20)
+        cleanups++
+      })
+      for await (const [data] of on(orders, 'change', { signal: stream.signal })) await stream.send({ data })
+    } finally {
+      await sleep(20)
+      running--
+    }
+  })
+  await app.listen()
+  const clients = []
+  for (let batch = 0; batch < 20; batch++) {
+    clients.push(...await Promise.all(Array.from({ length: 100 }, (_, i) => connect(app.url(withSignals('/stream', { tabId: `${batch} ${i}` }))))))
+  }
+  t.equal(app.fastify.streamRegistry.size, 2_000)
+  let runningAtOnClose: number | undefined
+  const before = performance.now()
+  await app.fastify.close()
+  const took = performance.now() - before
+  runningAtOnClose = running
+  t.ok(took < 2_000, `took ${Math.round(took)} ms`)
+  t.equal(runningAtOnClose, 0)
+  t.equal(cleanups, 2_000)
+  t.ok((await Promise.all(clients.map(client => client.ended))).every(ending => ending === 'broken'), 'the clients see a broken connection, and come back')
+})

@@ -1,0 +1,172 @@
+// Rule 4: a key belongs to a stream, not to its connection, and nothing is left behind when all streams are closed.
+import http from 'node:http'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { setImmediate as turn } from 'node:timers/promises'
+import t from 'tap'
+import { LocalBackend } from '../../lib/backend.ts'
+import { Connection } from '../../lib/connection.ts'
+import { defaults } from '../../lib/options.ts'
+import { Registry } from '../../lib/registry.ts'
+import { LiveStream } from '../../lib/stream.ts'
+import { streamKey } from '../../lib/stream-key.ts'
+import { buildApp, streamRoute, withSignals } from '../kit/app.ts'
+import { connect } from '../kit/client.ts'
+import { FakeResponse } from '../kit/fake-response.ts'
+import { memoryLog } from '../kit/memory-log.ts'
+
+setFlagsFromString('--expose-gc')
+const gc = runInNewContext('gc') as () => void
+
+const path = withSignals('/stream/ann', { tabId: 'a' })
+
+t.test('a request after a finished stream on the same kept-alive connection is nobody\'s holder, and no replacement ends it', async t => {
+  // In the Elixir original the key belongs to the connection's process, and a later request on it was killed.
+  const app = await buildApp(t)
+  const streams = streamRoute(app)
+  let answer = () => {}
+  app.fastify.get('/slow', async () => {
+    await new Promise<void>(resolve => { answer = resolve })
+    return 'unharmed'
+  })
+  await app.listen()
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+  t.teardown(() => agent.destroy())
+
+  const first = await connect(app.url(path), { agent })
+  streams[0]!.close()
+  t.equal(await first.ended, 'clean')
+  await streams[0]!.gone
+  t.equal(app.fastify.streamRegistry.size, 0, 'the key went with the stream')
+
+  const slow = connect(app.url('/slow'), { agent })
+  while (app.log.every(line => (line.req as { url: string } | undefined)?.url !== '/slow')) await turn()
+  const second = await connect(app.url(path))
+  answer()
+  const response = await slow
+  t.equal(await response.ended, 'clean')
+  t.equal(response.text, 'unharmed')
+  t.equal(response.socket, first.socket, 'it came on the connection of the first stream')
+  second.leave()
+})
+
+t.test('a late close never removes a successor', async t => {
+  const app = await buildApp(t, { replaceTimeout: 100 })
+  const streams = streamRoute(app)
+  let letGo = () => {}
+  await app.listen()
+  await connect(app.url(path))
+  streams[0]!.onClose(() => new Promise<void>(resolve => { letGo = resolve }))
+  await connect(app.url(path))
+  t.equal(app.fastify.streamRegistry.get('ann', 'a'), streams[1])
+  letGo()
+  await streams[0]!.gone
+  await turn()
+  t.equal(app.fastify.streamRegistry.get('ann', 'a'), streams[1])
+  t.strictSame([...app.fastify.streamRegistry], [streams[1]])
+})
+
+t.test('a client that left before the start never becomes a holder and hurts nobody', async t => {
+  const app = await buildApp(t)
+  const streams = streamRoute(app)
+  let goOn = () => {}
+  app.fastify.get('/late/:scope', {
+    sse: 'only',
+    preHandler: () => new Promise<void>(resolve => { goOn = resolve })
+  }, async (_request, reply) => {
+    await reply.startStream('ann').then(() => outcomes.push('opened'), error => outcomes.push(error.reason))
+  })
+  const outcomes: string[] = []
+  await app.listen()
+  await connect(app.url(path))
+  const late = http.get(app.url(withSignals('/late/ann', { tabId: 'a' })))
+  late.on('error', () => {})
+  while (app.log.every(line => !(line.req as { url: string } | undefined)?.url.startsWith('/late'))) await turn()
+  const closed = new Promise(resolve => app.fastify.server.once('connection', resolve))
+  late.destroy()
+  await connect(app.url('/nothing'))
+  await closed
+  goOn()
+  while (outcomes.length === 0) await turn()
+  t.strictSame(outcomes, ['disconnected'])
+  t.equal(app.fastify.streamRegistry.get('ann', 'a'), streams[0])
+  t.notOk(streams[0]!.signal.aborted)
+})
+
+t.test('a client that leaves while it waits never becomes a holder, and its successor still waits for the predecessor', async t => {
+  const app = await buildApp(t)
+  const streams = streamRoute(app)
+  let cleanedUp = () => {}
+  await app.listen()
+  await connect(app.url(path))
+  streams[0]!.onClose(() => new Promise<void>(resolve => { cleanedUp = resolve }))
+
+  const leaver = http.get(app.url(path))
+  leaver.on('error', () => {})
+  while (!streams[0]!.signal.aborted) await turn()
+  leaver.destroy()
+  let opened = false
+  const third = connect(app.url(path)).then(client => { opened = true; return client })
+  for (let i = 0; i < 50; i++) await turn()
+  t.notOk(opened, 'the predecessor is still being cleaned up')
+  cleanedUp()
+  t.equal((await third).status, 200)
+  t.equal(streams.length, 2)
+})
+
+t.test('100,000 replacements on one key: the heap grows by less than 1 MiB, one is registered, then none', async t => {
+  const { log } = memoryLog()
+  const registry = new Registry(new LocalBackend(), defaults, { ...log, warn () {}, debug () {} } as typeof log)
+  let last: LiveStream | undefined
+  let response: FakeResponse | undefined
+  async function start () {
+    response = new FakeResponse()
+    const key = streamKey('ann', 'a')
+    const stream = new LiveStream({ key, connection: new Connection(response.raw), closeGrace: 1_000, log: { ...log, debug () {} } as typeof log, route: 'GET /', refuse () {} })
+    await stream.start(registry.replaceAndRegister(key, stream), response.sse)
+    stream.keepAlive()
+    stream.signal.addEventListener('abort', () => {})
+    stream.onClose(() => {})
+    stream.handlerReturned()
+    last = stream
+  }
+  async function heap () {
+    await turn()
+    gc()
+    return process.memoryUsage().heapUsed
+  }
+
+  for (let i = 0; i < 5_000; i++) await start()
+  const before = await heap()
+  for (let i = 0; i < 100_000; i++) await start()
+  const growth = await heap() - before
+  t.ok(growth < 1024 * 1024, `grown by ${Math.round(growth / 1024)} KiB`)
+  t.equal(registry.size, 1)
+  response!.leave()
+  await last!.gone
+  await turn()
+  t.equal(registry.size, 0)
+})
+
+t.test('100 streams opened and closed in each way leave no timer and no listener', async t => {
+  const app = await buildApp(t)
+  const streams = streamRoute(app)
+  await app.listen()
+  const timers = () => process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
+  const before = timers()
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+  t.teardown(() => agent.destroy())
+  let socket
+  for (let i = 0; i < 100; i++) {
+    const client = await connect(app.url(withSignals('/stream/ann', { tabId: `tab ${i}` })), { agent })
+    socket = client.socket
+    streams[i]!.close(i % 2 === 0 ? 'evicted' : 'finished')
+    await client.ended
+    await streams[i]!.gone
+  }
+  await turn()
+  // Node's own keep-alive timer aside: one of the client's socket, one of the server's.
+  t.ok(timers() - before <= 2, `${timers() - before} timers`)
+  t.ok(socket!.listenerCount('close') < 10)
+  t.equal(app.fastify.streamRegistry.size, 0)
+})
