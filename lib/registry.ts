@@ -4,7 +4,7 @@ import type { Backend, Claim } from './backend.ts'
 import { reportFlapping, reportReplace } from './diagnostics.ts'
 import { FST_ERR_OCTA_STAR_LIMIT } from './errors.ts'
 import { canonical, streamKey } from './stream-key.ts'
-import { within } from './within.ts'
+import { within } from './wait.ts'
 import type { CloseReason, Holder, ScopeKey, Stream, StreamKey, StreamRegistry } from '../types/index.ts'
 
 const FLAPPING_TIMES = 10

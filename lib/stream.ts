@@ -4,10 +4,10 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { SSEReplyInterface } from '@fastify/sse'
 import type { Connection } from './connection.ts'
 import { reportClose, reportOpen } from './diagnostics.ts'
+import { endRequest, endResponse } from './ending.ts'
 import { isStreamClosed, streamClosed, type StreamClosedError } from './errors.ts'
 import { formatEvent, type Serializer } from './event.ts'
-import { farewell } from './farewell.ts'
-import { within } from './within.ts'
+import { deferred, within, type Deferred } from './wait.ts'
 import type { CloseReason, ScopeKey, Stream, StreamKey, StreamMessage } from '../types/index.ts'
 
 export interface StreamContext {
@@ -21,27 +21,29 @@ export interface StreamContext {
   readonly refuse: () => void
 }
 
+// `serializer` is there, though @fastify/sse does not declare it.
+export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer }
+
 const SENT = Promise.resolve()
 const unnoticed = () => {}
 
 export class LiveStream implements Stream {
   readonly id = randomUUID()
-  readonly gone: Promise<CloseReason>
   openedAt = 0
   readonly #context: StreamContext
+  readonly #gone = deferred<CloseReason>()
   readonly #createdAt = performance.now()
+  #openedAt = 0
+  #closingAt = 0
   #state: 'pending' | 'open' | 'closing' | 'closed' = 'pending'
   #reason: CloseReason | undefined
   #serialize: Serializer = JSON.stringify
-  #openedAt = 0
-  #closingAt = 0
   #keptAlive = false
   #lastWord = false
-  // What has to be over before the stream is closed, and then gone.
+  // What has to be over before the stream is closed.
   #responseOver = false
   #cleanupsRunning = 0
   #handlerOver = false
-  #resolveGone!: (reason: CloseReason) => void
   // Made when somebody asks: most streams never need them all.
   #closed: Deferred<CloseReason> | undefined
   #drain: Deferred<void> | undefined
@@ -53,14 +55,20 @@ export class LiveStream implements Stream {
 
   constructor (context: StreamContext) {
     this.#context = context
-    this.gone = new Promise(resolve => { this.#resolveGone = resolve })
     context.connection.listen(this)
   }
 
   get scopeKey (): ScopeKey { return this.#context.key.scopeKey }
   get tabId (): string | undefined { return this.#context.key.tabId }
   get name (): string | undefined { return this.#context.key.name }
+  get gone (): Promise<CloseReason> { return this.#gone.promise }
   get closing (): boolean { return this.#reason !== undefined }
+
+  get closed (): Promise<CloseReason> {
+    this.#closed ??= deferred()
+    this.#settle()
+    return this.#closed.promise
+  }
 
   get signal (): AbortSignal {
     if (this.#abort === undefined) {
@@ -70,16 +78,8 @@ export class LiveStream implements Stream {
     return this.#abort.signal
   }
 
-  get closed (): Promise<CloseReason> {
-    if (this.#closed === undefined) {
-      this.#closed = deferred()
-      this.#settle()
-    }
-    return this.#closed.promise
-  }
-
   /** Opens when `registered` resolves. Rejects as soon as the stream ends before that, whatever it waits for. */
-  start (registered: Promise<unknown>, sse: SSEReplyInterface & { serializer?: Serializer }): Promise<void> {
+  start (registered: Promise<unknown>, sse: SSEContext): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#interrupt = reject
       registered.then(() => {
@@ -90,7 +90,7 @@ export class LiveStream implements Stream {
     })
   }
 
-  #open (sse: SSEReplyInterface & { serializer?: Serializer }): void {
+  #open (sse: SSEContext): void {
     const { connection, log, route } = this.#context
     if (sse.serializer !== undefined) this.#serialize = sse.serializer
     connection.open(sse)
@@ -102,7 +102,8 @@ export class LiveStream implements Stream {
   }
 
   send (message: string | StreamMessage): Promise<void> {
-    if (!this.#writable) return this.#refusedSend()
+    const lastWord = this.#lastWord
+    if (this.#state !== 'open' && !lastWord) return this.#rejectSend()
     let text: string
     try {
       text = formatEvent(message, this.#serialize)
@@ -111,22 +112,17 @@ export class LiveStream implements Stream {
     }
     if (this.#context.connection.write(text)) return SENT
     this.#drain ??= deferred()
-    const lastWord = this.#lastWord
-    const sent = this.#drain.promise.then(() => { if (this.closing && !(lastWord && this.#writable)) throw this.#closedError() })
-    sent.catch(unnoticed)
-    return sent
-  }
-
-  get #writable (): boolean {
-    return this.#state === 'open' || (this.#lastWord && !this.#responseOver)
+    return this.#drain.promise.then(() => {
+      if (this.closing && !(lastWord && this.#lastWord)) return this.#rejectSend()
+    })
   }
 
   // An emitter may fire between the end of the stream and the end of its subscription. That is no fault, so a rejection
   // that nobody awaits must not become an unhandled one, which ends the process.
-  #refusedSend (): Promise<never> {
-    const refused = Promise.reject(this.#closedError())
-    refused.catch(unnoticed)
-    return refused
+  #rejectSend (): Promise<never> {
+    const rejected = Promise.reject(this.#closedError())
+    rejected.catch(unnoticed)
+    return rejected
   }
 
   onClose (callback: (reason: CloseReason) => unknown): void {
@@ -144,40 +140,23 @@ export class LiveStream implements Stream {
 
   close (reason: CloseReason = 'finished'): void {
     if (this.closing) return
-    const pending = this.#state === 'pending'
+    const { connection, closeGrace, refuse } = this.#context
+    const opened = this.#state === 'open'
     this.#reason = reason
     this.#state = 'closing'
     this.#closingAt = performance.now()
+    // Stops the handler, wherever it waits: for its signal, for a peer that never reads again, for its start.
     this.#abort?.abort(this.#closedError())
-    this.#interrupt?.(this.#closedError())
-    // The handler may be waiting for a peer that never reads again.
     this.drained()
+    this.#interrupt?.(this.#closedError())
+
     for (const callback of this.#onClose ?? []) this.#clean(callback, reason)
-    if (pending) this.#endRequest(reason)
-    else this.#endResponse(reason)
+    if (!opened) {
+      this.#responseOver = true
+      endRequest(reason, connection, refuse)
+    } else if (reason === 'replaced' && this.#onReplaced !== undefined) this.#speakLastWord(this.#onReplaced)
+    else endResponse(reason, connection, closeGrace)
     this.#settle()
-  }
-
-  // No response has begun: nothing to wait for.
-  #endRequest (reason: CloseReason): void {
-    this.#responseOver = true
-    if (reason === 'replaced' || reason === 'evicted') this.#context.refuse()
-    // Not a 503: a Datastar client never comes back after one.
-    else if (reason === 'shutdown') this.#context.connection.destroy()
-  }
-
-  #endResponse (reason: CloseReason): void {
-    const { connection, closeGrace } = this.#context
-    switch (reason) {
-      case 'replaced':
-        if (this.#onReplaced !== undefined) this.#speakLastWord(this.#onReplaced)
-        else connection.end(farewell(reason), closeGrace)
-        break
-      case 'evicted': connection.end(farewell(reason), closeGrace); break
-      case 'finished': connection.end('', closeGrace); break
-      case 'disconnected': break
-      default: connection.destroy()
-    }
   }
 
   async #speakLastWord (callbacks: Array<() => unknown>): Promise<void> {
@@ -187,18 +166,19 @@ export class LiveStream implements Stream {
       .catch(err => log.warn({ err, streamId: this.id, route }, 'an onReplaced callback failed'))
     const inTime = await within(spoken, closeGrace)
     this.#lastWord = false
+    this.drained()
     // A peer that took nothing in all that time will not take the end either.
     if (!inTime && connection.blocked) connection.destroy()
-    else connection.end(farewell('replaced'), closeGrace)
-    this.drained()
+    endResponse('replaced', connection, closeGrace)
   }
 
   async #clean (callback: (reason: CloseReason) => unknown, reason: CloseReason): Promise<void> {
+    const { log, route } = this.#context
     this.#cleanupsRunning++
     try {
       await callback(reason)
     } catch (err) {
-      this.#context.log.warn({ err, streamId: this.id, route: this.#context.route }, 'an onClose callback failed')
+      log.warn({ err, streamId: this.id, route }, 'an onClose callback failed')
     }
     this.#cleanupsRunning--
     this.#settle()
@@ -207,7 +187,7 @@ export class LiveStream implements Stream {
   /** The handler that started this stream has returned. */
   handlerReturned (): void {
     this.#handlerOver = true
-    if (!this.#keptAlive || this.#state === 'pending') this.close('finished')
+    if (!this.#keptAlive) this.close('finished')
     this.#settle()
   }
 
@@ -259,18 +239,10 @@ export class LiveStream implements Stream {
     this.#closed?.resolve(this.#reason)
     if (!this.#handlerOver || this.#state === 'closed') return
     this.#state = 'closed'
-    this.#resolveGone(this.#reason)
+    this.#gone.resolve(this.#reason)
     if (this.#openedAt === 0) return
     const { log, route } = this.#context
     const times = { lived: this.#closingAt - this.#openedAt, closing: performance.now() - this.#closingAt }
     reportClose({ stream: this, reason: this.#reason, ...times }, log, route)
   }
-}
-
-interface Deferred<T> { promise: Promise<T>, resolve: (value: T) => void }
-
-function deferred<T> (): Deferred<T> {
-  let resolve!: (value: T) => void
-  const promise = new Promise<T>(_resolve => { resolve = _resolve })
-  return { promise, resolve }
 }

@@ -1,4 +1,4 @@
-// Waiting for a promise, but not for ever.
+// Waiting: for a promise, but not for ever; for a promise that somebody else settles.
 
 /** Whether `promise` settled within `milliseconds`. Rejects if it does so in time. Leaves no timer behind. */
 export async function within (promise: Promise<unknown>, milliseconds: number): Promise<boolean> {
@@ -9,4 +9,16 @@ export async function within (promise: Promise<unknown>, milliseconds: number): 
   } finally {
     clearTimeout(timer)
   }
+}
+
+export interface Deferred<T> {
+  readonly promise: Promise<T>
+  readonly resolve: (value: T) => void
+}
+
+/** `Promise.withResolvers`, which Node 20 does not have. */
+export function deferred<T> (): Deferred<T> {
+  let resolve!: (value: T) => void
+  const promise = new Promise<T>(_resolve => { resolve = _resolve })
+  return { promise, resolve }
 }
