@@ -25,7 +25,13 @@ export interface StreamContext {
 export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer }
 
 const SENT = Promise.resolve()
-const unnoticed = () => {}
+
+// An emitter may fire between the end of a stream and the end of its subscription. That is no fault, so a send that nobody
+// awaits must not become an unhandled rejection, which ends the process.
+function ifAwaited<T> (sent: Promise<T>): Promise<T> {
+  sent.catch(() => {})
+  return sent
+}
 
 export class LiveStream implements Stream {
   readonly id = randomUUID()
@@ -103,7 +109,7 @@ export class LiveStream implements Stream {
 
   send (message: string | StreamMessage): Promise<void> {
     const lastWord = this.#lastWord
-    if (this.#state !== 'open' && !lastWord) return this.#rejectSend()
+    if (this.#state !== 'open' && !lastWord) return ifAwaited(Promise.reject(this.#closedError()))
     let text: string
     try {
       text = formatEvent(message, this.#serialize)
@@ -112,17 +118,9 @@ export class LiveStream implements Stream {
     }
     if (this.#context.connection.write(text)) return SENT
     this.#drain ??= deferred()
-    return this.#drain.promise.then(() => {
-      if (this.closing && !(lastWord && this.#lastWord)) return this.#rejectSend()
-    })
-  }
-
-  // An emitter may fire between the end of the stream and the end of its subscription. That is no fault, so a rejection
-  // that nobody awaits must not become an unhandled one, which ends the process.
-  #rejectSend (): Promise<never> {
-    const rejected = Promise.reject(this.#closedError())
-    rejected.catch(unnoticed)
-    return rejected
+    return ifAwaited(this.#drain.promise.then(() => {
+      if (this.closing && !(lastWord && this.#lastWord)) throw this.#closedError()
+    }))
   }
 
   onClose (callback: (reason: CloseReason) => unknown): void {

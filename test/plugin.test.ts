@@ -1,25 +1,452 @@
-// The plugin as an application uses it: over real sockets, with what Fastify does around it.
+// The plugin as an application uses it: what Fastify does around a stream, and what each bad use says.
+import { EventEmitter, on, once } from 'node:events'
+import { setImmediate as turn } from 'node:timers/promises'
+import { fastifySSE } from '@fastify/sse'
+import Fastify from 'fastify'
 import t from 'tap'
-import { buildApp, streamRoute, withSignals } from './kit/app.ts'
+import octaStarStreams, { octaStarStreams as named, streamKey, type Stream } from '../lib/index.ts'
+import { buildApp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 
-t.test('a new stream of a tab ends the old one, which gets the farewell, and only then starts', async t => {
+const signals = JSON.stringify({ tabId: 'a' })
+
+t.test('the head reaches the client before any event, with the headers of the reply', async t => {
+  const app = await buildApp(t)
+  app.fastify.addHook('onRequest', async (_request, reply) => { reply.header('access-control-allow-origin', '*') })
+  const streams = streamRoute(app)
+  await app.listen()
+  const client = await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })))
+  t.equal(client.status, 200)
+  t.match(client.headers, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache', 'access-control-allow-origin': '*' })
+  t.equal(client.text, '')
+  t.match(streams[0], { scopeKey: 'ann', tabId: 'a', name: undefined })
+  t.ok(Math.abs(streams[0]!.openedAt - Date.now()) < 10_000)
+  t.match(streams[0]!.id, /^[0-9a-f-]{36}$/)
+})
+
+t.test('a stream ends when its handler returns, unless it was told to stay alive', async t => {
+  const app = await buildApp(t)
+  app.fastify.get('/once', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream('ann')
+    await stream.send('only this')
+    return 'a payload, which a stream has no place for'
+  })
+  app.fastify.get('/reply', { sse: 'only' }, async (_request, reply) => {
+    await reply.startStream('ann')
+    return reply
+  })
+  await app.listen()
+  const client = await connect(app.url('/once'))
+  t.equal(await client.ended, 'clean')
+  t.equal(client.text, 'data: only this\n\n')
+  const returned = await connect(app.url('/reply'))
+  t.equal(await returned.ended, 'clean')
+})
+
+t.test('a handler may wait for `closed`, and is no obstacle to it', async t => {
+  const app = await buildApp(t)
+  const reasons: string[] = []
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream('ann')
+    reasons.push(await stream.closed)
+  })
+  await app.listen()
+  await connect(app.url(withSignals('/stream', { tabId: 'a' })))
+  const second = await connect(app.url(withSignals('/stream', { tabId: 'a' })))
+  t.strictSame(reasons, ['replaced'])
+  second.leave()
+})
+
+for (const method of ['POST', 'PUT', 'PATCH', 'DELETE']) {
+  t.test(`${method} with the signals in a JSON body starts and replaces, and its client's leaving is seen`, async t => {
+    // A POST's request closes when its body was parsed, which is not when the client leaves.
+    const app = await buildApp(t)
+    const streams = streamRoute(app)
+    await app.listen()
+    const options = { method, headers: { 'content-type': 'application/json' }, body: signals }
+    const first = await connect(app.url('/stream/ann'), options)
+    const second = await connect(app.url('/stream/ann'), options)
+    t.equal(await first.ended, 'clean')
+    for (let i = 0; i < 20; i++) await turn()
+    t.notOk(streams[1]!.signal.aborted)
+    second.leave()
+    t.equal(await streams[1]!.closed, 'disconnected')
+  })
+}
+
+t.test('DELETE with the signals in the query, as Datastar sends it since 1.0.0', async t => {
   const app = await buildApp(t)
   const streams = streamRoute(app)
   await app.listen()
+  await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })), { method: 'DELETE' })
+  t.equal(streams[0]!.tabId, 'a')
+})
 
-  const first = await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })))
-  await streams[0]!.send({ event: 'hello', data: { n: 1 } })
-  const second = await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })))
-
-  t.equal(await first.ended, 'clean')
-  t.strictSame(first.events, [
-    { event: 'hello', data: '{"n":1}', id: undefined },
-    { event: 'octa-star-closed', data: 'replaced', id: 'octa-star-closed:replaced' }
-  ])
+t.test('a schema under Ajv\'s defaults, which strips what it does not name, does not hide the tab id', async t => {
+  const app = await buildApp(t)
+  const streams: Stream[] = []
+  const object = { type: 'object', additionalProperties: false, properties: { page: { type: 'string' } } }
+  const handler = async (request: { query: unknown, body: unknown }, reply: { startStream: (scope: string) => Promise<Stream> }) => {
+    t.notMatch(JSON.stringify([request.query, request.body]), /datastar|tabId/)
+    const stream = await reply.startStream('ann')
+    streams.push(stream)
+    stream.keepAlive()
+  }
+  app.fastify.get('/get', { sse: 'only', schema: { querystring: object } }, handler as never)
+  app.fastify.post('/post', { sse: 'only', schema: { body: object } }, handler as never)
+  await app.listen()
+  await connect(app.url(withSignals('/get', { tabId: 'a' })))
+  await connect(app.url('/post'), { method: 'POST', headers: { 'content-type': 'application/json' }, body: signals })
+  t.strictSame(streams.map(stream => stream.tabId), ['a', 'a'])
   t.equal(await streams[0]!.closed, 'replaced')
-  t.equal(app.fastify.streamRegistry.size, 1)
-  t.equal(app.fastify.streamRegistry.get('ann', 'a'), streams[1])
+})
+
+t.test('the option `signal` names another signal; the option `tabId` reads the tab id from elsewhere', async t => {
+  const app = await buildApp(t, { signal: 'window' })
+  const streams = streamRoute(app)
+  await app.listen()
+  await connect(app.url(withSignals('/stream/ann', { window: 'w', tabId: 'a' })))
+  t.equal(streams[0]!.tabId, 'w')
+
+  const other = await buildApp(t, { tabId: request => (request.query as { tab?: string }).tab })
+  const others = streamRoute(other)
+  await other.listen()
+  await connect(other.url('/stream/ann?tab=x&datastar=malformed'))
+  await connect(other.url('/stream/ann'))
+  t.strictSame(others.map(stream => stream.tabId), ['x', undefined])
+  const twice = await connect(other.url('/stream/ann?tab=x&tab=y'))
+  t.equal(twice.status, 400)
+  t.notOk(others[0]!.signal.aborted)
+})
+
+t.test('bad input from a client is a 400 that says what is wrong, and leaves the holder alone', async t => {
+  const app = await buildApp(t)
+  const streams = streamRoute(app)
+  app.fastify.post('/dual', { sse: 'dual' }, async () => 'an answer without a stream')
+  await app.listen()
+  await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })))
+  for (const [query, code] of [['{', 'SIGNALS'], ['[]', 'SIGNALS'], ['{"tabId":1}', 'TAB_ID'], ['{"tabId":""}', 'TAB_ID'], [`{"tabId":"${'x'.repeat(129)}"}`, 'TAB_ID']]) {
+    const client = await connect(app.url(`/stream/ann?datastar=${encodeURIComponent(query!)}`))
+    await client.ended
+    t.equal(client.status, 400)
+    t.match(JSON.parse(client.text), { code: `FST_ERR_OCTA_STAR_${code}`, message: /must be/ })
+  }
+  t.notOk(streams[0]!.signal.aborted)
+  const array = await connect(app.url('/dual'), { method: 'POST', headers: { 'content-type': 'application/json', accept: 'application/json' }, body: '[1]' })
+  await array.ended
+  t.equal(array.text, 'an answer without a stream', 'whoever starts no stream is asked for no signals')
+})
+
+t.test('streams of different names live side by side, and each is replaced by its own', async t => {
+  const app = await buildApp(t)
+  const streams: Stream[] = []
+  app.fastify.get<{ Params: { name: string } }>('/stream/:name', { sse: 'only' }, async (request, reply) => {
+    const stream = await reply.startStream('ann', { name: request.params.name })
+    streams.push(stream)
+    stream.keepAlive()
+  })
+  await app.listen()
+  for (const name of ['chat', 'orders', 'chat']) await connect(app.url(withSignals(`/stream/${name}`, { tabId: 'a' })))
+  t.equal(await streams[0]!.closed, 'replaced')
+  t.equal(app.fastify.streamRegistry.get('ann', 'a', 'orders'), streams[1])
+  t.equal(app.fastify.streamRegistry.get('ann', 'a', 'chat'), streams[2])
+  t.equal(app.fastify.streamRegistry.get('ann', 'a'), undefined)
+  t.equal(await app.fastify.streamRegistry.evict('ann', 'a'), 2, 'an eviction of the tab ends both')
+})
+
+t.test('HEAD is answered with the head, and starts no stream', async t => {
+  const app = await buildApp(t)
+  const streams: Stream[] = []
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    streams.push(await reply.startStream('ann'))
+    streams.at(-1)!.keepAlive()
+  })
+  await app.listen()
+  const url = app.url(withSignals('/stream', { tabId: 'a' }))
+  await connect(url)
+  const head = await connect(url, { method: 'HEAD' })
+  t.equal(head.status, 200)
+  t.equal(head.headers['content-type'], 'text/event-stream')
+  t.equal(await head.ended, 'clean')
+  t.notOk(streams[0]!.signal.aborted)
+  t.equal(streams.length, 1)
+})
+
+t.test('inject with payloadAsStream reads an open stream', async t => {
+  const app = await buildApp(t)
+  const streams = streamRoute(app)
+  const response = await app.fastify.inject({ url: withSignals('/stream/ann', { tabId: 'a' }), payloadAsStream: true })
+  t.equal(response.statusCode, 200)
+  const chunks = on(response.stream(), 'data', { close: ['end'] })
+  await streams[0]!.send('hello')
+  t.equal(String((await chunks.next()).value[0]), 'data: hello\n\n')
+  streams[0]!.close()
+  t.ok((await chunks.next()).done)
+  t.equal(await streams[0]!.closed, 'finished')
+})
+
+t.test('the loop of the README ends by itself in each way, and no error is logged', async t => {
+  const app = await buildApp(t)
+  const orders = new EventEmitter()
+  let running = 0
+  const handlers = new EventEmitter()
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    running++
+    try {
+      const stream = await reply.startStream('ann')
+      for await (const [order] of on(orders, 'change', { signal: stream.signal })) await stream.send({ event: 'order', data: order })
+    } finally {
+      running--
+      handlers.emit('over')
+    }
+  })
+  await app.listen()
+  const url = app.url(withSignals('/stream', { tabId: 'a' }))
+  await connect(url)
+  const second = await connect(url)
+  t.equal(running, 1, 'replaced')
   second.leave()
-  t.equal(await streams[1]!.closed, 'disconnected')
+  await once(handlers, 'over')
+  t.equal(running, 0, 'disconnected')
+  await connect(url)
+  await app.fastify.streamRegistry.evict('ann')
+  t.equal(running, 0, 'evicted')
+  await connect(url)
+  await app.fastify.close()
+  t.equal(running, 0, 'shutdown')
+})
+
+t.test('a request that waits for its predecessor when the server closes is broken off, not answered 503', async t => {
+  // A Datastar client stops for good at a 503.
+  const app = await buildApp(t)
+  let letGo = () => {}
+  const streams = streamRoute(app, '/stream/:scope', stream => stream.onClose(() => new Promise<void>(resolve => { letGo = resolve })))
+  await app.listen()
+  const url = app.url(withSignals('/stream/ann', { tabId: 'a' }))
+  await connect(url)
+  const waiting = connect(url)
+  while (!streams[0]!.signal.aborted) await turn()
+  const closed = app.fastify.close()
+  await t.rejects(waiting, { code: 'ECONNRESET' })
+  letGo()
+  await closed
+})
+
+t.test('startStream called while the server closes is broken off as well', async t => {
+  const app = await buildApp(t)
+  let goOn = () => {}
+  app.fastify.get('/stream', { sse: 'only', preHandler: () => new Promise<void>(resolve => { goOn = resolve }) }, async (_request, reply) => {
+    await reply.startStream('ann')
+  })
+  app.fastify.addHook('preClose', async () => goOn())
+  await app.listen()
+  const waiting = connect(app.url('/stream'))
+  while (!app.log.some(line => line.msg === 'incoming request')) await turn()
+  await turn()
+  const closed = app.fastify.close()
+  await t.rejects(waiting, { code: 'ECONNRESET' })
+  await closed
+})
+
+t.test('a superseded request is answered through the application\'s onSend hooks, asynchronous ones included', async t => {
+  const app = await buildApp(t)
+  let letGo = () => {}
+  app.fastify.addHook('onSend', async (_request, reply) => {
+    await turn()
+    reply.header('x-by', 'the application')
+  })
+  const streams = streamRoute(app, '/stream/:scope', stream => stream.onClose(() => new Promise<void>(resolve => { letGo = resolve })))
+  await app.listen()
+  const url = app.url(withSignals('/stream/ann', { tabId: 'a' }))
+  await connect(url)
+  const second = connect(url)
+  while (!streams[0]!.signal.aborted) await turn()
+  const evicted = app.fastify.streamRegistry.evict('ann')
+  const { status, headers } = await second
+  t.match({ status, headers }, { status: 204, headers: { 'x-by': 'the application' } })
+  letGo()
+  await evicted
+  t.equal(app.log.filter(line => line.level >= LEVELS.warn).length, 0)
+})
+
+t.test('a full scope: the oldest stream makes room, and its client is told not to come back', async t => {
+  const app = await buildApp(t, { maxStreamsPerScope: 2 })
+  const streams = streamRoute(app)
+  await app.listen()
+  const clients = []
+  for (const tabId of ['a', 'b', 'c', 'b']) clients.push(await connect(app.url(withSignals('/stream/ann', { tabId }))))
+  await connect(app.url(withSignals('/stream/bob', { tabId: 'a' })))
+  t.equal(await streams[0]!.closed, 'evicted')
+  t.equal(await streams[1]!.closed, 'replaced')
+  t.equal(clients[0]!.events.at(-1)!.data, 'evicted')
+  t.strictSame([...app.fastify.streamRegistry], streams.slice(2))
+})
+
+t.test('a full scope with onLimit reject: 429 with Retry-After, a replacement is no addition', async t => {
+  const app = await buildApp(t, { maxStreamsPerScope: 1, onLimit: 'reject', replaceTimeout: 1_500 })
+  const streams = streamRoute(app)
+  await app.listen()
+  await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })))
+  const refused = await connect(app.url(withSignals('/stream/ann', { tabId: 'b' })))
+  await refused.ended
+  t.equal(refused.status, 429)
+  t.equal(refused.headers['retry-after'], '2')
+  t.match(JSON.parse(refused.text), { code: 'FST_ERR_OCTA_STAR_LIMIT', message: /has 1 streams/ })
+  t.notOk(streams[0]!.signal.aborted)
+  t.equal((await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })))).status, 200)
+})
+
+t.test('bad use is told at the first call, by name', async t => {
+  const app = await buildApp(t, { errorsExpected: true })
+  const { fastify } = app
+  fastify.get('/no-sse', async (_request, reply) => reply.startStream('ann'))
+  fastify.get('/twice', { sse: 'only' }, async (_request, reply) => {
+    await reply.startStream('ann')
+    await reply.startStream('ann')
+  })
+  fastify.get('/sent', { sse: 'only' }, async (_request, reply) => {
+    await reply.send('an answer')
+    await reply.startStream('ann').catch(error => said.push(error.message))
+    return reply
+  })
+  fastify.get('/dual', { sse: 'dual' }, async (_request, reply) => reply.startStream('ann'))
+  fastify.get('/name', { sse: 'only' }, async (_request, reply) => reply.startStream('ann', { name: '' }))
+  const said: string[] = []
+  await app.listen()
+
+  const ask = async (path: string, accept = 'text/event-stream') => {
+    const client = await connect(app.url(path), { headers: { accept } })
+    await client.ended
+    return { status: client.status, ...client.text.startsWith('{') ? JSON.parse(client.text) : {} }
+  }
+  t.match(await ask('/no-sse'), { status: 500, code: 'FST_ERR_OCTA_STAR_ROUTE', message: /option `sse`, which GET \/no-sse is not\. Declare it with { sse: 'only' }/ })
+  t.match(await ask('/twice'), { status: 200 })
+  t.match(app.log.filter(line => line.level >= LEVELS.error).at(-1), { err: { code: 'FST_ERR_OCTA_STAR_STARTED_TWICE' } }, 'the first has begun: the error is in the log')
+  t.match(await ask('/sent'), { status: 200 })
+  t.match(said, [/after the reply to GET \/sent was sent/])
+  t.match(await ask('/dual', '*/*'), { status: 406, code: 'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', message: /accepts '\*\/\*'/ })
+  t.match(await ask('/twice', 'text/html'), { status: 406 })
+  t.match(await ask('/name'), { status: 500, code: 'FST_ERR_OCTA_STAR_NAME' })
+})
+
+t.test('a route declared before the plugin has loaded is told so', async t => {
+  const fastify = Fastify()
+  fastify.register(octaStarStreams)
+  fastify.get('/early', { sse: 'only' }, async (_request, reply) => reply.startStream('ann'))
+  const response = await fastify.inject('/early')
+  t.match(response.json(), { code: 'FST_ERR_OCTA_STAR_ROUTE', message: /after the plugin has loaded: await fastify\.register/ })
+  await fastify.close()
+})
+
+t.test('registering twice in one context, or below it, fails with a clear error', async t => {
+  const fastify = Fastify()
+  await fastify.register(octaStarStreams)
+  await t.rejects(async () => { await fastify.register(octaStarStreams) }, { code: 'FST_ERR_OCTA_STAR_ALREADY_REGISTERED' })
+  await t.rejects(async () => { await Fastify().register(octaStarStreams).register(async child => { await child.register(octaStarStreams) }) }, { code: 'FST_ERR_OCTA_STAR_ALREADY_REGISTERED' })
+  await fastify.close()
+})
+
+t.test('two sibling contexts have a registry each, and do not touch each other; a child shares its parent\'s', async t => {
+  const fastify = Fastify()
+  const streams: Record<string, Stream[]> = { left: [], right: [] }
+  for (const side of ['left', 'right']) {
+    fastify.register(async context => {
+      await context.register(octaStarStreams)
+      context.register(async child => {
+        child.get('/stream', { sse: 'only' }, async (_request, reply) => {
+          const stream = await reply.startStream('ann')
+          streams[side]!.push(stream)
+          stream.keepAlive()
+          t.equal(child.streamRegistry, context.streamRegistry)
+          t.equal(child.streamRegistry.get('ann', 'a'), stream)
+        })
+      })
+    }, { prefix: `/${side}` })
+  }
+  await fastify.listen({ port: 0, host: '127.0.0.1' })
+  t.notOk('streamRegistry' in fastify)
+  const origin = fastify.listeningOrigin
+  await connect(origin + withSignals('/left/stream', { tabId: 'a' }))
+  await connect(origin + withSignals('/right/stream', { tabId: 'a' }))
+  t.notOk(streams.left![0]!.signal.aborted)
+  await connect(origin + withSignals('/left/stream', { tabId: 'a' }))
+  t.equal(await streams.left![0]!.closed, 'replaced')
+  t.notOk(streams.right![0]!.signal.aborted)
+  await fastify.close()
+})
+
+t.test('@fastify/sse of the application is used as it is, whichever comes first; options for it are then refused', async t => {
+  for (const order of ['before', 'after']) {
+    const fastify = Fastify()
+    if (order === 'before') await fastify.register(fastifySSE, { serializer: data => `<${String(data)}>` })
+    await fastify.register(octaStarStreams)
+    if (order === 'after') await fastify.register(fastifySSE, { serializer: data => `<${String(data)}>` })
+    fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+      const stream = await reply.startStream('ann')
+      await stream.send({ data: 1 })
+    })
+    const response = await fastify.inject('/stream')
+    t.equal(response.payload, order === 'before' ? 'data: <1>\n\n' : 'data: 1\n\n')
+    await fastify.close()
+  }
+  const fastify = Fastify()
+  await fastify.register(fastifySSE)
+  await t.rejects(async () => { await fastify.register(octaStarStreams, { sse: { heartbeatInterval: 1 } }) }, { code: 'FST_ERR_OCTA_STAR_OPTION', message: /'sse' must be left out/ })
+  await fastify.close()
+})
+
+t.test('the option `sse` reaches @fastify/sse: its heartbeat runs, and stops with the stream', async t => {
+  const app = await buildApp(t, { sse: { heartbeatInterval: 10 } })
+  const streams = streamRoute(app)
+  await app.listen()
+  const client = await connect(app.url('/stream/ann'))
+  while (!client.text.includes(': heartbeat\n\n')) await turn()
+  streams[0]!.close()
+  t.equal(await client.ended, 'clean')
+})
+
+t.test('hooks of a route are kept, and run after the plugin\'s own', async t => {
+  const app = await buildApp(t)
+  const ran: string[] = []
+  const hook = (name: string) => async () => { ran.push(name) }
+  app.fastify.get('/stream', {
+    sse: 'only', onRequest: [hook('onRequest 1'), hook('onRequest 2')], preValidation: hook('preValidation'), onResponse: [hook('onResponse')]
+  }, async (_request, reply) => { await reply.startStream('ann') })
+  await app.listen()
+  await (await connect(app.url('/stream'))).ended
+  while (ran.length < 4) await turn()
+  t.strictSame(ran, ['onRequest 1', 'onRequest 2', 'preValidation', 'onResponse'])
+})
+
+t.test('a route without `sse` carries nothing of the plugin', async t => {
+  const app = await buildApp(t)
+  app.fastify.get('/plain', async (_request, reply) => {
+    t.strictSame(Object.getOwnPropertySymbols(reply).filter(symbol => String(symbol).includes('octa')), [])
+    return { listeners: reply.raw.listenerCount('close') }
+  })
+  const bare = Fastify()
+  bare.get('/plain', async (_request, reply) => ({ listeners: reply.raw.listenerCount('close') }))
+  t.strictSame((await app.fastify.inject('/plain')).json(), (await bare.inject('/plain')).json())
+})
+
+t.test('a fault in a handler before its stream starts is answered as any fault', async t => {
+  const app = await buildApp(t, { errorsExpected: true })
+  app.fastify.get('/stream', { sse: 'only' }, async () => { throw Object.assign(new Error('not yours'), { statusCode: 403 }) })
+  app.fastify.get('/header', { sse: 'only' }, async (_request, reply) => {
+    reply.header('x-bad', 'a\nb')
+    await reply.startStream('ann')
+  })
+  await app.listen()
+  t.equal((await connect(app.url('/stream'))).status, 403)
+  t.equal((await connect(app.url('/header'))).status, 500, 'also if the head cannot be sent')
+})
+
+t.test('the plugin has its names', async t => {
+  t.equal(named, octaStarStreams)
+  t.equal(octaStarStreams.streamKey, streamKey)
+  const fastify = Fastify()
+  await fastify.register(octaStarStreams)
+  t.ok(fastify.hasPlugin('octa-star-streams'))
+  t.ok(fastify.hasPlugin('@fastify/sse'))
+  await fastify.close()
 })

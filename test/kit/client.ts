@@ -71,8 +71,10 @@ export class Client extends EventEmitter {
 
 /** Resolves when the response's head is there, whatever its status. */
 export function connect (url: string, { method = 'GET', headers = {}, body, agent = false }: ClientOptions = {}): Promise<Client> {
+  // Node frames the body of a DELETE only if it is told its length.
+  const length = body === undefined ? {} : { 'content-length': String(Buffer.byteLength(body)) }
   return new Promise((resolve, reject) => {
-    const request = http.request(url, { method, agent, headers: { accept: 'text/event-stream', ...headers } })
+    const request = http.request(url, { method, agent, headers: { accept: 'text/event-stream', ...length, ...headers } })
     request.on('response', response => resolve(new Client(request, response)))
     request.on('error', reject)
     request.end(body)

@@ -1,0 +1,184 @@
+// How a stream ends decides whether its client comes back: a test for each row of that table, for two kinds of client.
+import { once } from 'node:events'
+import { EventSource } from 'eventsource'
+import t, { type Test } from 'tap'
+import type { CloseReason, Stream } from '../lib/index.ts'
+import { buildApp, streamRoute, withSignals, type App } from './kit/app.ts'
+import { connect } from './kit/client.ts'
+
+const path = withSignals('/stream/ann', { tabId: 'a' })
+
+interface Seen { app: App, streams: Stream[], requests: Array<string | undefined>, nextRequest: () => Promise<void> }
+
+// An app that keeps the Last-Event-ID of each request to its stream route.
+async function streamApp (t: Test, options = {}): Promise<Seen> {
+  const app = await buildApp(t, options)
+  const requests: Array<string | undefined> = []
+  app.fastify.addHook('onRequest', async request => {
+    if (!request.url.startsWith('/stream')) return
+    requests.push(request.headers['last-event-id'] as string | undefined)
+    app.fastify.server.emit('stream request')
+  })
+  const streams = streamRoute(app, '/stream/:scope', stream => { stream.send({ id: 'last', retry: 10, data: 'hello' }) })
+  await app.listen()
+  return { app, streams, requests, nextRequest: async () => { await once(app.fastify.server, 'stream request') } }
+}
+
+async function eventSource (t: Test, url: string): Promise<EventSource> {
+  const source = new EventSource(url)
+  t.teardown(() => source.close())
+  await once(source, 'message')
+  return source
+}
+
+for (const reason of ['replaced', 'evicted'] as const) {
+  const end = async ({ app }: Seen) => {
+    if (reason === 'evicted') return app.fastify.streamRegistry.evict('ann')
+    await connect(app.url(path))
+  }
+
+  t.test(`${reason}: an EventSource gets the farewell, comes back with its id once, gets 204, and stops for good`, async t => {
+    const seen = await streamApp(t)
+    const source = await eventSource(t, seen.app.url(path))
+    const farewell = once(source, 'octa-star-closed')
+    const failed = once(source, 'error')
+    await end(seen)
+    const [event] = await farewell
+    t.match(event, { data: reason, lastEventId: `octa-star-closed:${reason}` })
+    await failed // the end of the response
+    const [error] = await once(source, 'error')
+    t.equal(error.code, 204)
+    t.equal(source.readyState, EventSource.CLOSED)
+    t.equal(seen.requests.at(-1), `octa-star-closed:${reason}`)
+    t.equal(seen.app.fastify.streamRegistry.size, reason === 'replaced' ? 1 : 0, 'the request that was told to stop touched nobody')
+    t.ok(seen.streams.slice(1).every(stream => !stream.signal.aborted))
+  })
+
+  t.test(`${reason}: a fetch client sees the farewell and a clean end, and 204 if it comes back all the same`, async t => {
+    const seen = await streamApp(t)
+    const response = await fetch(seen.app.url(path))
+    await end(seen)
+    const text = await response.text()
+    t.ok(text.endsWith(`event: octa-star-closed\nid: octa-star-closed:${reason}\ndata: ${reason}\n\n`))
+    const again = await fetch(seen.app.url(path), { headers: { 'last-event-id': `octa-star-closed:${reason}` } })
+    t.equal(again.status, 204)
+    t.ok(seen.streams.slice(1).every(stream => !stream.signal.aborted))
+  })
+}
+
+t.test('finished: an EventSource sees a clean end without a farewell, and comes back', async t => {
+  const seen = await streamApp(t)
+  const source = await eventSource(t, seen.app.url(path))
+  source.addEventListener('octa-star-closed', () => t.fail('no farewell'))
+  seen.streams[0]!.close()
+  await once(source, 'message')
+  t.strictSame(seen.requests, [undefined, 'last'])
+})
+
+t.test('finished: a fetch client sees a clean end', async t => {
+  const seen = await streamApp(t)
+  const response = await fetch(seen.app.url(path))
+  seen.streams[0]!.close()
+  t.equal(await response.text(), 'id: last\nretry: 10\ndata: hello\n\n')
+})
+
+for (const reason of ['failed', 'stalled'] as const) {
+  const end = ({ streams }: Seen) => streams.at(-1)!.close(reason)
+
+  t.test(`${reason}: an EventSource sees a broken connection, and comes back where it was`, async t => {
+    const seen = await streamApp(t)
+    const source = await eventSource(t, seen.app.url(path))
+    end(seen)
+    await once(source, 'message')
+    t.strictSame(seen.requests, [undefined, 'last'])
+  })
+
+  t.test(`${reason}: a fetch client sees a network error`, async t => {
+    const seen = await streamApp(t)
+    const response = await fetch(seen.app.url(path))
+    end(seen)
+    await t.rejects(response.text())
+  })
+}
+
+t.test('shutdown: an EventSource sees a broken connection, and comes back to the server that took over', async t => {
+  const seen = await streamApp(t)
+  const port = seen.app.port()
+  const source = await eventSource(t, seen.app.url(path))
+  await seen.app.fastify.close()
+  const next = await buildApp(t)
+  const streams = streamRoute(next, '/stream/:scope', stream => { stream.send('hello again') })
+  await next.fastify.listen({ port, host: '127.0.0.1' })
+  t.equal((await once(source, 'message'))[0].data, 'hello again')
+  t.equal(streams.length, 1)
+})
+
+t.test('shutdown: a fetch client sees a network error', async t => {
+  const seen = await streamApp(t)
+  const response = await fetch(seen.app.url(path))
+  await seen.app.fastify.close()
+  await t.rejects(response.text())
+})
+
+t.test('disconnected: the server sees either client leave', async t => {
+  const seen = await streamApp(t)
+  const source = await eventSource(t, seen.app.url(path))
+  source.close()
+  t.equal(await seen.streams[0]!.closed, 'disconnected')
+  const abort = new AbortController()
+  await fetch(seen.app.url(path), { signal: abort.signal })
+  abort.abort()
+  t.equal(await seen.streams[1]!.closed, 'disconnected')
+})
+
+t.test('a handler that throws: its stream has failed, and the error is logged once', async t => {
+  const app = await buildApp(t, { errorsExpected: true })
+  const reasons: CloseReason[] = []
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream('ann')
+    stream.onClose(reason => { reasons.push(reason) })
+    await stream.send('hello')
+    throw new Error('a fault')
+  })
+  await app.listen()
+  const client = await connect(app.url('/stream'))
+  t.equal(await client.ended, 'broken')
+  t.strictSame(reasons, ['failed'])
+  t.match(app.log.filter(line => line.level >= 50), [{ err: { message: 'a fault' } }])
+})
+
+t.test('a last word is sent before the farewell, and the handler has been stopped by then', async t => {
+  const app = await buildApp(t)
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream('ann')
+    stream.keepAlive()
+    stream.onReplaced(async () => {
+      await new Promise(resolve => setTimeout(resolve, 20))
+      await stream.send({ event: 'paused', data: stream.signal.aborted })
+    })
+  })
+  await app.listen()
+  const first = await connect(app.url(withSignals('/stream', { tabId: 'a' })))
+  await connect(app.url(withSignals('/stream', { tabId: 'a' })))
+  t.equal(await first.ended, 'clean')
+  t.strictSame(first.events.map(({ event, data }) => [event, data]), [['paused', 'true'], ['octa-star-closed', 'replaced']])
+})
+
+t.test('a last word that hangs or fails delays the farewell by closeGrace at the most', async t => {
+  const app = await buildApp(t, { closeGrace: 100 })
+  let lastWord: () => unknown = () => new Promise(() => {})
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream('ann')
+    stream.keepAlive()
+    stream.onReplaced(() => lastWord())
+  })
+  await app.listen()
+  const first = await connect(app.url(withSignals('/stream', { tabId: 'a' })))
+  const second = await connect(app.url(withSignals('/stream', { tabId: 'a' })))
+  t.equal(await first.ended, 'clean')
+  t.equal(first.events.at(-1)!.data, 'replaced')
+  lastWord = () => { throw new Error('no word') }
+  await connect(app.url(withSignals('/stream', { tabId: 'a' })))
+  t.equal(await second.ended, 'clean')
+  t.match(app.log.filter(line => line.level === 40), [{ msg: 'an onReplaced callback failed', err: { message: 'no word' } }])
+})

@@ -1,0 +1,60 @@
+// One event's text: what a browser's parser makes of it is what was sent, and no content breaks out.
+import fc from 'fast-check'
+import { createParser, type EventSourceMessage } from 'eventsource-parser'
+import t from 'tap'
+import { formatEvent } from '../lib/event.ts'
+import type { StreamMessage } from '../lib/index.ts'
+
+function parse (text: string): EventSourceMessage[] {
+  const events: EventSourceMessage[] = []
+  const parser = createParser({ onEvent: event => events.push(event) })
+  parser.feed(text)
+  return events
+}
+
+const format = (message: string | StreamMessage) => formatEvent(message, JSON.stringify)
+
+t.test('a string is data as it is, anything else in data is serialized', async t => {
+  t.equal(format('a'), 'data: a\n\n')
+  t.equal(format({ data: '<li>a</li>' }), 'data: <li>a</li>\n\n')
+  t.equal(format({ data: { a: 1 } }), 'data: {"a":1}\n\n')
+  t.equal(format({ data: null }), 'data: null\n\n')
+  t.equal(format({ id: '7', event: 'order', retry: 500, data: [1] }), 'id: 7\nevent: order\nretry: 500\ndata: [1]\n\n')
+  t.equal(format({ event: 'ping' }), 'event: ping\ndata:\n\n', 'an event without data is dispatched')
+  t.equal(format({ id: '7' }), 'id: 7\n\n')
+  t.equal(format({}), '\n')
+  t.equal(formatEvent({ data: 1 }, data => `<${String(data)}>`), 'data: <1>\n\n')
+})
+
+t.test('CR, LF and CRLF in data are line ends, and nothing more', async t => {
+  t.equal(format('a\rb\nc\r\nd'), 'data: a\ndata: b\ndata: c\ndata: d\n\n')
+  t.equal(format('a\r\revent: evil\r\rdata: x'), 'data: a\ndata: \ndata: event: evil\ndata: \ndata: data: x\n\n')
+})
+
+t.test('whatever the data, the parser sees one event with that data', async t => {
+  const hostile = fc.string({ unit: fc.constantFrom('\r', '\n', '\0', '\u2028', '\ud800', ':', ' ', 'data: ', 'event: evil', 'id: 1', 'a', '\u{1f600}') })
+  fc.assert(fc.property(fc.oneof(hostile, fc.string({ unit: 'binary' })), fc.option(fc.constantFrom('order', 'a b', ':')), (data, event) => {
+    const events = parse(format(event === null ? { data } : { event, data }))
+    return events.length === 1 && events[0]!.event === (event ?? undefined) && events[0]!.data === data.replaceAll(/\r\n?/g, '\n')
+  }), { numRuns: 5_000 })
+  t.pass()
+})
+
+t.test('a field that could not be sent as it is, is refused', async t => {
+  const cases: Array<[StreamMessage, RegExp]> = [
+    [{ event: 'a\nb' }, /field 'event' of an event must be a string without a line end, got "a\\nb"/],
+    [{ event: 'a\rb' }, /'event'/],
+    [{ event: 1 as never }, /'event'.*got 1/],
+    [{ id: 'a\rdata: x' }, /field 'id'/],
+    [{ id: 'a\0' }, /'id'/],
+    [{ id: 7 as never }, /'id'.*got 7/],
+    [{ id: 'octa-star-closed:replaced' }, /does not begin with 'octa-star-closed'/],
+    [{ retry: -1 }, /'retry' of an event must be a whole number of milliseconds/],
+    [{ retry: 1.5 }, /'retry'/],
+    [{ retry: '1\ndata: x' as never }, /'retry'/],
+    [{ data: () => {} }, /'data'.*got a function/],
+    [null as never, /'data'.*got null/],
+    [7 as never, /'data'.*got 7/]
+  ]
+  for (const [message, expected] of cases) t.throws(() => format(message), { code: 'FST_ERR_OCTA_STAR_EVENT', message: expected })
+})

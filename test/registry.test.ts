@@ -1,0 +1,116 @@
+// The registry with holders that are not streams, and what the rules' own tests leave out.
+import diagnostics from 'node:diagnostics_channel'
+import { setImmediate as turn } from 'node:timers/promises'
+import FakeTimers from '@sinonjs/fake-timers'
+import t from 'tap'
+import { LocalBackend } from '../lib/backend.ts'
+import { defaults } from '../lib/options.ts'
+import { Registry } from '../lib/registry.ts'
+import { streamKey } from '../lib/stream-key.ts'
+import type { CloseReason, Holder } from '../lib/index.ts'
+import { buildApp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
+import { connect } from './kit/client.ts'
+import { memoryLog } from './kit/memory-log.ts'
+
+class PlainHolder implements Holder {
+  reasons: CloseReason[] = []
+  leave!: (error?: Error) => void
+  readonly gone = new Promise<void>((resolve, reject) => { this.leave = error => error === undefined ? resolve() : reject(error) })
+  close (reason: CloseReason) { this.reasons.push(reason) }
+}
+
+const build = (options = {}) => {
+  const { log, lines } = memoryLog()
+  return { registry: new Registry(new LocalBackend(), { ...defaults, onLimit: 'replace-oldest', ...options }, log), lines }
+}
+
+t.test('anything that can be closed and says when it is gone can hold a key', async t => {
+  const { registry } = build()
+  const key = streamKey('ann', 'a')
+  const [first, second] = [new PlainHolder(), new PlainHolder()]
+  t.equal(await registry.replaceAndRegister(key, first), true)
+  t.equal(registry.get('ann', 'a') as Holder, first)
+  const replaced = registry.replaceAndRegister(key, second)
+  t.strictSame(first.reasons, ['replaced'])
+  t.equal(registry.get('ann', 'a'), undefined, 'the newcomer does not hold it yet')
+  first.leave()
+  t.equal(await replaced, true)
+  second.leave(new Error('a promise that rejects has settled too'))
+  await turn()
+  t.equal(registry.size, 0)
+})
+
+t.test('a holder that is overtaken while it waits is told so, once, and is not registered', async t => {
+  const { registry } = build()
+  const key = streamKey('ann', 'a')
+  const [first, second, third] = [new PlainHolder(), new PlainHolder(), new PlainHolder()]
+  await registry.replaceAndRegister(key, first)
+  const overtaken = registry.replaceAndRegister(key, second)
+  const newest = registry.replaceAndRegister(key, third)
+  t.strictSame([first.reasons, second.reasons], [['replaced'], ['replaced']])
+  second.leave()
+  first.leave()
+  t.equal(await overtaken, false)
+  t.equal(await newest, true)
+  t.strictSame([...registry] as Holder[], [third])
+})
+
+t.test('a holder without destroy that never goes is waited for no longer than replaceTimeout', async t => {
+  const { registry } = build({ replaceTimeout: 20 })
+  const key = streamKey('ann', 'a')
+  await registry.replaceAndRegister(key, new PlainHolder())
+  t.equal(await registry.replaceAndRegister(key, new PlainHolder()), true)
+  t.equal(registry.size, 2)
+  await registry.close()
+  registry.clear()
+  t.equal(registry.size, 0)
+})
+
+t.test('after the close every newcomer is told to shut down', async t => {
+  const { registry } = build()
+  await registry.close()
+  const late = new PlainHolder()
+  t.equal(await registry.replaceAndRegister(streamKey('ann', 'a'), late), false)
+  t.strictSame(late.reasons, ['shutdown'])
+})
+
+t.test('a full scope waits for those that are ending anyway before it evicts one that is not', async t => {
+  const { registry } = build({ maxStreamsPerScope: 2 })
+  const [oldest, ending, newcomer] = [new PlainHolder(), Object.assign(new PlainHolder(), { closing: true }), new PlainHolder()]
+  await registry.replaceAndRegister(streamKey('ann', 'a'), oldest)
+  await registry.replaceAndRegister(streamKey('ann', 'b'), ending)
+  const registered = registry.replaceAndRegister(streamKey('ann', 'c'), newcomer)
+  ending.leave()
+  t.equal(await registered, true)
+  t.strictSame(oldest.reasons, [])
+})
+
+t.test('a key that is replaced more than ten times in ten seconds is reported once', async t => {
+  const app = await buildApp(t)
+  streamRoute(app)
+  const flapping: unknown[] = []
+  const onFlapping = (event: unknown) => { flapping.push(event) }
+  diagnostics.subscribe('octa-star:key:flapping', onFlapping)
+  t.teardown(() => { diagnostics.unsubscribe('octa-star:key:flapping', onFlapping) })
+  await app.listen()
+  const warnings = () => app.log.filter(line => line.level === LEVELS.warn)
+  const url = app.url(withSignals('/stream/ann', { tabId: 'a' }))
+  for (let i = 0; i < 11; i++) await connect(url)
+  t.equal(warnings().length, 0, 'ten replacements are none too many')
+  for (let i = 0; i < 10; i++) await connect(url)
+  t.match(warnings(), [{ scope: '"ann"', tabId: 'a', msg: /replaced more than 10 times in 10 s: most likely two tabs share one tab id/ }])
+  t.match(flapping, [{ key: { scopeKey: 'ann', tabId: 'a' } }])
+})
+
+t.test('thirty replacements a second apart are no flapping', async t => {
+  const clock = FakeTimers.install({ toFake: ['performance'] })
+  t.teardown(() => clock.uninstall())
+  const { registry, lines } = build()
+  for (let i = 0; i < 30; i++) {
+    const holder = new PlainHolder()
+    holder.close = () => holder.leave()
+    await registry.replaceAndRegister(streamKey('ann', 'a'), holder)
+    clock.tick(1_000)
+  }
+  t.strictSame(lines, [])
+})

@@ -1,0 +1,71 @@
+// Request -> signals -> tab id: what Datastar sends, and all that a client can send instead.
+import fc from 'fast-check'
+import t from 'tap'
+import { checkTabId, readSignals, readTabId } from '../lib/signals.ts'
+
+const get = (datastar?: unknown) => ({ query: datastar === undefined ? {} : { datastar }, body: undefined, headers: {} })
+const post = (body: unknown, type = 'application/json') => ({ query: {}, body, headers: { 'content-type': type } })
+
+t.test('signals come from the query, else from a JSON body, else there are none', async t => {
+  t.strictSame(readSignals(get('{"tabId":"a"}')), { tabId: 'a' })
+  t.strictSame(readSignals(post({ tabId: 'a' })), { tabId: 'a' })
+  t.strictSame(readSignals(post({ tabId: 'a' }, 'application/json; charset=utf-8')), { tabId: 'a' })
+  t.strictSame(readSignals({ ...post({ tabId: 'body' }), query: { datastar: '{"tabId":"query"}' } }), { tabId: 'query' }, 'the query first')
+  t.equal(readSignals(get()), undefined)
+  t.equal(readSignals({ query: undefined, body: undefined, headers: {} }), undefined)
+  t.equal(readSignals(post(null)), undefined)
+  t.equal(readSignals(post({ tabId: 'a' }, 'application/x-www-form-urlencoded')), undefined, 'a form\'s fields are not signals')
+  t.equal(readSignals({ query: {}, body: { tabId: 'a' }, headers: {} }), undefined)
+})
+
+t.test('malformed JSON and what is no object is a 400 that says which', async t => {
+  const cases: Array<[Parameters<typeof readSignals>[0], RegExp]> = [
+    [get(''), /in the query must be a JSON object, got malformed JSON/],
+    [get('{'), /malformed JSON/],
+    [get('tabId'), /malformed JSON/],
+    [get('[]'), /got an array/],
+    [get('null'), /got null/],
+    [get('"a"'), /got "a"/],
+    [get('1'), /got 1/],
+    [get(['{}', '{}']), /got an array of parameters/],
+    [post(['a']), /in the body must be a JSON object, got an array/],
+    [post('a'), /got "a"/],
+    [post(true), /got true/]
+  ]
+  for (const [request, message] of cases) t.throws(() => readSignals(request), { code: 'FST_ERR_OCTA_STAR_SIGNALS', statusCode: 400, message })
+})
+
+t.test('a tab id that is no string, empty, or longer than 128 characters is a 400 that says which', async t => {
+  for (const [value, message] of [[1, /got 1$/], [null, /got null/], ['', /got ""/], [['a'], /got an array/], [{}, /got an object/], ['x'.repeat(129), /got a string of 129 characters/]] as const) {
+    t.throws(() => readTabId(get(JSON.stringify({ tabId: value })), 'tabId'), { code: 'FST_ERR_OCTA_STAR_TAB_ID', statusCode: 400, message })
+  }
+  t.equal(readTabId(get(JSON.stringify({ tabId: 'x'.repeat(128) })), 'tabId'), 'x'.repeat(128))
+  t.equal(checkTabId(undefined), undefined)
+})
+
+t.test('a tab id that is not there is none, whatever the signal is called', async t => {
+  t.equal(readTabId(get(), 'tabId'), undefined)
+  for (const signal of ['tabId', 'toString', 'constructor', '__proto__', 'hasOwnProperty']) t.equal(readTabId(get('{"other":1}'), signal), undefined)
+})
+
+t.test('__proto__ and a constructor with a prototype are dropped', async t => {
+  const signals = readSignals(get('{"tabId":"a","__proto__":{"admin":true},"constructor":{"prototype":{"admin":true}}}')) as Record<string, unknown>
+  t.strictSame(Object.getOwnPropertyNames(signals), ['tabId'])
+  t.notOk('admin' in signals)
+  t.equal(readTabId(get('{"__proto__":{"tabId":"a"}}'), 'tabId'), undefined)
+})
+
+t.test('whatever comes, the answer is a tab id, none, or a 400', async t => {
+  const tabIdOr400 = (request: Parameters<typeof readSignals>[0]) => {
+    try {
+      const tabId = readTabId(request, 'tabId')
+      return tabId === undefined || (tabId.length > 0 && tabId.length <= 128)
+    } catch (error) {
+      return (error as { statusCode: number }).statusCode === 400
+    }
+  }
+  const json = fc.oneof(fc.json(), fc.record({ tabId: fc.anything() }).map(value => JSON.stringify(value)), fc.string())
+  fc.assert(fc.property(fc.oneof(json, fc.anything()), value => tabIdOr400(get(value))), { numRuns: 5_000 })
+  fc.assert(fc.property(fc.oneof(fc.record({ tabId: fc.anything() }), fc.anything()), fc.string(), (body, type) => tabIdOr400(post(body, type)) && tabIdOr400(post(body))), { numRuns: 5_000 })
+  t.pass()
+})

@@ -1,0 +1,86 @@
+// Stream keys: equal for equal parts, different for different ones, and an error for what is no identity.
+import fc from 'fast-check'
+import t from 'tap'
+import { streamKey } from '../lib/stream-key.ts'
+import type { ScopeKey } from '../lib/index.ts'
+
+const key = (scopeKey: unknown, tabId?: string, name?: string) => {
+  const { scope, slot } = streamKey(scopeKey as ScopeKey, tabId, name)
+  return JSON.stringify([scope, slot])
+}
+
+const scopeKeys = fc.letrec<{ value: ScopeKey }>(tie => ({
+  value: fc.oneof(
+    { maxDepth: 3 },
+    fc.string(), fc.string({ unit: 'binary' }), fc.integer(), fc.double({ noNaN: true, noDefaultInfinity: true }), fc.bigInt(), fc.boolean(),
+    fc.constantFrom<ScopeKey>('1', 1, 1n, true, 'true', '1n', '[]', [], {}, [[]], '["1"]', ['1'], [1], '__proto__', ['a,b'], ['a', 'b']),
+    fc.array(tie('value'), { maxLength: 3 }),
+    fc.dictionary(fc.oneof(fc.string(), fc.constantFrom('__proto__', 'constructor', 'a":1,"b')), tie('value'), { maxKeys: 3 })
+  )
+})).value
+
+// What "by value" means, independent of the encoding under test.
+function same (a: ScopeKey, b: ScopeKey): boolean {
+  if (typeof a !== 'object' || typeof b !== 'object') return a === b
+  if (Array.isArray(a) || Array.isArray(b)) return Array.isArray(a) && Array.isArray(b) && a.length === b.length && a.every((item, i) => same(item, b[i]!))
+  const [left, right] = [Object.entries(a), new Map(Object.entries(b))]
+  return left.length === right.size && left.every(([property, value]) => right.has(property) && same(value, right.get(property)!))
+}
+
+t.test('two scope keys are one if and only if they are equal by value', async t => {
+  fc.assert(fc.property(scopeKeys, scopeKeys, (a, b) => (streamKey(a).scope === streamKey(b).scope) === same(a, b)), { numRuns: 20_000 })
+  fc.assert(fc.property(scopeKeys, a => streamKey(a).scope === streamKey(structuredClone(a)).scope), { numRuns: 5_000 })
+  t.pass()
+})
+
+t.test('a stream key is injective in scope key, tab id and name', async t => {
+  const part = fc.oneof(fc.string({ minLength: 1 }), fc.constantFrom('a', '"', '" "', 'a" "b', '\\', '\n', '1', '\ud800', '\udfff', '\\ud800'))
+  const parts = fc.tuple(fc.oneof(part, fc.integer({ max: 3 })), part, fc.option(part, { nil: undefined }))
+  fc.assert(fc.property(parts, parts, (a, b) => (key(...a) === key(...b)) === a.every((value, i) => value === b[i])), { numRuns: 20_000 })
+  t.pass()
+})
+
+t.test('examples of equal and of different keys', async t => {
+  t.equal(key([1, 'a'], 't'), key([1, 'a'], 't'))
+  t.equal(key({ a: 1, b: 2 }, 't'), key({ b: 2, a: 1 }, 't'))
+  t.equal(key(0, 't'), key(-0, 't'))
+  t.not(key(1, 't'), key('1', 't'))
+  t.not(key(1, 't'), key(1n, 't'))
+  t.not(key('u', 't'), key('u', 't', 'chat'))
+  t.not(key('u'), key('u'), 'without a tab id every key is another one')
+  t.equal(key(Object.assign(Object.create(null), { a: 1 }), 't'), key({ a: 1 }, 't'))
+})
+
+t.test('what is no identity is an error that says what came, where in the key, and from where', async t => {
+  const cycle: unknown[] = []
+  cycle.push({ self: cycle })
+  const cases: Array<[unknown, string]> = [
+    [undefined, 'it is undefined'],
+    [null, 'it is null'],
+    [NaN, 'it is NaN'],
+    [Infinity, 'it is Infinity'],
+    [() => {}, 'it is a function'],
+    [Symbol('s'), 'it is a symbol'],
+    [new Date(), 'it is an instance of Date'],
+    [new Map(), 'it is an instance of Map'],
+    [new (class {})(), 'it is an instance of'],
+    [{ [Symbol('s')]: 1 }, 'it is an object'],
+    [['a', undefined], 'it[1] is undefined'],
+    // eslint-disable-next-line no-sparse-arrays
+    [['a', , 'b'], 'it[1] is undefined'],
+    [{ user: { id: null } }, 'it.user.id is null'],
+    [cycle, 'it[0].self is a cycle'],
+    [Object.create({ id: 1 }), 'it is an instance of Object']
+  ]
+  for (const [scopeKey, description] of cases) {
+    t.throws(() => streamKey(scopeKey as ScopeKey, 't', undefined, 'startStream in GET /x'), {
+      code: 'FST_ERR_OCTA_STAR_SCOPE_KEY', statusCode: 500, message: new RegExp(`passed to startStream in GET /x must be.*${description.replaceAll(/[[\].]/g, '\\$&')}`)
+    })
+  }
+  const shared = { id: 1 }
+  t.equal(key([shared, shared], 't'), key([{ id: 1 }, { id: 1 }], 't'), 'the same object twice is no cycle')
+})
+
+t.test('a name that is no string, or empty, is an error', async t => {
+  for (const name of ['', 1, null]) t.throws(() => streamKey('u', 't', name as string), { code: 'FST_ERR_OCTA_STAR_NAME' })
+})
