@@ -102,7 +102,7 @@ export function show (value: unknown): string {
   if (Array.isArray(value)) return 'an array'
   if (typeof value === 'object' && value !== null) {
     const prototype = Object.getPrototypeOf(value)
-    return prototype === Object.prototype || prototype === null ? 'an object' : `an instance of ${value.constructor.name}`
+    return prototype === Object.prototype || prototype === null ? 'an object' : `an instance of ${value.constructor?.name ?? 'a class'}`
   }
   return String(value)
 }

@@ -325,6 +325,7 @@ t.test('bad use is told at the first call, by name', async t => {
   t.match(await ask('/sent'), { status: 200 })
   t.match(said, [/after the reply to GET \/sent was sent/])
   t.match(await ask('/dual', '*/*'), { status: 406, code: 'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', message: /accepts '\*\/\*'/ })
+  t.match((await fastify.inject('/dual')).json(), { code: 'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', message: /accepts ''/ })
   t.match(await ask('/twice', 'text/html'), { status: 406 })
   t.match(await ask('/name'), { status: 500, code: 'FST_ERR_OCTA_STAR_NAME' })
 })

@@ -61,9 +61,11 @@ t.test('a holder without destroy that never goes is waited for no longer than re
   await registry.replaceAndRegister(key, new PlainHolder())
   t.equal(await registry.replaceAndRegister(key, new PlainHolder()), true)
   t.equal(registry.size, 2)
+  const waiting = registry.replaceAndRegister(key, new PlainHolder())
   await registry.close()
   registry.clear()
   t.equal(registry.size, 0)
+  t.equal(await waiting, false)
 })
 
 t.test('after the close every newcomer is told to shut down', async t => {

@@ -70,7 +70,8 @@ t.test('what is no identity is an error that says what came, where in the key, a
     [['a', , 'b'], 'it[1] is undefined'],
     [{ user: { id: null } }, 'it.user.id is null'],
     [cycle, 'it[0].self is a cycle'],
-    [Object.create({ id: 1 }), 'it is an instance of Object']
+    [Object.create({ id: 1 }), 'it is an instance of Object'],
+    [Object.create(Object.create(null)), 'it is an instance of a class']
   ]
   for (const [scopeKey, description] of cases) {
     t.throws(() => streamKey(scopeKey as ScopeKey, 't', undefined, 'startStream in GET /x'), {

@@ -1,0 +1,81 @@
+// The types as a user meets them.
+import Fastify, { type FastifyRequest } from 'fastify'
+import { describe, expect, test } from 'tstyche'
+import octaStarStreams, {
+  octaStarStreams as named, streamKey,
+  type CloseReason, type Holder, type ScopeKey, type Stream, type StreamKey, type StreamMessage, type StreamRegistry
+} from '../lib/index.ts'
+
+const fastify = Fastify()
+
+describe('registration', () => {
+  test('takes every option, and no other', () => {
+    expect(fastify.register).type.toBeCallableWith(octaStarStreams)
+    expect(fastify.register).type.toBeCallableWith(named, {
+      signal: 'tabId', tabId: (request: FastifyRequest) => request.ip, replaceTimeout: 1, closeGrace: 1, maxStreamsPerScope: 1, onLimit: 'reject', sse: { heartbeatInterval: 1 }
+    })
+    fastify.register(octaStarStreams, { tabId: request => { expect(request).type.toBe<FastifyRequest>(); return undefined } })
+    expect(fastify.register).type.not.toBeCallableWith(octaStarStreams, { onLimit: 'replace' })
+    expect(fastify.register).type.not.toBeCallableWith(octaStarStreams, { replaceTimeout: '5s' })
+    expect(fastify.register).type.not.toBeCallableWith(octaStarStreams, { unknown: true })
+  })
+
+  test('lets a route say `sse`, and gives its reply startStream', () => {
+    fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+      expect(reply.startStream(['ann', 7])).type.toBe<Promise<Stream>>()
+      expect(reply.startStream).type.toBeCallableWith({ user: 1n, admin: true }, { name: 'chat' })
+      expect(reply.startStream).type.not.toBeCallableWith(undefined)
+      expect(reply.startStream).type.not.toBeCallableWith(null)
+      expect(reply.startStream).type.not.toBeCallableWith(() => 'ann')
+      expect(reply.startStream).type.not.toBeCallableWith('ann', { tab: 'a' })
+    })
+  })
+})
+
+describe('a stream', () => {
+  const stream = {} as Stream
+
+  test('has its parts', () => {
+    expect(stream.scopeKey).type.toBe<ScopeKey>()
+    expect(stream.tabId).type.toBe<string | undefined>()
+    expect(stream.signal).type.toBe<AbortSignal>()
+    expect(stream.closed).type.toBe<Promise<CloseReason>>()
+    expect(stream).type.toBeAssignableTo<Holder>()
+  })
+
+  test('sends strings and messages', () => {
+    expect(stream.send).type.toBeCallableWith('hello')
+    expect(stream.send).type.toBeCallableWith({ event: 'order', id: '1', retry: 1, data: { any: 'thing' } })
+    expect(stream.send).type.not.toBeCallableWith({ event: 1 })
+    expect(stream.send).type.not.toBeCallableWith({ name: 'order' })
+    expect<StreamMessage>().type.toBeAssignableFrom({})
+  })
+
+  test('ends with a reason', () => {
+    expect(stream.close).type.toBeCallableWith()
+    expect(stream.close).type.toBeCallableWith('stalled')
+    expect(stream.close).type.not.toBeCallableWith('bored')
+    stream.onClose(reason => { expect(reason).type.toBe<CloseReason>() })
+  })
+})
+
+describe('the registry', () => {
+  const registry = fastify.streamRegistry
+
+  test('lists, gets and evicts', () => {
+    expect(registry.size).type.toBe<number>()
+    expect([...registry]).type.toBe<Stream[]>()
+    expect(registry.get('ann', 'a')).type.toBe<Stream | undefined>()
+    expect(registry.evict('ann')).type.toBe<Promise<number>>()
+  })
+
+  test('registers other holders once it is said to hold them', () => {
+    const key = streamKey('ann', 'a', 'socket')
+    expect(key).type.toBe<StreamKey>()
+    const holder = { close (_reason: CloseReason) {}, gone: Promise.resolve() }
+    expect(registry.replaceAndRegister).type.not.toBeCallableWith(key, holder)
+    const wider = registry as StreamRegistry<Holder>
+    expect(wider.replaceAndRegister).type.toBeCallableWith(key, holder)
+    expect(wider.get('ann', 'a')).type.toBe<Holder | undefined>()
+  })
+})
