@@ -1,0 +1,278 @@
+// The README does what it says: every code block in it is run here, and what it claims of the result is checked.
+import { EventEmitter, once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import net, { type AddressInfo } from 'node:net'
+import Fastify, { type FastifyInstance } from 'fastify'
+import { EventSource } from 'eventsource'
+import { JSDOM, VirtualConsole } from 'jsdom'
+import t, { type Test } from 'tap'
+import octaStarStreams, * as lib from '../lib/index.ts'
+import { withSignals } from './kit/app.ts'
+import { connect } from './kit/client.ts'
+
+const require = createRequire(import.meta.url)
+const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
+
+interface Block { heading: string, language: string, code: string }
+
+function blocks (): Block[] {
+  const found: Block[] = []
+  let heading = ''
+  for (const [, title, language, code] of readme.matchAll(/^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$/gms)) {
+    if (title !== undefined) heading = title
+    else found.push({ heading, language: language!, code: code! })
+  }
+  return found
+}
+
+const all = blocks()
+const tested = new Set<Block>()
+
+function block (heading: string, language: string, nth = 0): string {
+  const found = all.filter(block => block.heading === heading && block.language === language)[nth]
+  if (found === undefined) throw new Error(`the README has no ${language} block number ${nth} under '${heading}'`)
+  tested.add(found)
+  return found.code
+}
+
+const modules: Record<string, () => Promise<object>> = {
+  'octa-star-streams': async () => lib,
+  fastify: async () => ({ default: (options: object) => Fastify({ ...options, logger: false }) }),
+  'node:events': () => import('node:events'),
+  'node:diagnostics_channel': () => import('node:diagnostics_channel')
+}
+
+// Runs a block as the body of an async function: imports become lookups, and `returns` names what the test wants of it.
+async function run (code: string, scope: Record<string, unknown>, ...returns: string[]): Promise<any> {
+  const body = code
+    .replaceAll(/^import (\w+) from '(.+)'$/gm, "const { default: $1 } = await load('$2')")
+    .replaceAll(/^import (\{.+\}) from '(.+)'$/gm, "const $1 = await load('$2')")
+    .replace('port: 3000', "port: 0, host: '127.0.0.1'")
+  const AsyncFunction = (async () => {}).constructor as FunctionConstructor
+  const load = (name: string) => modules[name]!()
+  return AsyncFunction('load', ...Object.keys(scope), `${body}\nreturn { ${returns.join()} }`)(load, ...Object.values(scope))
+}
+
+async function app (t: Test, options: lib.OctaStarStreamsOptions = {}): Promise<FastifyInstance> {
+  const fastify: FastifyInstance = Fastify()
+  await fastify.register(octaStarStreams, options)
+  t.teardown(() => fastify.close())
+  return fastify
+}
+
+async function listen (fastify: FastifyInstance): Promise<string> {
+  await fastify.listen({ port: 0, host: '127.0.0.1' })
+  return fastify.listeningOrigin
+}
+
+interface Page { window: any, logged: unknown[], close: () => void }
+
+// A page of `origin` with the block in its body; its tab's sessionStorage holds `tabId` from the page before, if any.
+function page (origin: string, html: string, { tabId, before = '' }: { tabId?: string, before?: string } = {}): Page {
+  const logged: unknown[] = []
+  const sources: EventSource[] = []
+  const virtualConsole = new VirtualConsole()
+  virtualConsole.on('log', value => logged.push(value))
+  virtualConsole.on('jsdomError', error => logged.push(error))
+  const { window } = new JSDOM(`<!doctype html><title>a page</title>${before}${html}`, {
+    url: origin,
+    runScripts: 'dangerously',
+    virtualConsole,
+    beforeParse (window: any) {
+      if (tabId !== undefined) window.sessionStorage.setItem('tabId', tabId)
+      window.EventSource = class extends EventSource {
+        constructor (url: string) {
+          super(new URL(url, origin))
+          sources.push(this)
+        }
+      }
+    }
+  })
+  return { window, logged, close () { for (const source of sources) source.close(); window.close() } }
+}
+
+async function until (condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise(resolve => setTimeout(resolve, 5))
+}
+
+t.test('the quick start: server and page, and a second page of the tab replaces the first', async t => {
+  const { fastify, orders } = await run(block('Quick start', 'js'), {}, 'fastify', 'orders') as { fastify: FastifyInstance, orders: EventEmitter }
+  t.teardown(() => fastify.close())
+  const html = block('Quick start', 'html')
+  const first = page(fastify.listeningOrigin, html)
+  t.teardown(() => first.close())
+  await until(() => orders.listenerCount('change') === 1)
+  orders.emit('change', { id: 1 })
+  await until(() => first.logged.length === 1)
+  t.match(first.logged, [{ id: 1 }])
+
+  const [stream] = fastify.streamRegistry
+  const second = page(fastify.listeningOrigin, html, { tabId: first.window.sessionStorage.tabId })
+  t.teardown(() => second.close())
+  t.equal(await stream!.closed, 'replaced')
+  await until(() => orders.listenerCount('change') === 1 && fastify.streamRegistry.size === 1)
+  orders.emit('change', { id: 2 })
+  await until(() => second.logged.length === 1)
+  t.match(first.logged, [{ id: 1 }])
+})
+
+t.test('the quick start\'s Datastar line names the tab as the server reads it', async t => {
+  const { window } = page('http://127.0.0.1/', block('Quick start', 'html', 1))
+  const { signals, init } = window.document.body.dataset
+  const evaluate = () => window.eval(`(${signals})`)
+  t.match(evaluate().tabId, /^[0-9a-f-]{36}$/)
+  t.equal(evaluate().tabId, evaluate().tabId, 'the same after a navigation')
+  const path = /^@get\('(.+)'\)$/.exec(init)![1]!
+  const { fastify } = await run(block('Quick start', 'js'), {}, 'fastify') as { fastify: FastifyInstance }
+  t.teardown(() => fastify.close())
+  await connect(fastify.listeningOrigin + withSignals(path, evaluate()))
+  t.equal([...fastify.streamRegistry][0]!.tabId, evaluate().tabId)
+})
+
+t.test('recipe: logout', async t => {
+  const fastify = await app(t)
+  await run(block('Logout', 'js'), { fastify })
+  fastify.get('/stream', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
+  const origin = await listen(fastify)
+  const tabs = [await connect(origin + withSignals('/stream', { tabId: 'a' })), await connect(origin + withSignals('/stream', { tabId: 'b' }))]
+  t.match(await (await fetch(`${origin}/logout`, { method: 'POST' })).json(), { loggedOut: true })
+  for (const tab of tabs) {
+    t.equal(await tab.ended, 'clean')
+    t.equal(tab.events.at(-1)!.event, 'octa-star-closed')
+  }
+  t.equal(fastify.streamRegistry.size, 0)
+})
+
+t.test('recipe: subscriptions', async t => {
+  const fastify = await app(t)
+  const news = new EventEmitter()
+  await run(block('Subscriptions', 'js'), { fastify, news })
+  const origin = await listen(fastify)
+  const first = await connect(origin + withSignals('/news', { tabId: 'a' }))
+  news.emit('item', { headline: 'one' })
+  t.match(await first.event(1), { event: 'news', data: '{"headline":"one"}' })
+  const second = await connect(origin + withSignals('/news', { tabId: 'a' }))
+  t.equal(news.listenerCount('item'), 1)
+  second.leave()
+  await until(() => news.listenerCount('item') === 0)
+})
+
+t.test('recipe: several streams in one page', async t => {
+  const fastify = await app(t)
+  await run(block('Several streams in one page', 'js'), { fastify })
+  const origin = await listen(fastify)
+  for (const path of ['/orders', '/chat', '/chat']) await connect(origin + withSignals(path, { tabId: 'a' }))
+  t.strictSame([...fastify.streamRegistry].map(stream => stream.name), ['orders', 'chat'])
+})
+
+t.test('recipe: a last word, and the tests\' own block', async t => {
+  const fastify = await app(t)
+  await run(block('A last word to the page that lost', 'js'), { fastify })
+  const { response } = await run(block('Tests', 'js'), { fastify }, 'response')
+  t.equal(response.statusCode, 200)
+  t.equal(String((await once(response.stream(), 'data'))[0]), 'data: hello\n\n')
+  const origin = await listen(fastify)
+  const first = await connect(origin + withSignals('/board', { tabId: 'a' }))
+  await connect(origin + withSignals('/board', { tabId: 'a' }))
+  await first.ended
+  t.strictSame(first.events.map(({ event }) => event), ['paused', 'octa-star-closed'])
+})
+
+const plain = 'Plain `EventSource`, with a tab id of its own in the query'
+
+async function ordersByTab (t: Test): Promise<FastifyInstance> {
+  const fastify: FastifyInstance = Fastify()
+  t.teardown(() => fastify.close())
+  await run(block(plain, 'js'), { fastify, octaStarStreams })
+  fastify.get('/orders', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
+  await listen(fastify)
+  return fastify
+}
+
+t.test('recipe: plain EventSource', async t => {
+  const fastify = await ordersByTab(t)
+  const { window, close } = page(fastify.listeningOrigin, block(plain, 'html'))
+  t.teardown(close)
+  await until(() => fastify.streamRegistry.size === 1)
+  t.equal([...fastify.streamRegistry][0]!.tabId, window.sessionStorage.tabId)
+  await fastify.streamRegistry.evict('ann')
+  await until(() => window.document.title === 'evicted')
+})
+
+t.test('recipe: htmx swaps what is sent, and stops at the farewell', async t => {
+  const fastify = await ordersByTab(t)
+  let requests = 0
+  fastify.server.on('request', () => requests++)
+  const script = (file: string) => `<script>${readFileSync(require.resolve(file), 'utf8').replaceAll('</script', '<\\/script')}</script>`
+  // In browsers the last arguments are optional, as htmx has it; in jsdom they are not.
+  const shim = `<script>
+    const { evaluate } = XPathExpression.prototype
+    XPathExpression.prototype.evaluate = function (node) { return evaluate.call(this, node, 0, null) }
+  </script>`
+  const { window, close } = page(fastify.listeningOrigin, block('htmx', 'html'), { before: shim + script('htmx.org/dist/htmx.js') + script('htmx-ext-sse/dist/sse.js') })
+  t.teardown(close)
+  await until(() => fastify.streamRegistry.size === 1)
+  await [...fastify.streamRegistry][0]!.send({ event: 'order', data: '<li>one</li>' })
+  await until(() => window.document.querySelectorAll('ul li').length === 1)
+  await fastify.streamRegistry.evict('ann')
+  // The extension would try again after half a second.
+  await new Promise(resolve => setTimeout(resolve, 800))
+  t.equal(requests, 1)
+})
+
+t.test('recipe: metrics', async t => {
+  const { metrics } = await run(block('Metrics', 'js'), {}, 'metrics')
+  const fastify = await app(t)
+  fastify.get('/stream', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
+  const origin = await listen(fastify)
+  for (let i = 0; i < 12; i++) await connect(origin + withSignals('/stream', { tabId: 'a' }))
+  t.match(metrics, { live: 1, replaced: 11, flapping: 1 })
+})
+
+t.test('recipe: anything else of which a tab may have only one', async t => {
+  const fastify = await app(t)
+  const server = net.createServer().listen(0, '127.0.0.1')
+  t.teardown(() => server.close())
+  await once(server, 'listening')
+  const open = async () => {
+    const socket = net.connect((server.address() as AddressInfo).port, '127.0.0.1')
+    await once(socket, 'connect')
+    return Object.assign(socket, { close: () => socket.destroy() })
+  }
+  const code = block('Anything else of which a tab may have only one', 'js')
+  const [first, second] = [await open(), await open()]
+  await run(code, { fastify, socket: first, tabId: 'a' })
+  await run(code, { fastify, socket: second, tabId: 'a' })
+  t.ok(first.destroyed)
+  t.notOk(second.destroyed)
+  second.destroy()
+  await once(second, 'close')
+})
+
+t.test('the install line installs this package and its peer', async t => {
+  // That it works is test/package.test.ts.
+  const { name, peerDependencies } = require('../package.json')
+  t.equal(block('Install', 'sh').trim(), `npm install ${name} ${Object.keys(peerDependencies).join(' ')}`)
+})
+
+t.test('no block of the README is left out, and every link to a file leads to one', async t => {
+  t.strictSame(all.filter(block => !tested.has(block)).map(({ heading, language }) => `${heading}: ${language}`), [])
+  for (const [, path] of readme.matchAll(/\]\((?!http)([^)#]+)\)/g)) {
+    t.ok(require('node:fs').existsSync(new URL(`../${path}`, import.meta.url)), path!)
+  }
+})
+
+t.test('the tables of options, errors and reasons say what the code has, and no more', async t => {
+  const section = (heading: string) => readme.split(`## ${heading}\n`)[1]!.split('\n## ')[0]!
+  const column = (heading: string) => [...section(heading).matchAll(/^\| `(\w+)`/gm)].map(match => match[1]!)
+  const { defaults } = await import('../lib/options.ts')
+  t.strictSame(column('Options').sort(), Object.keys(defaults).sort())
+  for (const [option, value] of Object.entries(defaults)) {
+    const row = section('Options').split('\n').find(line => line.startsWith(`| \`${option}\` |`))!
+    t.ok(row.endsWith(value === undefined ? '| none |' : `| \`${typeof value === 'string' ? `'${value}'` : value}\` |`), `${option}: its default`)
+  }
+  const errors = Object.keys(await import('../lib/errors.ts')).filter(name => name.startsWith('FST_ERR'))
+  t.strictSame(column('Errors').sort(), [...errors, 'FST_ERR_OCTA_STAR_STREAM_CLOSED'].sort())
+  t.strictSame(column('How a stream ends').sort(), ['disconnected', 'evicted', 'failed', 'finished', 'replaced', 'shutdown', 'stalled'])
+})
