@@ -1,0 +1,52 @@
+// The cable between browser and server: a TCP proxy that can freeze what is open, as a sleeping laptop or a lost wifi does.
+import net from 'node:net'
+import { once } from 'node:events'
+
+export async function startProxy ({ port, to }) {
+  const pairs = new Set()
+  // The ports by which the server knows the frozen connections.
+  const frozen = new Set()
+
+  const server = net.createServer(client => {
+    const upstream = net.connect(to, '127.0.0.1')
+    const pair = { client, upstream }
+    pairs.add(pair)
+    client.pipe(upstream)
+    upstream.pipe(client)
+    // What happens to one end is told to the other, unless the cable was pulled.
+    for (const [socket, peer] of [[client, upstream], [upstream, client]]) {
+      socket.on('error', () => {})
+      socket.on('close', () => {
+        if (socket === upstream) forget(pair)
+        if (!pair.frozen) peer.destroy()
+      })
+    }
+  })
+
+  function forget (pair) {
+    pairs.delete(pair)
+    frozen.delete(pair.upstream.localPort)
+    pair.client.destroy()
+  }
+
+  server.listen(port, '127.0.0.1')
+  await once(server, 'listening')
+
+  return {
+    port: server.address().port,
+    isFrozen: port => frozen.has(port),
+    /** Freezes every open connection: no FIN, no RST, nothing read any more. New connections pass. */
+    pullCable () {
+      for (const pair of pairs) {
+        pair.frozen = true
+        pair.client.unpipe(pair.upstream).pause()
+        pair.upstream.unpipe(pair.client).pause()
+        frozen.add(pair.upstream.localPort)
+      }
+    },
+    close () {
+      for (const pair of pairs) pair.upstream.destroy()
+      server.close()
+    }
+  }
+}
