@@ -7,11 +7,10 @@ import t, { type Test } from 'tap'
 import { connect } from './kit/client.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-// Not this process's options: what runs there is the build, which the other tests cover as source.
-const { NODE_OPTIONS, NODE_V8_COVERAGE, ...env } = process.env
 
 function start (port: number) {
-  return spawn(process.execPath, ['examples/demo/server.js'], { cwd: root, env: { ...env, PORT: String(port) } })
+  // Without tap's loaders: what runs there is the build, which the other tests cover as source.
+  return spawn('env', ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', process.execPath, 'examples/demo/server.js'], { cwd: root, env: { ...process.env, PORT: String(port) } })
 }
 
 async function startDemo (t: Test) {
@@ -20,9 +19,6 @@ async function startDemo (t: Test) {
   const [line] = await once(createInterface(demo.stdout), 'line')
   return { demo, url: /http:\/\/localhost:\d+/.exec(line)![0].replace('localhost', '127.0.0.1') }
 }
-
-const build = spawn('npm', ['run', 'build'], { cwd: root, env })
-await once(build, 'exit')
 
 t.test('pulling the cable and going to another page: no zombie with deduplication, one each without', async t => {
   const { demo, url } = await startDemo(t)

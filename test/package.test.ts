@@ -15,7 +15,7 @@ const bin = (name: string) => join(root, 'node_modules', '.bin', name)
 
 const project = await mkdtemp(join(tmpdir(), 'octa-star-streams-'))
 t.teardown(() => rm(project, { recursive: true, force: true }))
-await run('npm', ['run', 'build'], root)
+// `npm run test:unit` has built it.
 const [packed] = JSON.parse(await run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', project], root))
 const tarball = join(project, packed.filename)
 
