@@ -18,11 +18,13 @@ export class Connection {
   readonly #raw: RawResponse
   #sse: SSEReplyInterface | undefined
   #listener: ConnectionListener | undefined
-  #over = false
+  #over: boolean
   #grace: NodeJS.Timeout | undefined
 
   constructor (raw: RawResponse) {
     this.#raw = raw
+    // The client may have left while a hook of the application worked, and `close` comes once.
+    this.#over = (raw.stream ?? raw).destroyed
     // The one event that always comes, for an aborted GET or POST as for a finished response. The request's own `close`
     // comes with the end of its body.
     raw.once('close', () => this.settle())

@@ -102,7 +102,7 @@ function mayStart (reply: Reply, stream: LiveStream): boolean {
 function attach (route: RouteOptions, options: ResolvedOptions): void {
   const { handler } = route
 
-  // First, to see a client leave while later hooks still work.
+  // First of the route's own, to see a client leave while later hooks work.
   route.onRequest = prepend(route.onRequest, (_request: FastifyRequest, reply: Reply, done: () => void) => {
     reply[kStreamRequest] = { connection: new Connection(reply.raw) }
     done()
@@ -121,7 +121,8 @@ function attach (route: RouteOptions, options: ResolvedOptions): void {
   })
 
   route.onResponse = prepend(route.onResponse, (_request: FastifyRequest, reply: Reply, done: () => void) => {
-    reply[kStreamRequest]!.connection.settle()
+    // Absent when a hook of the application answered before ours ran.
+    reply[kStreamRequest]?.connection.settle()
     done()
   })
 

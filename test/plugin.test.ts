@@ -419,6 +419,41 @@ t.test('hooks of a route are kept, and run after the plugin\'s own', async t => 
   t.strictSame(ran, ['onRequest 1', 'onRequest 2', 'preValidation', 'onResponse'])
 })
 
+t.test('a hook of the application may answer first', async t => {
+  // The plugin's onResponse hook took for granted that its onRequest hook had run.
+  const app = await buildApp(t)
+  app.fastify.addHook('onRequest', async (_request, reply) => reply.code(401).send('who are you?'))
+  streamRoute(app)
+  await app.listen()
+  const client = await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })))
+  t.equal(client.status, 401)
+  await client.ended
+  t.equal(client.text, 'who are you?')
+})
+
+t.test('under forceCloseConnections the application\'s onClose hooks run when every stream has ended', async t => {
+  const app = await buildApp(t, { fastify: { forceCloseConnections: true } })
+  const order: string[] = []
+  streamRoute(app, '/stream/:scope', stream => stream.onClose(async () => {
+    await new Promise(resolve => setTimeout(resolve, 30))
+    order.push('cleaned up')
+  }))
+  app.fastify.addHook('onClose', async () => { order.push('database closed') })
+  await app.listen()
+  await connect(app.url('/stream/ann'))
+  await app.fastify.close()
+  t.strictSame(order, ['cleaned up', 'database closed'])
+})
+
+t.test('a handlerTimeout does not end a stream', async t => {
+  const app = await buildApp(t, { fastify: { handlerTimeout: 50 } })
+  const streams = streamRoute(app)
+  await app.listen()
+  await connect(app.url('/stream/ann'))
+  await new Promise(resolve => setTimeout(resolve, 100))
+  t.notOk(streams[0]!.signal.aborted)
+})
+
 t.test('a route without `sse` carries nothing of the plugin', async t => {
   const app = await buildApp(t)
   app.fastify.get('/plain', async (_request, reply) => {

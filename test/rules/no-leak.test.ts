@@ -66,32 +66,35 @@ t.test('a late close never removes a successor', async t => {
   t.strictSame([...app.fastify.streamRegistry], [streams[1]])
 })
 
-t.test('a client that left before the start never becomes a holder and hurts nobody', async t => {
-  const app = await buildApp(t)
-  const streams = streamRoute(app)
-  let goOn = () => {}
-  app.fastify.get('/late/:scope', {
-    sse: 'only',
-    preHandler: () => new Promise<void>(resolve => { goOn = resolve })
-  }, async (_request, reply) => {
-    await reply.startStream('ann').then(() => outcomes.push('opened'), error => outcomes.push(error.reason))
+for (const hook of ['onRequest', 'preHandler'] as const) {
+  t.test(`a client that left before the start, in an ${hook} hook of the application, never becomes a holder and hurts nobody`, async t => {
+    const app = await buildApp(t)
+    const streams = streamRoute(app)
+    let goOn = () => {}
+    app.fastify.addHook(hook, async request => {
+      if (request.url.startsWith('/late')) await new Promise<void>(resolve => { goOn = resolve })
+    })
+    const outcomes: string[] = []
+    app.fastify.get('/late', { sse: 'only' }, async (_request, reply) => {
+      await reply.startStream('ann').then(() => outcomes.push('opened'), error => outcomes.push(error.reason))
+    })
+    await app.listen()
+    await connect(app.url(path))
+    const gone = new Promise(resolve => app.fastify.server.on('request', (request, response) => { if (request.url!.startsWith('/late')) response.on('close', resolve) }))
+    const late = http.get(app.url(withSignals('/late', { tabId: 'a' })))
+    late.on('error', () => {})
+    while (app.log.every(line => !(line.req as { url: string } | undefined)?.url.startsWith('/late'))) await turn()
+    await turn()
+    late.destroy()
+    await gone
+    goOn()
+    while (outcomes.length === 0) await turn()
+    t.strictSame(outcomes, ['disconnected'])
+    t.equal(app.fastify.streamRegistry.get('ann', 'a'), streams[0])
+    t.notOk(streams[0]!.signal.aborted)
+    t.equal(app.fastify.streamRegistry.size, 1)
   })
-  const outcomes: string[] = []
-  await app.listen()
-  await connect(app.url(path))
-  const late = http.get(app.url(withSignals('/late/ann', { tabId: 'a' })))
-  late.on('error', () => {})
-  while (app.log.every(line => !(line.req as { url: string } | undefined)?.url.startsWith('/late'))) await turn()
-  const closed = new Promise(resolve => app.fastify.server.once('connection', resolve))
-  late.destroy()
-  await connect(app.url('/nothing'))
-  await closed
-  goOn()
-  while (outcomes.length === 0) await turn()
-  t.strictSame(outcomes, ['disconnected'])
-  t.equal(app.fastify.streamRegistry.get('ann', 'a'), streams[0])
-  t.notOk(streams[0]!.signal.aborted)
-})
+}
 
 t.test('a client that leaves while it waits never becomes a holder, and its successor still waits for the predecessor', async t => {
   const app = await buildApp(t)
