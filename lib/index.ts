@@ -72,7 +72,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   })
 
   // Between the two Fastify waits for open responses, for ever if need be.
-  fastify.addHook('preClose', () => registry.close())
+  fastify.addHook('preClose', () => registry.close(closeTimeout(fastify, options)))
   fastify.addHook('onClose', async () => registry.clear())
 }
 
@@ -81,6 +81,11 @@ async function registerSSE (fastify: FastifyInstance, { sse }: ResolvedOptions):
   else if (sse !== undefined) {
     throw new FST_ERR_OCTA_STAR_OPTION('sse', 'left out where the application registers @fastify/sse itself', 'options that would have no effect')
   }
+}
+
+// Avvio gives up on a preClose hook after `pluginTimeout` (0: never), and close() rejects.
+function closeTimeout ({ initialConfig: { pluginTimeout } }: FastifyInstance, { replaceTimeout }: ResolvedOptions): number {
+  return pluginTimeout ? Math.min(replaceTimeout, pluginTimeout / 2) : replaceTimeout
 }
 
 /** Ends, before it touches any holder, a stream that must not or cannot be. */

@@ -110,12 +110,12 @@ export class Registry implements StreamRegistry {
     return claims.length
   }
 
-  /** Ends every stream, waits until all are gone or `replaceTimeout` is over, and takes no more. */
-  async close (): Promise<void> {
+  /** Ends every stream, waits until all are gone or `timeout` milliseconds are over, and takes no more. */
+  async close (timeout: number): Promise<void> {
     this.#closed = true
     const claims = new Set([...this.#backend, ...this.#held])
     for (const claim of claims) claim.end('shutdown')
-    await this.#waitFor([...claims])
+    await this.#waitFor([...claims], timeout)
   }
 
   /** Forgets those that were not gone when the registry closed. */
@@ -180,10 +180,9 @@ export class Registry implements StreamRegistry {
     for (const claim of crowd) claim.end('evicted')
   }
 
-  // `replaceTimeout` bounds every wait. Who is not gone by then is waited for no longer, by nobody.
-  async #waitFor (claims: RegisteredClaim[]): Promise<void> {
-    const { replaceTimeout } = this.#options
-    if (await within(Promise.allSettled(claims.map(claim => claim.gone)), replaceTimeout)) return
+  // Every wait is bounded. Who is not gone by then is waited for no longer, by nobody.
+  async #waitFor (claims: RegisteredClaim[], timeout = this.#options.replaceTimeout): Promise<void> {
+    if (await within(Promise.allSettled(claims.map(claim => claim.gone)), timeout)) return
     for (const claim of claims) {
       if (!claim.isGone) claim.holder.destroy?.()
     }

@@ -6,7 +6,8 @@ import type { Connection } from './connection.ts'
 import { reportClose, reportOpen } from './diagnostics.ts'
 import { endRequest, endResponse } from './ending.ts'
 import { isStreamClosed, streamClosed, type StreamClosedError } from './errors.ts'
-import { formatEvent, type Serializer } from './event.ts'
+import type { Serializer } from './event.ts'
+import { Sender } from './sender.ts'
 import { deferred, within, type Deferred } from './wait.ts'
 import type { CloseReason, ScopeKey, Stream, StreamKey, StreamMessage } from '../types/index.ts'
 
@@ -24,35 +25,24 @@ export interface StreamContext {
 // `serializer` is there, though @fastify/sse does not declare it.
 export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer }
 
-const SENT = Promise.resolve()
-
-// An emitter may fire between the end of a stream and the end of its subscription. That is no fault, so a send that nobody
-// awaits must not become an unhandled rejection, which ends the process.
-function ifAwaited<T> (sent: Promise<T>): Promise<T> {
-  sent.catch(() => {})
-  return sent
-}
-
 export class LiveStream implements Stream {
   readonly id = randomUUID()
   openedAt = 0
   readonly #context: StreamContext
+  readonly #sender: Sender
   readonly #gone = deferred<CloseReason>()
   readonly #createdAt = performance.now()
   #openedAt = 0
   #closingAt = 0
   #state: 'pending' | 'open' | 'closing' | 'closed' = 'pending'
   #reason: CloseReason | undefined
-  #serialize: Serializer = JSON.stringify
   #keptAlive = false
-  #lastWord = false
   // What has to be over before the stream is closed.
   #responseOver = false
   #cleanupsRunning = 0
   #handlerOver = false
   // Made when somebody asks: most streams never need them all.
   #closed: Deferred<CloseReason> | undefined
-  #drain: Deferred<void> | undefined
   #abort: AbortController | undefined
   #error: StreamClosedError | undefined
   #onClose: Array<(reason: CloseReason) => unknown> | undefined
@@ -61,7 +51,8 @@ export class LiveStream implements Stream {
 
   constructor (context: StreamContext) {
     this.#context = context
-    context.connection.listen(this)
+    this.#sender = new Sender(context.connection, () => this.#closedError())
+    context.connection.listen({ over: () => this.#over(), drained: () => this.#sender.drained() })
   }
 
   get scopeKey (): ScopeKey { return this.#context.key.scopeKey }
@@ -98,8 +89,8 @@ export class LiveStream implements Stream {
 
   #open (sse: SSEContext): void {
     const { connection, log, route } = this.#context
-    if (sse.serializer !== undefined) this.#serialize = sse.serializer
     connection.open(sse)
+    this.#sender.open(sse.serializer)
     this.#state = 'open'
     this.#interrupt = undefined
     this.openedAt = Date.now()
@@ -108,19 +99,7 @@ export class LiveStream implements Stream {
   }
 
   send (message: string | StreamMessage): Promise<void> {
-    const lastWord = this.#lastWord
-    if (this.#state !== 'open' && !lastWord) return ifAwaited(Promise.reject(this.#closedError()))
-    let text: string
-    try {
-      text = formatEvent(message, this.#serialize)
-    } catch (error) {
-      return Promise.reject(error)
-    }
-    if (this.#context.connection.write(text)) return SENT
-    this.#drain ??= deferred()
-    return ifAwaited(this.#drain.promise.then(() => {
-      if (this.closing && !(lastWord && this.#lastWord)) throw this.#closedError()
-    }))
+    return this.#sender.send(message)
   }
 
   onClose (callback: (reason: CloseReason) => unknown): void {
@@ -145,7 +124,7 @@ export class LiveStream implements Stream {
     this.#closingAt = performance.now()
     // Stops the handler, wherever it waits: for its signal, for a peer that never reads again, for its start.
     this.#abort?.abort(this.#closedError())
-    this.drained()
+    this.#sender.shut()
     this.#interrupt?.(this.#closedError())
 
     for (const callback of this.#onClose ?? []) this.#clean(callback, reason)
@@ -159,12 +138,11 @@ export class LiveStream implements Stream {
 
   async #speakLastWord (callbacks: Array<() => unknown>): Promise<void> {
     const { connection, closeGrace, log, route } = this.#context
-    this.#lastWord = true
+    this.#sender.allowLastWord()
     const spoken = Promise.all(callbacks.map(async callback => callback()))
       .catch(err => log.warn({ err, streamId: this.id, route }, 'an onReplaced callback failed'))
     const inTime = await within(spoken, closeGrace)
-    this.#lastWord = false
-    this.drained()
+    this.#sender.shut()
     // A peer that took nothing in all that time will not take the end either.
     if (!inTime && connection.blocked) connection.destroy()
     endResponse('replaced', connection, closeGrace)
@@ -198,18 +176,12 @@ export class LiveStream implements Stream {
     return normal
   }
 
-  /** The connection's word that the response is over, by its own end or by ours. */
-  over (): void {
+  // The connection's word that the response is over, by its own end or by ours.
+  #over (): void {
     this.#responseOver = true
     this.close('disconnected')
-    this.drained()
+    this.#sender.shut()
     this.#settle()
-  }
-
-  /** The connection's word that it can take more: sends go on, or learn that the stream has ended. */
-  drained (): void {
-    this.#drain?.resolve()
-    this.#drain = undefined
   }
 
   /** The registry's word that it waits no longer. */

@@ -445,6 +445,23 @@ t.test('under forceCloseConnections the application\'s onClose hooks run when ev
   t.strictSame(order, ['cleaned up', 'database closed'])
 })
 
+for (const pluginTimeout of [400, 0]) {
+  t.test(`a handler that hangs does not make fastify.close() fail, with pluginTimeout ${pluginTimeout}`, async t => {
+    const app = await buildApp(t, { replaceTimeout: pluginTimeout === 0 ? 100 : 5_000, fastify: { pluginTimeout } })
+    let letGo = () => {}
+    app.fastify.get('/deaf', { sse: 'only' }, async (_request, reply) => {
+      await reply.startStream('ann')
+      await new Promise<void>(resolve => { letGo = resolve })
+    })
+    await app.listen()
+    const client = await connect(app.url('/deaf'))
+    await app.fastify.close()
+    t.equal(await client.ended, 'broken')
+    t.match(app.log.filter(line => line.level === LEVELS.warn), [{ msg: /its handler has not returned/ }])
+    letGo()
+  })
+}
+
 t.test('a handlerTimeout does not end a stream', async t => {
   const app = await buildApp(t, { fastify: { handlerTimeout: 50 } })
   const streams = streamRoute(app)

@@ -62,7 +62,7 @@ t.test('a holder without destroy that never goes is waited for no longer than re
   t.equal(await registry.replaceAndRegister(key, new PlainHolder()), true)
   t.equal(registry.size, 2)
   const waiting = registry.replaceAndRegister(key, new PlainHolder())
-  await registry.close()
+  await registry.close(20)
   registry.clear()
   t.equal(registry.size, 0)
   t.equal(await waiting, false)
@@ -70,7 +70,7 @@ t.test('a holder without destroy that never goes is waited for no longer than re
 
 t.test('after the close every newcomer is told to shut down', async t => {
   const { registry } = build()
-  await registry.close()
+  await registry.close(20)
   const late = new PlainHolder()
   t.equal(await registry.replaceAndRegister(streamKey('ann', 'a'), late), false)
   t.strictSame(late.reasons, ['shutdown'])

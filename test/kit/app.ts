@@ -16,7 +16,7 @@ export const LEVELS = { debug: 20, info: 30, warn: 40, error: 50 }
 
 export interface App {
   fastify: FastifyInstance
-  /** Every log line so far, from debug up. */
+  /** Every log line so far. */
   log: LogLine[]
   /** Where it listens, once it does. */
   url: (path: string) => string
@@ -26,12 +26,14 @@ export interface App {
 
 export interface AppOptions extends OctaStarStreamsOptions {
   fastify?: FastifyServerOptions
+  /** From which level on lines are kept. Default: `'debug'`. */
+  logLevel?: string
   /** Set where an error in the log is what the test is about. */
   errorsExpected?: boolean
 }
 
 /** Not yet listening: a test adds its routes first. Closed, and its log checked, when the test ends. */
-export async function buildApp (t: Test, { fastify: server, errorsExpected, ...options }: AppOptions = {}): Promise<App> {
+export async function buildApp (t: Test, { fastify: server, logLevel = 'debug', errorsExpected, ...options }: AppOptions = {}): Promise<App> {
   const log: LogLine[] = []
   const sink = new Writable({
     write (chunk, _encoding, done) {
@@ -39,7 +41,7 @@ export async function buildApp (t: Test, { fastify: server, errorsExpected, ...o
       done()
     }
   })
-  const fastify: FastifyInstance = Fastify({ logger: { level: 'debug', stream: sink }, forceCloseConnections: 'idle', ...server }) as FastifyInstance
+  const fastify: FastifyInstance = Fastify({ logger: { level: logLevel, stream: sink }, forceCloseConnections: 'idle', ...server }) as FastifyInstance
   await fastify.register(octaStarStreams, options)
   const port = () => (fastify.server.address() as AddressInfo).port
   const app: App = {

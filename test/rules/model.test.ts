@@ -252,7 +252,7 @@ class World {
         case 'tick': await this.tick(step.ms); break
         case 'shutdown':
           this.shutdownAt = this.now
-          this.registry.close()
+          this.registry.close(REPLACE_TIMEOUT)
           break
         case 'evict': {
           const [scopeKey, tabId] = [`scope ${step.scope}`, step.tab === undefined ? undefined : `tab ${step.tab}`]
@@ -277,7 +277,7 @@ class World {
       this.problems.push(`rule 2: the newest stream of ${run.key.slot} was replaced`)
     }
     if (this.shutdownAt === undefined) {
-      const closed = this.registry.close()
+      const closed = this.registry.close(REPLACE_TIMEOUT)
       await this.tick(REPLACE_TIMEOUT)
       await closed
     }

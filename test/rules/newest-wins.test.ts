@@ -9,7 +9,7 @@ const ROUNDS = 200
 const RACERS = 64
 
 t.test(`of ${RACERS} starts of one key at once the last is left, ${ROUNDS} times over`, async t => {
-  const app = await buildApp(t, { fastify: { logger: false } })
+  const app = await buildApp(t, { logLevel: 'warn' })
   let called: string[] = []
   let survivor: Stream | undefined
   app.fastify.get<{ Params: { racer: string } }>('/race/:racer', { sse: 'only' }, async (request, reply) => {

@@ -1,0 +1,62 @@
+// What a stream sends, while it may: anything while it is open, then perhaps a last word, then nothing.
+import type { Connection } from './connection.ts'
+import type { StreamClosedError } from './errors.ts'
+import { formatEvent, type Serializer } from './event.ts'
+import { deferred, type Deferred } from './wait.ts'
+import type { StreamMessage } from '../types/index.ts'
+
+const SENT = Promise.resolve()
+
+export class Sender {
+  readonly #connection: Connection
+  readonly #closedError: () => StreamClosedError
+  #serialize: Serializer = JSON.stringify
+  #may: 'send' | 'speak a last word' | 'not send' = 'not send'
+  #drain: Deferred<void> | undefined
+
+  constructor (connection: Connection, closedError: () => StreamClosedError) {
+    this.#connection = connection
+    this.#closedError = closedError
+  }
+
+  open (serialize: Serializer | undefined): void {
+    this.#may = 'send'
+    if (serialize !== undefined) this.#serialize = serialize
+  }
+
+  allowLastWord (): void {
+    this.#may = 'speak a last word'
+  }
+
+  /** Rejects what is sent from now on, and what still waits: its handler may wait for a peer that never reads again. */
+  shut (): void {
+    this.#may = 'not send'
+    this.drained()
+  }
+
+  send (message: string | StreamMessage): Promise<void> {
+    const may = this.#may
+    if (may === 'not send') return ifAwaited(Promise.reject(this.#closedError()))
+    let text: string
+    try {
+      text = formatEvent(message, this.#serialize)
+    } catch (error) {
+      return Promise.reject(error)
+    }
+    if (this.#connection.write(text)) return SENT
+    this.#drain ??= deferred()
+    return ifAwaited(this.#drain.promise.then(() => { if (may !== this.#may) throw this.#closedError() }))
+  }
+
+  drained (): void {
+    this.#drain?.resolve()
+    this.#drain = undefined
+  }
+}
+
+// An emitter may fire between the end of a stream and the end of its subscription. That is no fault, so a send that nobody
+// awaits must not become an unhandled rejection, which ends the process.
+function ifAwaited<T> (sent: Promise<T>): Promise<T> {
+  sent.catch(() => {})
+  return sent
+}
