@@ -15,8 +15,8 @@ export function formatEvent (message: string | StreamMessage, serialize: Seriali
 
   const { id, event, data, retry } = message
   let text = ''
-  if (id !== undefined) text += idLine(id)
   if (event !== undefined) text += eventLine(event)
+  if (id !== undefined) text += idLine(id)
   if (retry !== undefined) text += retryLine(retry)
   if (data !== undefined) text += dataLines(typeof data === 'string' ? data : serialized(data, serialize))
   // Without any data line a browser drops the event.

@@ -3,6 +3,7 @@ import { fastifySSE } from '@fastify/sse'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import { LocalBackend } from './backend.ts'
+import { browserFile } from './browser-file.ts'
 import { Connection } from './connection.ts'
 import {
   FST_ERR_OCTA_STAR_ALREADY_REGISTERED, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_NOT_ACCEPTABLE, FST_ERR_OCTA_STAR_OPTION,
@@ -37,6 +38,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   if (fastify.hasReplyDecorator('startStream')) throw new FST_ERR_OCTA_STAR_ALREADY_REGISTERED()
   const options = resolveOptions(opts)
   await registerSSE(fastify, options)
+  if (options.browser !== undefined) await serveBrowserFile(fastify, options.browser)
 
   const registry = new Registry(new LocalBackend(), options, fastify.log)
   fastify.decorate('streamRegistry', registry)
@@ -81,6 +83,16 @@ async function registerSSE (fastify: FastifyInstance, { sse }: ResolvedOptions):
   else if (sse !== undefined) {
     throw new FST_ERR_OCTA_STAR_OPTION('sse', 'left out where the application registers @fastify/sse itself', 'options that would have no effect')
   }
+}
+
+async function serveBrowserFile (fastify: FastifyInstance, path: string): Promise<void> {
+  const { body, etag } = await browserFile()
+  fastify.get<{ Querystring: { v?: string } }>(path, (request, reply) => {
+    // With a version in its address, as in ?v=0.1.0, it never changes.
+    reply.header('etag', etag).header('cache-control', request.query.v === undefined ? 'no-cache' : 'public, max-age=31536000, immutable')
+    if (request.headers['if-none-match']?.includes(etag)) return reply.code(304).send()
+    return reply.type('text/javascript; charset=utf-8').send(body)
+  })
 }
 
 // Avvio gives up on a preClose hook after `pluginTimeout` (0: never), and close() rejects.

@@ -9,10 +9,11 @@ export const defaults = Object.freeze({
   closeGrace: 1_000,
   maxStreamsPerScope: Infinity,
   onLimit: 'replace-oldest',
+  browser: undefined,
   sse: undefined
 })
 
-export type ResolvedOptions = Required<Omit<OctaStarStreamsOptions, 'tabId' | 'sse'>> & Pick<OctaStarStreamsOptions, 'tabId' | 'sse'>
+export type ResolvedOptions = Required<Omit<OctaStarStreamsOptions, 'tabId' | 'browser' | 'sse'>> & Pick<OctaStarStreamsOptions, 'tabId' | 'browser' | 'sse'>
 
 // Past this setTimeout takes a delay for 1 ms: https://nodejs.org/api/timers.html#settimeoutcallback-delay-args
 const MAX_DELAY = 2 ** 31 - 1
@@ -24,6 +25,7 @@ const expected: Record<keyof typeof defaults, [test: (value: unknown) => boolean
   closeGrace: [isDelay, `a number of milliseconds from 1 to ${MAX_DELAY}`],
   maxStreamsPerScope: [value => value === Infinity || (Number.isSafeInteger(value) && (value as number) >= 1), 'a whole number from 1, or Infinity'],
   onLimit: [value => value === 'replace-oldest' || value === 'reject', "'replace-oldest' or 'reject'"],
+  browser: [value => value === undefined || (typeof value === 'string' && value.startsWith('/')), "a path that begins with '/'"],
   sse: [value => value === undefined || (typeof value === 'object' && value !== null), 'an object']
 }
 

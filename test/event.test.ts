@@ -19,7 +19,7 @@ t.test('a string is data as it is, anything else in data is serialized', async t
   t.equal(format({ data: '<li>a</li>' }), 'data: <li>a</li>\n\n')
   t.equal(format({ data: { a: 1 } }), 'data: {"a":1}\n\n')
   t.equal(format({ data: null }), 'data: null\n\n')
-  t.equal(format({ id: '7', event: 'order', retry: 500, data: [1] }), 'id: 7\nevent: order\nretry: 500\ndata: [1]\n\n')
+  t.equal(format({ id: '7', event: 'order', retry: 500, data: [1] }), 'event: order\nid: 7\nretry: 500\ndata: [1]\n\n')
   t.equal(format({ event: 'ping' }), 'event: ping\ndata:\n\n', 'an event without data is dispatched')
   t.equal(format({ id: '7' }), 'id: 7\n\n')
   t.equal(format({}), '\n')

@@ -24,6 +24,7 @@ t.test('an option of the wrong type or out of its limits fails the registration,
     ['maxStreamsPerScope', 0, /option 'maxStreamsPerScope' must be a whole number from 1, or Infinity, got 0/],
     ['maxStreamsPerScope', 1.5, /got 1.5/],
     ['onLimit', 'replace', /option 'onLimit' must be 'replace-oldest' or 'reject', got "replace"/],
+    ['browser', 'tab-id.js', /option 'browser' must be a path that begins with '\/', got "tab-id.js"/],
     ['sse', true, /option 'sse' must be an object, got true/],
     ['replaceTimeOut', 1, /option 'replaceTimeOut' must be one of signal, tabId, replaceTimeout/]
   ]

@@ -8,6 +8,7 @@ import { EventSource } from 'eventsource'
 import { JSDOM, VirtualConsole } from 'jsdom'
 import t, { type Test } from 'tap'
 import octaStarStreams, * as lib from '../lib/index.ts'
+import { browserFile } from '../lib/browser-file.ts'
 import { withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 
@@ -38,6 +39,7 @@ function block (heading: string, language: string, nth = 0): string {
 
 const modules: Record<string, () => Promise<object>> = {
   'octa-star-streams': async () => lib,
+  'octa-star-streams/datastar': () => import('../lib/datastar.ts'),
   fastify: async () => ({ default: (options: object) => Fastify({ ...options, logger: false }) }),
   'node:events': () => import('node:events'),
   'node:diagnostics_channel': () => import('node:diagnostics_channel')
@@ -68,8 +70,18 @@ async function listen (fastify: FastifyInstance): Promise<string> {
 
 interface Page { window: any, logged: unknown[], close: () => void }
 
-// A page of `origin` with the block in its body; its tab's sessionStorage holds `tabId` from the page before, if any.
-function page (origin: string, html: string, { tabId, before = '' }: { tabId?: string, before?: string } = {}): Page {
+// jsdom runs no modules: the one that the plugin serves becomes a script, and an import of it a look-up.
+async function classic (html: string): Promise<string> {
+  const script = `<script>(() => { ${(await browserFile()).body.replace('export function', 'function')} })()</script>`
+  return html
+    .replace('<script type="module" src="/octa-star/tab-id.js"></script>', script)
+    .replace(/<script type="module">\s*import \{ tabId \} from '\/octa-star\/tab-id.js'/, `${script}<script>const { tabId } = octaStar`)
+}
+
+// A page of `origin` with the block in its body, the next one in the tab of `previous` if there is one.
+async function page (origin: string, block: string, { previous, before = '' }: { previous?: Page, before?: string } = {}): Promise<Page> {
+  const html = await classic(block)
+  previous?.window.dispatchEvent(new previous.window.Event('pagehide'))
   const logged: unknown[] = []
   const sources: EventSource[] = []
   const virtualConsole = new VirtualConsole()
@@ -80,7 +92,7 @@ function page (origin: string, html: string, { tabId, before = '' }: { tabId?: s
     runScripts: 'dangerously',
     virtualConsole,
     beforeParse (window: any) {
-      if (tabId !== undefined) window.sessionStorage.setItem('tabId', tabId)
+      for (const [key, value] of Object.entries(previous?.window.sessionStorage ?? {})) window.sessionStorage.setItem(key, value)
       window.EventSource = class extends EventSource {
         constructor (url: string) {
           super(new URL(url, origin))
@@ -100,7 +112,7 @@ t.test('the quick start: server and page, and a second page of the tab replaces 
   const { fastify, orders } = await run(block('Quick start', 'js'), {}, 'fastify', 'orders') as { fastify: FastifyInstance, orders: EventEmitter }
   t.teardown(() => fastify.close())
   const html = block('Quick start', 'html')
-  const first = page(fastify.listeningOrigin, html)
+  const first = await page(fastify.listeningOrigin, html)
   t.teardown(() => first.close())
   await until(() => orders.listenerCount('change') === 1)
   orders.emit('change', { id: 1 })
@@ -108,7 +120,7 @@ t.test('the quick start: server and page, and a second page of the tab replaces 
   t.match(first.logged, [{ id: 1 }])
 
   const [stream] = fastify.streamRegistry
-  const second = page(fastify.listeningOrigin, html, { tabId: first.window.sessionStorage.tabId })
+  const second = await page(fastify.listeningOrigin, html, { previous: first })
   t.teardown(() => second.close())
   t.equal(await stream!.closed, 'replaced')
   await until(() => orders.listenerCount('change') === 1 && fastify.streamRegistry.size === 1)
@@ -118,16 +130,24 @@ t.test('the quick start: server and page, and a second page of the tab replaces 
 })
 
 t.test('the quick start\'s Datastar line names the tab as the server reads it', async t => {
-  const { window } = page('http://127.0.0.1/', block('Quick start', 'html', 1))
-  const { signals, init } = window.document.body.dataset
+  const { window } = await page('http://127.0.0.1/', block('Quick start', 'html', 1))
+  const { signals, init } = window.document.querySelector('[data-signals]').dataset
   const evaluate = () => window.eval(`(${signals})`)
-  t.match(evaluate().tabId, /^[0-9a-f-]{36}$/)
-  t.equal(evaluate().tabId, evaluate().tabId, 'the same after a navigation')
+  t.match(evaluate().tabId, /^[0-9a-f]{32}$/)
   const path = /^@get\('(.+)'\)$/.exec(init)![1]!
   const { fastify } = await run(block('Quick start', 'js'), {}, 'fastify') as { fastify: FastifyInstance }
   t.teardown(() => fastify.close())
   await connect(fastify.listeningOrigin + withSignals(path, evaluate()))
   t.equal([...fastify.streamRegistry][0]!.tabId, evaluate().tabId)
+})
+
+t.test('octa-star-streams/datastar', async t => {
+  const fastify = await app(t)
+  await run(block('`octa-star-streams/datastar`', 'js'), { fastify })
+  const origin = await listen(fastify)
+  const client = await connect(`${origin}/search`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"tabId":"a","term":"zebra"}' })
+  t.equal(await client.ended, 'clean')
+  t.equal(client.text, 'event: datastar-patch-elements\ndata: elements <p id="found">Nothing for 5 letters</p>\n\n')
 })
 
 t.test('recipe: logout', async t => {
@@ -192,10 +212,10 @@ async function ordersByTab (t: Test): Promise<FastifyInstance> {
 
 t.test('recipe: plain EventSource', async t => {
   const fastify = await ordersByTab(t)
-  const { window, close } = page(fastify.listeningOrigin, block(plain, 'html'))
+  const { window, close } = await page(fastify.listeningOrigin, block(plain, 'html'))
   t.teardown(close)
   await until(() => fastify.streamRegistry.size === 1)
-  t.equal([...fastify.streamRegistry][0]!.tabId, window.sessionStorage.tabId)
+  t.equal([...fastify.streamRegistry][0]!.tabId, window.octaStar.tabId())
   await fastify.streamRegistry.evict('ann')
   await until(() => window.document.title === 'evicted')
 })
@@ -210,7 +230,7 @@ t.test('recipe: htmx swaps what is sent, and stops at the farewell', async t => 
     const { evaluate } = XPathExpression.prototype
     XPathExpression.prototype.evaluate = function (node) { return evaluate.call(this, node, 0, null) }
   </script>`
-  const { window, close } = page(fastify.listeningOrigin, block('htmx', 'html'), { before: shim + script('htmx.org/dist/htmx.js') + script('htmx-ext-sse/dist/sse.js') })
+  const { window, close } = await page(fastify.listeningOrigin, block('htmx', 'html'), { before: shim + script('htmx.org/dist/htmx.js') + script('htmx-ext-sse/dist/sse.js') })
   t.teardown(close)
   await until(() => fastify.streamRegistry.size === 1)
   await [...fastify.streamRegistry][0]!.send({ event: 'order', data: '<li>one</li>' })
@@ -252,8 +272,9 @@ t.test('recipe: anything else of which a tab may have only one', async t => {
 
 t.test('the install line installs this package and its peer', async t => {
   // That it works is test/package.test.ts.
-  const { name, peerDependencies } = require('../package.json')
-  t.equal(block('Install', 'sh').trim(), `npm install ${name} ${Object.keys(peerDependencies).join(' ')}`)
+  const { name, peerDependencies, peerDependenciesMeta } = require('../package.json')
+  const needed = Object.keys(peerDependencies).filter(peer => peerDependenciesMeta[peer]?.optional !== true)
+  t.equal(block('Install', 'sh').trim(), `npm install ${name} ${needed.join(' ')}`)
 })
 
 t.test('no block of the README is left out, and every link to a file leads to one', async t => {

@@ -178,6 +178,13 @@ export interface OctaStarStreamsOptions {
    * `'reject'` answers it 429 with `Retry-After`. Default: `'replace-oldest'`.
    */
   onLimit?: 'replace-oldest' | 'reject'
+  /**
+   * Where to serve `octa-star-streams/browser`, which gives a page its tab id, to pages without a bundler.
+   * A path that begins with `/`. Default: none, it is not served.
+   *
+   * @example browser: '/octa-star/tab-id.js'
+   */
+  browser?: string
   /** Options for `@fastify/sse`, which the plugin registers unless the application has. Default: none. */
   sse?: SSEPluginOptions
 }

@@ -1,0 +1,37 @@
+// The browser's half, as the plugin serves it: its type, its caching, its size.
+import { transform } from 'esbuild'
+import t from 'tap'
+import { buildApp } from './kit/app.ts'
+
+t.test('it is served where the option says, as a module that also sets octaStar', async t => {
+  const { fastify } = await buildApp(t, { browser: '/octa-star/tab-id.js' })
+  const response = await fastify.inject('/octa-star/tab-id.js')
+  t.equal(response.statusCode, 200)
+  t.equal(response.headers['content-type'], 'text/javascript; charset=utf-8')
+  t.match(response.body, /export function tabId/)
+  t.match(response.body, /globalThis\.octaStar = \{ tabId \}/)
+  t.notMatch(response.body, /^\s*import|sourceMappingURL/m)
+})
+
+t.test('it is asked for anew each time, unless its address has a version', async t => {
+  const { fastify } = await buildApp(t, { browser: '/tab-id.js' })
+  const plain = await fastify.inject('/tab-id.js')
+  t.equal(plain.headers['cache-control'], 'no-cache')
+  const versioned = await fastify.inject('/tab-id.js?v=1')
+  t.equal(versioned.headers['cache-control'], 'public, max-age=31536000, immutable')
+  t.equal(versioned.headers.etag, plain.headers.etag)
+  const again = await fastify.inject({ url: '/tab-id.js', headers: { 'if-none-match': `"other", W/${plain.headers.etag}` } })
+  t.equal(again.statusCode, 304)
+  t.equal(again.body, '')
+})
+
+t.test('it is under 1 KB minified', async t => {
+  const { fastify } = await buildApp(t, { browser: '/tab-id.js' })
+  const { code } = await transform((await fastify.inject('/tab-id.js')).body, { minify: true, format: 'esm' })
+  t.ok(code.length < 1024, `${code.length} bytes`)
+})
+
+t.test('it is not served unless asked for', async t => {
+  const { fastify } = await buildApp(t)
+  t.equal((await fastify.inject('/octa-star/tab-id.js')).statusCode, 404)
+})

@@ -1,0 +1,97 @@
+// The Datastar adapter: the SDK's cases of formatting, no way out of an event, and the signals of each verb.
+import { createParser, type EventSourceMessage } from 'eventsource-parser'
+import t from 'tap'
+import { Connection } from '../lib/connection.ts'
+import { datastar, readSignals, type DatastarStream } from '../lib/datastar.ts'
+import { LiveStream } from '../lib/stream.ts'
+import { streamKey } from '../lib/stream-key.ts'
+import { buildApp, withSignals } from './kit/app.ts'
+import { connect } from './kit/client.ts'
+import { FakeResponse } from './kit/fake-response.ts'
+import { memoryLog } from './kit/memory-log.ts'
+
+async function open () {
+  const response = new FakeResponse()
+  const stream = new LiveStream({ key: streamKey('ann', 'a'), connection: new Connection(response.raw), closeGrace: 50, log: memoryLog().log, route: 'GET /', refuse () {} })
+  await stream.start(Promise.resolve(), response.sse)
+  return { response, stream, sse: datastar(stream) }
+}
+
+const id = { eventId: 'event1', retryDuration: 2000 }
+
+// What the SDK project's own test cases ask of each method: with defaults, without them, with all options, over lines.
+const cases: Array<[string, (sse: DatastarStream) => unknown, string[]]> = [
+  ['patchElements with defaults', sse => sse.patchElements('<div>Merge</div>'),
+    ['event: datastar-patch-elements', 'data: elements <div>Merge</div>']],
+  ['patchElements without what is the default', sse => sse.patchElements('<div>Merge</div>', { mode: 'outer', useViewTransition: false, retryDuration: 1000 }),
+    ['event: datastar-patch-elements', 'data: elements <div>Merge</div>']],
+  ['patchElements with all options', sse => sse.patchElements('<div>Merge</div>', { selector: 'div', mode: 'append', useViewTransition: true, ...id }),
+    ['event: datastar-patch-elements', 'id: event1', 'retry: 2000', 'data: selector div', 'data: mode append', 'data: useViewTransition true', 'data: elements <div>Merge</div>']],
+  ['patchElements over several lines', sse => sse.patchElements('<div>\n  <span>Merge</span>\n</div>'),
+    ['event: datastar-patch-elements', 'data: elements <div>', 'data: elements   <span>Merge</span>', 'data: elements </div>']],
+  ['patchSignals with defaults', sse => sse.patchSignals('{"one":1}'),
+    ['event: datastar-patch-signals', 'data: signals {"one":1}']],
+  ['patchSignals with all options', sse => sse.patchSignals('{"one":1}', { onlyIfMissing: true, ...id }),
+    ['event: datastar-patch-signals', 'id: event1', 'retry: 2000', 'data: onlyIfMissing true', 'data: signals {"one":1}']],
+  ['patchSignals over several lines', sse => sse.patchSignals('{\n"one":1}'),
+    ['event: datastar-patch-signals', 'data: signals {', 'data: signals "one":1}']],
+  ['removeElements by selector', sse => sse.removeElements('#target'),
+    ['event: datastar-patch-elements', 'data: selector #target', 'data: mode remove']],
+  ['removeElements with all options', sse => sse.removeElements('#target', undefined, id),
+    ['event: datastar-patch-elements', 'id: event1', 'retry: 2000', 'data: selector #target', 'data: mode remove']],
+  ['removeSignals', sse => sse.removeSignals(['one', 'two'], id),
+    ['event: datastar-patch-signals', 'id: event1', 'retry: 2000', 'data: signals {"one":null,"two":null}']],
+  ['executeScript with defaults', sse => sse.executeScript("console.log('hello')"),
+    ['event: datastar-patch-elements', 'data: mode append', 'data: selector body', 'data: elements <script data-effect="el.remove()">console.log(\'hello\')</script>']],
+  ['executeScript with all options, over several lines', sse => sse.executeScript('if (true) {\n  go()\n}', { autoRemove: false, attributes: { type: 'module' }, ...id }),
+    ['event: datastar-patch-elements', 'id: event1', 'retry: 2000', 'data: mode append', 'data: selector body', 'data: elements <script type="module">if (true) {', 'data: elements   go()', 'data: elements }</script>']]
+]
+
+for (const [title, send, lines] of cases) {
+  t.test(title, async t => {
+    const { sse, response } = await open()
+    t.equal(await send(sse), undefined)
+    t.equal(response.written, `${lines.join('\n')}\n\n`)
+  })
+}
+
+t.test('a CR in the content never ends a line on the wire, and every line keeps its first word', async t => {
+  for (const end of ['\r', '\r\n', '\n']) {
+    const { sse, response } = await open()
+    await sse.patchElements(`<p>one${end}mode remove${end}${end}event: evil</p>`, { selector: `#a${end}, #b` })
+    t.notOk(response.written.includes('\r'))
+    const events: EventSourceMessage[] = []
+    createParser({ onEvent: event => events.push(event) }).feed(response.written)
+    t.strictSame(events.map(({ event, data }) => [event, data.split('\n')]), [[
+      'datastar-patch-elements',
+      ['selector #a', 'selector , #b', 'elements <p>one', 'elements mode remove', 'elements ', 'elements event: evil</p>']
+    ]])
+  }
+})
+
+t.test('an event id that breaks out is refused', async t => {
+  const { sse } = await open()
+  await t.rejects(sse.patchSignals('{"one":1}', { eventId: '1\nevent: evil' }), { code: 'FST_ERR_OCTA_STAR_EVENT' })
+})
+
+t.test('close ends the stream', async t => {
+  const { sse, stream } = await open()
+  sse.close()
+  t.equal(await stream.closed, 'finished')
+})
+
+t.test('readSignals gives what the client sent with each verb, `{}` if nothing, and a 400 for what is no object', async t => {
+  const app = await buildApp(t)
+  app.fastify.route({ method: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'], url: '/signals', handler: async request => readSignals(request) })
+  await app.listen()
+  const signals = { tabId: 'a', nested: { one: 1 } }
+  const ask = async (method: string, path: string, body?: string, type = 'application/json') => {
+    const client = await connect(app.url(path), { method, ...body === undefined ? {} : { body, headers: { 'content-type': type } } })
+    await client.ended
+    return JSON.parse(client.text)
+  }
+  for (const method of ['GET', 'DELETE']) t.strictSame(await ask(method, withSignals('/signals', signals)), signals)
+  for (const method of ['POST', 'PUT', 'PATCH', 'DELETE']) t.strictSame(await ask(method, '/signals', JSON.stringify(signals)), signals)
+  t.strictSame(await ask('GET', '/signals'), {})
+  t.match(await ask('POST', '/signals', '[1]'), { code: 'FST_ERR_OCTA_STAR_SIGNALS', statusCode: 400 })
+})

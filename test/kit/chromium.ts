@@ -1,0 +1,61 @@
+// Debian's Chromium with an empty profile, and an extension that can do what a page cannot: duplicate a tab.
+import { spawnSync } from 'node:child_process'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { chromium, type BrowserContext, type Page } from 'playwright-core'
+import type { Test } from 'tap'
+
+const executablePath = spawnSync('which', ['chromium'], { encoding: 'utf8' }).stdout.trim()
+
+/** What a test file passes to t.test: a reason to skip, unless CI asks for all. */
+export const browserOptions = {
+  timeout: 120_000,
+  skip: executablePath === '' && process.env.CI !== 'true' ? 'Chromium is not installed' : false as const
+}
+
+export interface Browser {
+  context: BrowserContext
+  /** Everything that a page wrote to its console as an error. */
+  errors: string[]
+  newTab: () => Promise<Page>
+  /** Duplicates the active tab, as the browser's own menu does. */
+  duplicate: (page: Page) => Promise<Page>
+}
+
+export async function launch (t: Test): Promise<Browser> {
+  const directory = await mkdtemp(join(tmpdir(), 'octa-star-chromium-'))
+  const extension = join(directory, 'extension')
+  await mkdir(extension)
+  await writeFile(join(extension, 'manifest.json'), JSON.stringify({ manifest_version: 3, name: 'duplicate', version: '1', permissions: ['tabs'], background: { service_worker: 'background.js' } }))
+  await writeFile(join(extension, 'background.js'), 'globalThis.duplicate = async url => { const [tab] = await chrome.tabs.query({ url: url + "*" }); await chrome.tabs.duplicate(tab.id) }')
+
+  const context = await chromium.launchPersistentContext(join(directory, 'profile'), {
+    executablePath,
+    // Playwright turns these off; a user's browser has them.
+    ignoreDefaultArgs: ['--disable-back-forward-cache', '--disable-extensions'],
+    args: [
+      '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+      '--disable-component-update', '--disable-sync', `--load-extension=${extension}`
+    ]
+  })
+  t.teardown(async () => {
+    await context.close()
+    await rm(directory, { recursive: true, force: true })
+  })
+  const errors: string[] = []
+  context.on('console', message => { if (message.type() === 'error') errors.push(`${message.text()} (${message.location().url})`) })
+  context.on('weberror', error => errors.push(String(error.error())))
+
+  return {
+    context,
+    errors,
+    newTab: () => context.newPage(),
+    async duplicate (page) {
+      const worker = context.serviceWorkers()[0] ?? await context.waitForEvent('serviceworker')
+      const opened = context.waitForEvent('page')
+      await worker.evaluate(url => (globalThis as unknown as { duplicate: (url: string) => Promise<void> }).duplicate(url), page.url())
+      return await opened
+    }
+  }
+}
