@@ -24,10 +24,15 @@ export class Connection {
   constructor (raw: RawResponse) {
     this.#raw = raw
     // The client may have left while a hook of the application worked, and `close` comes once.
-    this.#over = (raw.stream ?? raw).destroyed
+    this.#over = this.#carrier.destroyed
     // The one event that always comes, for an aborted GET or POST as for a finished response. The request's own `close`
     // comes with the end of its body.
     raw.once('close', () => this.settle())
+  }
+
+  // What carries the response and knows its state: HTTP/2's compatibility layer has neither `destroyed` nor `writableNeedDrain`.
+  get #carrier (): ServerResponse | ServerHttp2Stream {
+    return this.#raw.stream ?? this.#raw
   }
 
   get over (): boolean {
@@ -36,7 +41,7 @@ export class Connection {
 
   /** Whether what was written earlier still waits for the peer. */
   get blocked (): boolean {
-    return (this.#raw.stream ?? this.#raw).writableNeedDrain
+    return this.#carrier.writableNeedDrain
   }
 
   listen (listener: ConnectionListener): void {
@@ -57,12 +62,12 @@ export class Connection {
   /** Writes, and returns whether the peer keeps up. */
   write (text: string): boolean {
     // After a destroy and before its `close` a write would emit an error.
-    return !this.#raw.destroyed && this.#raw.write(text)
+    return !this.#carrier.destroyed && this.#raw.write(text)
   }
 
   /** Ends the response cleanly; destroys it if the peer has not taken all of it after `grace` milliseconds. */
   end (lastWords: string, grace: number): void {
-    if (this.#over || this.#raw.destroyed) return
+    if (this.#over || this.#carrier.destroyed) return
     if (lastWords !== '') this.#raw.write(lastWords)
     this.#grace = setTimeout(() => this.destroy(), grace)
     // Stops its heartbeat as well, which would write after the end.

@@ -91,7 +91,7 @@ export class Registry implements StreamRegistry {
     }
 
     if (previous !== undefined) this.#replace(previous, claim)
-    this.#makeRoom(crowd)
+    for (const other of crowd) other.end('evicted')
     const waitedFor = this.#waitFor(previous === undefined ? crowd : [previous, ...crowd])
     // Whoever comes next has to wait for those as well, even if this one ends while it waits.
     claim.gone = Promise.allSettled([holder.gone, waitedFor])
@@ -174,10 +174,6 @@ export class Registry implements StreamRegistry {
     const ending = others.filter(other => other.ending)
     const live = others.filter(other => !other.ending)
     return [...ending, ...live.slice(0, Math.max(0, live.length - maxStreamsPerScope + 1))]
-  }
-
-  #makeRoom (crowd: RegisteredClaim[]): void {
-    for (const claim of crowd) claim.end('evicted')
   }
 
   // Every wait is bounded. Who is not gone by then is waited for no longer, by nobody.
