@@ -40,6 +40,16 @@ t.test('it installs beside Fastify in an empty project, and works with import an
   t.equal(await run(process.execPath, ['require.cjs'], project), 'data: replaced "ann"\n')
 })
 
+t.test('its other entries import too: the page\'s module also where there is no page, the Datastar methods once the SDK is there', async t => {
+  await writeFile(join(project, 'browser.mjs'), "import { tabId } from 'octa-star-streams/browser'\nconsole.log(tabId().length)")
+  t.equal(await run(process.execPath, ['browser.mjs'], project), '32\n')
+  const code = "import { datastar, readSignals } from 'octa-star-streams/datastar'\nconsole.log(typeof datastar, typeof readSignals)"
+  await writeFile(join(project, 'datastar.mjs'), code)
+  await t.rejects(run(process.execPath, ['datastar.mjs'], project), /@starfederation\/datastar-sdk/)
+  await run('npm', ['install', '--no-audit', '--no-fund', '@starfederation/datastar-sdk@1'], project)
+  t.equal(await run(process.execPath, ['datastar.mjs'], project), 'function function\n')
+})
+
 t.test('a TypeScript user gets reply.startStream, without looking into the types of dependencies', async t => {
   await writeFile(join(project, 'user.ts'), `
     import Fastify from 'fastify'
