@@ -1,19 +1,13 @@
 // The Datastar adapter: the SDK's cases of formatting, no way out of an event, and the signals of each verb.
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import t from 'tap'
-import { Connection } from '../lib/connection.ts'
 import { datastar, readSignals, type DatastarStream } from '../lib/datastar.ts'
-import { LiveStream } from '../lib/stream.ts'
-import { streamKey } from '../lib/stream-key.ts'
 import { buildApp, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
-import { FakeResponse } from './kit/fake-response.ts'
-import { memoryLog } from './kit/memory-log.ts'
+import { openStream } from './kit/fake-stream.ts'
 
 async function open () {
-  const response = new FakeResponse()
-  const stream = new LiveStream({ key: streamKey('ann', 'a'), connection: new Connection(response.raw), closeGrace: 50, log: memoryLog().log, route: 'GET /', refuse () {} })
-  await stream.start(Promise.resolve(), response.sse)
+  const { stream, response } = await openStream()
   return { response, stream, sse: datastar(stream) }
 }
 

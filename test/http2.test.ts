@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import http2, { type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
 import Fastify, { type FastifyInstance } from 'fastify'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import octaStarStreams, { type CloseReason, type Stream } from '../lib/index.ts'
 import { withSignals } from './kit/app.ts'
 
@@ -16,7 +16,8 @@ async function open (session: ClientHttp2Session, tabId: string): Promise<Client
   return stream
 }
 
-t.test('streams of one session end one by one: cleanly or reset, as the reason asks', async t => {
+// A session with a server whose streams of one scope are kept, the oldest first.
+async function connect (t: Test, onOpen: (stream: Stream) => void = () => {}): Promise<{ session: ClientHttp2Session, streams: Stream[] }> {
   const fastify = Fastify({ http2: true, logger: false }) as unknown as FastifyInstance
   await fastify.register(octaStarStreams, { closeGrace: 100 })
   const streams: Stream[] = []
@@ -24,6 +25,7 @@ t.test('streams of one session end one by one: cleanly or reset, as the reason a
     const stream = await reply.startStream('ann')
     streams.push(stream)
     stream.keepAlive()
+    onOpen(stream)
   })
   await fastify.listen({ port: 0, host: '127.0.0.1' })
   const session = http2.connect(fastify.listeningOrigin)
@@ -31,6 +33,11 @@ t.test('streams of one session end one by one: cleanly or reset, as the reason a
     session.destroy()
     await fastify.close()
   })
+  return { session, streams }
+}
+
+t.test('streams of one session end one by one: cleanly or reset, as the reason asks', async t => {
+  const { session, streams } = await connect(t)
 
   const neighbour = await open(session, 'neighbour')
   for (const reason of ['replaced', 'evicted', 'finished', 'failed', 'stalled'] as CloseReason[]) {
@@ -57,21 +64,7 @@ t.test('streams of one session end one by one: cleanly or reset, as the reason a
 })
 
 t.test('a stream whose peer does not read is reset after closeGrace, and its neighbour goes on', async t => {
-  const fastify = Fastify({ http2: true, logger: false }) as unknown as FastifyInstance
-  await fastify.register(octaStarStreams, { closeGrace: 100 })
-  const streams: Stream[] = []
-  fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
-    const stream = await reply.startStream('ann')
-    streams.push(stream)
-    stream.keepAlive()
-    stream.onReplaced(() => stream.send('a last word'))
-  })
-  await fastify.listen({ port: 0, host: '127.0.0.1' })
-  const session = http2.connect(fastify.listeningOrigin)
-  t.teardown(async () => {
-    session.destroy()
-    await fastify.close()
-  })
+  const { session, streams } = await connect(t, stream => stream.onReplaced(() => stream.send('a last word')))
   const deaf = await open(session, 'a')
   deaf.pause()
   const blocked = streams[0]!.send('x'.repeat(1024 * 1024))
@@ -81,4 +74,8 @@ t.test('a stream whose peer does not read is reset after closeGrace, and its nei
   streams[1]!.send('goes on')
   await once(successor, 'data')
   t.equal(successor.text, 'data: goes on\n\n')
+  const closed = once(deaf, 'close')
+  deaf.resume()
+  await closed
+  t.equal(deaf.rstCode, http2.constants.NGHTTP2_CANCEL)
 })

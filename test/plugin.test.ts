@@ -5,7 +5,7 @@ import { fastifySSE } from '@fastify/sse'
 import Fastify from 'fastify'
 import t from 'tap'
 import octaStarStreams, { octaStarStreams as named, streamKey, type Stream } from '../lib/index.ts'
-import { buildApp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
+import { buildApp, holdUp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 
 const signals = JSON.stringify({ tabId: 'a' })
@@ -220,7 +220,7 @@ t.test('a request that waits for its predecessor when the server closes is broke
   // A Datastar client stops for good at a 503.
   const app = await buildApp(t)
   let letGo = () => {}
-  const streams = streamRoute(app, '/stream/:scope', stream => stream.onClose(() => new Promise<void>(resolve => { letGo = resolve })))
+  const streams = streamRoute(app, '/stream/:scope', stream => { letGo = holdUp(stream) })
   await app.listen()
   const url = app.url(withSignals('/stream/ann', { tabId: 'a' }))
   await connect(url)
@@ -255,7 +255,7 @@ t.test('a superseded request is answered through the application\'s onSend hooks
     await turn()
     reply.header('x-by', 'the application')
   })
-  const streams = streamRoute(app, '/stream/:scope', stream => stream.onClose(() => new Promise<void>(resolve => { letGo = resolve })))
+  const streams = streamRoute(app, '/stream/:scope', stream => { letGo = holdUp(stream) })
   await app.listen()
   const url = app.url(withSignals('/stream/ann', { tabId: 'a' }))
   await connect(url)

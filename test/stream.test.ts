@@ -1,36 +1,12 @@
 // One stream's life without a socket: what can be asked of it before, during and after.
 import { setImmediate as turn } from 'node:timers/promises'
-import t, { type Test } from 'tap'
-import { Connection } from '../lib/connection.ts'
-import { LiveStream } from '../lib/stream.ts'
-import { streamKey } from '../lib/stream-key.ts'
-import { FakeResponse } from './kit/fake-response.ts'
-import { memoryLog } from './kit/memory-log.ts'
-
-function pending () {
-  const response = new FakeResponse()
-  const { log, lines } = memoryLog()
-  const stream = new LiveStream({ key: streamKey('ann', 'a'), connection: new Connection(response.raw), closeGrace: 50, log, route: 'GET /', refuse () {} })
-  return { response, stream, lines }
-}
-
-async function open () {
-  const parts = pending()
-  await parts.stream.start(Promise.resolve(), parts.response.sse)
-  return parts
-}
-
-function watchUnhandled (t: Test): unknown[] {
-  const unhandled: unknown[] = []
-  const onUnhandled = (error: unknown) => { unhandled.push(error) }
-  process.on('unhandledRejection', onUnhandled)
-  t.teardown(() => process.off('unhandledRejection', onUnhandled))
-  return unhandled
-}
+import t from 'tap'
+import { openStream, pendingStream } from './kit/fake-stream.ts'
+import { watchUnhandled } from './kit/unhandled.ts'
 
 t.test('a send to a stream that has ended rejects, and goes unnoticed where nobody awaits it', async t => {
   const unhandled = watchUnhandled(t)
-  const { stream } = await open()
+  const { stream } = await openStream()
   stream.close('replaced')
   await t.rejects(stream.send('late'), { code: 'FST_ERR_OCTA_STAR_STREAM_CLOSED', name: 'AbortError', reason: 'replaced', message: /The stream has ended: replaced/ })
   stream.send('nobody awaits this')
@@ -40,7 +16,7 @@ t.test('a send to a stream that has ended rejects, and goes unnoticed where nobo
 
 t.test('a send waits for a slow peer; when the stream ends meanwhile it rejects, and goes unnoticed likewise', async t => {
   const unhandled = watchUnhandled(t)
-  const { stream, response } = await open()
+  const { stream, response } = await openStream()
   response.frozen = true
   let sent = 0
   const first = stream.send('a').then(() => sent++)
@@ -62,12 +38,12 @@ t.test('a send waits for a slow peer; when the stream ends meanwhile it rejects,
 })
 
 t.test('a send of what cannot be sent is a fault, and does not go unnoticed', async t => {
-  const { stream } = await open()
+  const { stream } = await openStream()
   await t.rejects(stream.send({ event: 'a\nb' }), { code: 'FST_ERR_OCTA_STAR_EVENT' })
 })
 
 t.test('a last word to a peer that does not read is given up after closeGrace', async t => {
-  const { stream, response } = await open()
+  const { stream, response } = await openStream()
   response.frozen = true
   const words: unknown[] = []
   stream.onReplaced(() => stream.send('a last word').catch(error => words.push(error.reason)))
@@ -81,14 +57,14 @@ t.test('a last word to a peer that does not read is given up after closeGrace', 
 })
 
 t.test('the signal is aborted for whoever asks late, with the reason', async t => {
-  const { stream } = await open()
+  const { stream } = await openStream()
   stream.close('stalled')
   t.ok(stream.signal.aborted)
   t.match(stream.signal.reason, { reason: 'stalled' })
 })
 
 t.test('`closed` resolves to the first reason, for whoever asks early and late', async t => {
-  const { stream, response } = await open()
+  const { stream, response } = await openStream()
   const early = stream.closed
   response.leave()
   t.equal(await early, 'disconnected')
@@ -97,7 +73,7 @@ t.test('`closed` resolves to the first reason, for whoever asks early and late',
 })
 
 t.test('a stream that ends before it opened rejects its start at once, and its response is not waited for', async t => {
-  const { stream, response } = pending()
+  const { stream, response } = pendingStream()
   const started = stream.start(new Promise(() => {}), response.sse)
   stream.close('disconnected')
   await t.rejects(started, /has ended: disconnected/)
@@ -107,23 +83,23 @@ t.test('a stream that ends before it opened rejects its start at once, and its r
 })
 
 t.test('what a handler throws is the normal end if it says that the stream has ended, and a fault if not', async t => {
-  const aborted = await open()
+  const aborted = await openStream()
   aborted.stream.close('evicted')
   t.ok(aborted.stream.handlerThrew(new DOMException('', 'AbortError')))
 
-  const caused = await open()
+  const caused = await openStream()
   caused.stream.close('evicted')
   t.ok(caused.stream.handlerThrew(new Error('a query was cancelled', { cause: caused.stream.signal.reason })))
 
-  const unrelated = await open()
+  const unrelated = await openStream()
   unrelated.stream.close('evicted')
   t.notOk(unrelated.stream.handlerThrew(new Error('a fault in a finally block')))
 
-  const early = await open()
+  const early = await openStream()
   t.notOk(early.stream.handlerThrew(new DOMException('a timeout of its own', 'AbortError')), 'no stream has ended')
   t.equal(await early.stream.closed, 'failed')
 
-  const odd = await open()
+  const odd = await openStream()
   odd.stream.close()
   t.notOk(odd.stream.handlerThrew('not an error'))
 })

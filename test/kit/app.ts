@@ -80,6 +80,14 @@ export function streamRoute (app: App, url = '/stream/:scope', onOpen: (stream: 
   return streams
 }
 
+/** Registers a cleanup on `stream` that lasts until the function that it returns is called. */
+export function holdUp (stream: Stream): () => void {
+  let letGo = () => {}
+  const held = new Promise<void>(resolve => { letGo = resolve })
+  stream.onClose(() => held)
+  return letGo
+}
+
 /** `path` with the signals as Datastar sends them in a GET. */
 export function withSignals (path: string, signals: unknown): string {
   return `${path}?datastar=${encodeURIComponent(JSON.stringify(signals))}`

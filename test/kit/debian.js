@@ -8,7 +8,7 @@ const missing = packages.filter(isMissing)
 if (missing.length > 0) {
   if (mode === '--missing') {
     console.log(`Skipped, because they are not installed here: the tests that need ${missing.join(', ')}`)
-  } else if (process.getuid() === 0 && !isMissing('apt-get')) {
+  } else if (process.getuid?.() === 0 && !isMissing('apt-get')) {
     console.log(`Installing ${missing.join(', ')}`)
     const apt = args => execFileSync('apt-get', args, { stdio: ['ignore', 'ignore', 'inherit'], env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' } })
     apt(['update', '-q'])

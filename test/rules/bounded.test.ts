@@ -1,7 +1,7 @@
 // Rule 3: every startStream settles within replaceTimeout, and a dead peer costs its successor no more than closeGrace.
 import t from 'tap'
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
-import { buildApp, LEVELS, streamRoute, withSignals } from '../kit/app.ts'
+import { buildApp, holdUp, LEVELS, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
 import { frozenProxy } from '../kit/frozen-proxy.ts'
 
@@ -69,10 +69,9 @@ t.test('a handler that ignores its signal costs its successor replaceTimeout, an
 t.test('of a cleanup that hangs the warning says so, and each successor that comes meanwhile has its own bound', async t => {
   const app = await buildApp(t, { replaceTimeout: 300 })
   const streams = streamRoute(app)
-  let letGo = () => {}
   await app.listen()
   await connect(app.url(path))
-  streams[0]!.onClose(() => new Promise<void>(resolve => { letGo = resolve }))
+  const letGo = holdUp(streams[0]!)
 
   const before = performance.now()
   const second = connect(app.url(path))
@@ -89,10 +88,9 @@ t.test('of a cleanup that hangs the warning says so, and each successor that com
 t.test('an eviction resolves within replaceTimeout as well', async t => {
   const app = await buildApp(t, { replaceTimeout: 200 })
   const streams = streamRoute(app)
-  let letGo = () => {}
   await app.listen()
   await connect(app.url(path))
-  streams[0]!.onClose(() => new Promise<void>(resolve => { letGo = resolve }))
+  const letGo = holdUp(streams[0]!)
   t.equal(await app.fastify.streamRegistry.evict('ann'), 1)
   t.equal(app.log.filter(line => line.level === LEVELS.warn).length, 1)
   letGo()

@@ -12,6 +12,7 @@ import { streamKey } from '../../lib/stream-key.ts'
 import type { CloseReason, StreamKey } from '../../types/index.ts'
 import { FakeResponse } from '../kit/fake-response.ts'
 import { memoryLog } from '../kit/memory-log.ts'
+import { watchUnhandled } from '../kit/unhandled.ts'
 
 const SCHEDULES = 10_000
 const REPLACE_TIMEOUT = 1_000
@@ -301,10 +302,7 @@ function sameKey (a: StreamKey, b: StreamKey): boolean {
 }
 
 t.test(`rules 1 to 7 hold in ${SCHEDULES} schedules of starts, aborts, cleanups of every kind, evictions and shutdowns`, { timeout: 600_000 }, async t => {
-  const unhandled: unknown[] = []
-  const onUnhandled = (error: unknown) => { unhandled.push(error) }
-  process.on('unhandledRejection', onUnhandled)
-  t.teardown(() => process.off('unhandledRejection', onUnhandled))
+  const unhandled = watchUnhandled(t)
   let starts = 0
   let opened = 0
 

@@ -2,7 +2,7 @@
 import http from 'node:http'
 import t from 'tap'
 import type { Stream } from '../../lib/index.ts'
-import { buildApp, streamRoute, withSignals } from '../kit/app.ts'
+import { buildApp, holdUp, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
 
 const ROUNDS = 200
@@ -46,11 +46,10 @@ t.test(`of ${RACERS} starts of one key at once the last is left, ${ROUNDS} times
 t.test('a request that is superseded while it waits is answered 204 at once, not when its predecessor is gone', async t => {
   const app = await buildApp(t)
   const streams = streamRoute(app)
-  let cleanedUp = () => {}
   await app.listen()
   const url = app.url(withSignals('/stream/ann', { tabId: 'a' }))
   await connect(url)
-  streams[0]!.onClose(() => new Promise<void>(resolve => { cleanedUp = resolve }))
+  const cleanedUp = holdUp(streams[0]!)
   const second = connect(url)
   const third = connect(url)
   t.equal((await second).status, 204)

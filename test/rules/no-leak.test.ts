@@ -5,14 +5,12 @@ import { runInNewContext } from 'node:vm'
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import { LocalBackend } from '../../lib/backend.ts'
-import { Connection } from '../../lib/connection.ts'
 import { defaults } from '../../lib/options.ts'
 import { Registry } from '../../lib/registry.ts'
-import { LiveStream } from '../../lib/stream.ts'
 import { streamKey } from '../../lib/stream-key.ts'
-import { buildApp, streamRoute, withSignals } from '../kit/app.ts'
+import { buildApp, holdUp, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
-import { FakeResponse } from '../kit/fake-response.ts'
+import { pendingStream, type FakeStream } from '../kit/fake-stream.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 
 setFlagsFromString('--expose-gc')
@@ -53,10 +51,9 @@ t.test('a request after a finished stream on the same kept-alive connection is n
 t.test('a late close never removes a successor', async t => {
   const app = await buildApp(t, { replaceTimeout: 100 })
   const streams = streamRoute(app)
-  let letGo = () => {}
   await app.listen()
   await connect(app.url(path))
-  streams[0]!.onClose(() => new Promise<void>(resolve => { letGo = resolve }))
+  const letGo = holdUp(streams[0]!)
   await connect(app.url(path))
   t.equal(app.fastify.streamRegistry.get('ann', 'a'), streams[1])
   letGo()
@@ -99,10 +96,9 @@ for (const hook of ['onRequest', 'preHandler'] as const) {
 t.test('a client that leaves while it waits never becomes a holder, and its successor still waits for the predecessor', async t => {
   const app = await buildApp(t)
   const streams = streamRoute(app)
-  let cleanedUp = () => {}
   await app.listen()
   await connect(app.url(path))
-  streams[0]!.onClose(() => new Promise<void>(resolve => { cleanedUp = resolve }))
+  const cleanedUp = holdUp(streams[0]!)
 
   const leaver = http.get(app.url(path))
   leaver.on('error', () => {})
@@ -120,18 +116,15 @@ t.test('a client that leaves while it waits never becomes a holder, and its succ
 t.test('100,000 replacements on one key: the heap grows by less than 1 MiB, one is registered, then none', async t => {
   const { log } = memoryLog()
   const registry = new Registry(new LocalBackend(), defaults, { ...log, warn () {}, debug () {} } as typeof log)
-  let last: LiveStream | undefined
-  let response: FakeResponse | undefined
+  let last: FakeStream | undefined
   async function start () {
-    response = new FakeResponse()
     const key = streamKey('ann', 'a')
-    const stream = new LiveStream({ key, connection: new Connection(response.raw), closeGrace: 1_000, log: { ...log, debug () {} } as typeof log, route: 'GET /', refuse () {} })
+    const { stream, response } = last = pendingStream({ key, log: { ...log, debug () {} } as typeof log })
     await stream.start(registry.replaceAndRegister(key, stream), response.sse)
     stream.keepAlive()
     stream.signal.addEventListener('abort', () => {})
     stream.onClose(() => {})
     stream.handlerReturned()
-    last = stream
   }
   async function heap () {
     await turn()
@@ -145,8 +138,8 @@ t.test('100,000 replacements on one key: the heap grows by less than 1 MiB, one 
   const growth = await heap() - before
   t.ok(growth < 1024 * 1024, `grown by ${Math.round(growth / 1024)} KiB`)
   t.equal(registry.size, 1)
-  response!.leave()
-  await last!.gone
+  last!.response.leave()
+  await last!.stream.gone
   await turn()
   t.equal(registry.size, 0)
 })

@@ -1,0 +1,10 @@
+// Keeps the unhandled rejections of a test, which end a process that does not.
+import type { Test } from 'tap'
+
+export function watchUnhandled (t: Test): unknown[] {
+  const unhandled: unknown[] = []
+  const onUnhandled = (error: unknown) => { unhandled.push(error) }
+  process.on('unhandledRejection', onUnhandled)
+  t.teardown(() => process.off('unhandledRejection', onUnhandled))
+  return unhandled
+}
