@@ -19,7 +19,7 @@ async function site (t: Test): Promise<{ app: App, streams: Stream[], until: (li
     app.fastify.get(path, async (_request, reply) => reply.type('text/html').send(page(`<script type="module">
       const open = () => { globalThis.source = new EventSource('/stream?tab=' + octaStar.tabId()) }
       open()
-      // Chromium closes a stream when its page enters the back/forward cache.
+      // A page that comes back from the cache has lost its stream to the page after it.
       addEventListener('pageshow', event => { if (event.persisted) open() })
     </script>`)))
   }

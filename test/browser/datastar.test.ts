@@ -1,0 +1,62 @@
+// In Chromium with the real Datastar client: each tab has one live stream, whatever it does, and an evicted one stays away.
+import t, { type Test } from 'tap'
+import { browserOptions, launch } from '../kit/chromium.ts'
+import { datastarBody, datastarClients, pause, site } from '../kit/site.ts'
+
+for (const { name, script } of datastarClients()) {
+  const datastarSite = (t: Test, options?: string) => site(t, datastarBody(options), { scripts: { '/datastar.js': script } })
+
+  t.test(`${name}: navigation, reload, back and forward leave one live stream, with one tab id`, browserOptions, async t => {
+    const { app, streams, until } = await datastarSite(t)
+    const { newTab, errors } = await launch(t)
+    const tab = await newTab()
+    await tab.goto(app.url('/'))
+    await until(1, 1)
+    for (let i = 0; i < 10; i++) {
+      const opened = streams.length
+      if (i % 5 === 0) await tab.goto(app.url('/two'))
+      else if (i % 5 === 1) await tab.reload()
+      else if (i % 5 === 2) await tab.goto(app.url('/'))
+      else if (i % 5 === 3) await tab.goBack({ waitUntil: 'commit' })
+      else await tab.goForward({ waitUntil: 'commit' })
+      await until(1, opened + 1)
+    }
+    t.equal(new Set(streams.map(stream => stream.tabId)).size, 1)
+    t.match(streams[0]!.tabId, /^[0-9a-f]{32}$/)
+    t.strictSame(errors, [])
+  })
+
+  for (const options of ['', '{retry: \'always\'}']) {
+    t.test(`${name} ${options}: a logout ends every tab's stream, and none comes back`, browserOptions, async t => {
+      const { app, streams, until } = await datastarSite(t, options)
+      const { newTab, errors } = await launch(t)
+      for (let i = 1; i <= 3; i++) {
+        const tab = await newTab()
+        await tab.goto(app.url('/'))
+        await until(i, i)
+      }
+      t.equal(await app.fastify.streamRegistry.evict('ann'), 3)
+      // Datastar retries after a second, and after twice as long each time.
+      await pause(5000)
+      t.equal(streams.length, 3, 'nobody has come back')
+      t.equal(app.fastify.streamRegistry.size, 0)
+      t.strictSame(errors, [])
+    })
+  }
+
+  t.test(`${name}: a page that comes back from the back/forward cache streams again, with openWhenHidden by one attribute`, browserOptions, async t => {
+    const open = "@get('/stream', {openWhenHidden: true})"
+    const again = `evt.persisted && ${open}`
+    // The attribute for 1.0, and for its betas.
+    const { app, streams, until } = await site(t, datastarBody('{openWhenHidden: true}') + `<p data-on:pageshow__window="${again}" data-on-pageshow__window="${again}"></p>`, { scripts: { '/datastar.js': script } })
+    const { newTab } = await launch(t)
+    const tab = await newTab()
+    await tab.goto(app.url('/'))
+    await until(1, 1)
+    await tab.goto(app.url('/two'))
+    await until(1, 2)
+    await tab.goBack({ waitUntil: 'commit' })
+    await until(1, 3)
+    t.ok(streams.slice(0, 2).every(stream => stream.signal.aborted))
+  })
+}

@@ -1,0 +1,87 @@
+// A site for the browser tests: two pages that each open a stream, and the server's registry as witness.
+import { readFileSync } from 'node:fs'
+import { delimiter } from 'node:path'
+import { buildSync } from 'esbuild'
+import type { Test } from 'tap'
+import type { OctaStarStreamsOptions, Stream } from '../../lib/index.ts'
+import { buildApp, type App } from './app.ts'
+
+export interface Site {
+  app: App
+  /** Every stream that was opened, in that order. */
+  streams: Stream[]
+  /** The status of every request to /stream that has been answered without a stream. */
+  refused: number[]
+  /** Resolves when there are `live` streams, and `opened` (or more) have been opened. */
+  until: (live: number, opened: number) => Promise<void>
+}
+
+export interface SiteOptions extends OctaStarStreamsOptions {
+  /** What the pages load, by path. */
+  scripts?: Record<string, string>
+  /** Set to have a page ask for nothing but its own server's files. */
+  contentSecurityPolicy?: string
+  port?: number
+}
+
+export async function site (t: Test, body: string, { scripts = {}, contentSecurityPolicy, port = 0, ...options }: SiteOptions = {}): Promise<Site> {
+  // A browser opens connections on which it may never send a request: Fastify would wait a minute for them.
+  const app = await buildApp(t, { browser: '/octa-star/tab-id.js', fastify: { forceCloseConnections: true }, ...options })
+  const { fastify } = app
+  const streams: Stream[] = []
+  const refused: number[] = []
+  // One request to a connection, save for streams: a test that freezes connections freezes streams alone.
+  fastify.addHook('onSend', async (_request, reply) => { reply.header('connection', 'close') })
+  fastify.addHook('onResponse', async (request, reply) => {
+    if (request.routeOptions.url === '/stream' && reply.statusCode !== 200) refused.push(reply.statusCode)
+  })
+  fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream('ann')
+    streams.push(stream)
+    stream.keepAlive()
+  })
+  for (const path of ['/', '/two']) {
+    fastify.get(path, async (_request, reply) => {
+      if (contentSecurityPolicy !== undefined) reply.header('content-security-policy', contentSecurityPolicy)
+      return reply.type('text/html').send(`<!doctype html><link rel="icon" href="data:,"><script type="module" src="/octa-star/tab-id.js"></script>${body}`)
+    })
+  }
+  for (const [path, content] of Object.entries(scripts)) fastify.get(path, async (_request, reply) => reply.type('text/javascript').send(content))
+  fastify.get('/ping', async () => 'pong')
+  await fastify.listen({ port, host: '127.0.0.1' })
+  return {
+    app,
+    streams,
+    refused,
+    async until (live, opened) {
+      while (fastify.streamRegistry.size !== live || streams.length < opened) await pause(10)
+    }
+  }
+}
+
+export const pause = (milliseconds: number) => new Promise(resolve => setTimeout(resolve, milliseconds))
+
+export interface DatastarClient {
+  name: string
+  script: string
+}
+
+/** The client from npm, and each bundle that the path list DATASTAR_JS names. */
+export function datastarClients (): DatastarClient[] {
+  const { outputFiles } = buildSync({ stdin: { contents: 'import "@starfederation/datastar/bundles/datastar"', resolveDir: import.meta.dirname }, bundle: true, format: 'esm', write: false })
+  const bundles = (process.env.DATASTAR_JS ?? '').split(delimiter).filter(path => path !== '')
+  return [
+    { name: 'Datastar v1.0.0-beta.11', script: outputFiles[0]!.text },
+    ...bundles.map(path => {
+      const script = readFileSync(path, 'utf8')
+      return { name: /Datastar v[\w.-]+/.exec(script)?.[0] ?? path, script }
+    })
+  ]
+}
+
+/** A page's body that opens a stream with Datastar: `data-init` is 1.0's, `data-on-load` that of its betas; each ignores the other. */
+export function datastarBody (options = ''): string {
+  const open = `@get('/stream'${options === '' ? '' : `, ${options}`})`
+  return `<script type="module" src="/datastar.js"></script>
+    <body data-signals="{tabId: octaStar.tabId()}"><p data-init="${open}" data-on-load="${open}"></p>`
+}
