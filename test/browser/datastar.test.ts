@@ -1,6 +1,6 @@
 // In Chromium with the real Datastar client: each tab has one live stream, whatever it does, and an evicted one stays away.
 import t, { type Test } from 'tap'
-import { browserOptions, launch } from '../kit/chromium.ts'
+import { browserOptions, launch, launchHonest } from '../kit/chromium.ts'
 import { datastarBody, datastarClients, pause, site } from '../kit/site.ts'
 
 for (const { name, script } of datastarClients()) {
@@ -23,6 +23,24 @@ for (const { name, script } of datastarClients()) {
     }
     t.equal(new Set(streams.map(stream => stream.tabId)).size, 1)
     t.match(streams[0]!.tabId, /^[0-9a-f]{32}$/)
+    t.strictSame(errors, [])
+  })
+
+  t.test(`${name}: a tab that is hidden and shown twenty times has one stream at the end`, browserOptions, async t => {
+    const { app, streams, until } = await datastarSite(t)
+    const { newTab, errors } = await launchHonest(t)
+    const tab = await newTab()
+    await tab.goto(app.url('/'))
+    await until(1, 1)
+    const other = await newTab()
+    for (let i = 1; i <= 20; i++) {
+      await other.bringToFront()
+      await until(0, i)
+      await tab.bringToFront()
+      await until(1, i + 1)
+    }
+    t.equal(streams.length, 21)
+    t.equal(new Set(streams.map(stream => stream.tabId)).size, 1)
     t.strictSame(errors, [])
   })
 

@@ -1,12 +1,19 @@
 // Debian's Chromium with an empty profile, and an extension that can do what a page cannot: duplicate a tab.
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { chromium, type BrowserContext, type Page } from 'playwright-core'
 import type { Test } from 'tap'
 
 const executablePath = spawnSync('which', ['chromium'], { encoding: 'utf8' }).stdout.trim()
+
+const FLAGS = [
+  '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+  '--disable-component-update', '--disable-sync'
+]
 
 /** What a test file passes to t.test: a reason to skip, unless CI asks for all. */
 export const browserOptions = {
@@ -34,22 +41,16 @@ export async function launch (t: Test): Promise<Browser> {
     executablePath,
     // Playwright turns these off; a user's browser has them.
     ignoreDefaultArgs: ['--disable-back-forward-cache', '--disable-extensions'],
-    args: [
-      '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync', `--load-extension=${extension}`
-    ]
+    args: [...FLAGS, `--load-extension=${extension}`]
   })
   t.teardown(async () => {
     await context.close()
     await rm(directory, { recursive: true, force: true })
   })
-  const errors: string[] = []
-  context.on('console', message => { if (message.type() === 'error') errors.push(`${message.text()} (${message.location().url})`) })
-  context.on('weberror', error => errors.push(String(error.error())))
 
   return {
     context,
-    errors,
+    errors: errorsOf(context),
     newTab: () => context.newPage(),
     async duplicate (page) {
       const worker = context.serviceWorkers()[0] ?? await context.waitForEvent('serviceworker')
@@ -58,4 +59,31 @@ export async function launch (t: Test): Promise<Browser> {
       return await opened
     }
   }
+}
+
+/** A browser whose tabs know when they are hidden: Playwright has those of `launch` believe that each is in front. */
+export async function launchHonest (t: Test): Promise<Omit<Browser, 'duplicate'>> {
+  const directory = await mkdtemp(join(tmpdir(), 'octa-star-chromium-'))
+  const chromiumProcess = spawn(executablePath, [...FLAGS, '--remote-debugging-port=0', `--user-data-dir=${directory}`, 'about:blank'], { stdio: ['ignore', 'ignore', 'pipe'] })
+  t.teardown(async () => {
+    chromiumProcess.kill()
+    if (chromiumProcess.exitCode === null) await once(chromiumProcess, 'exit')
+    await rm(directory, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 })
+  })
+  let endpoint = ''
+  for await (const line of createInterface(chromiumProcess.stderr)) {
+    endpoint = /ws:\/\/\S+/.exec(line)?.[0] ?? ''
+    if (endpoint !== '') break
+  }
+  chromiumProcess.stderr.resume()
+  const browser = await chromium.connectOverCDP(endpoint, { noDefaults: true })
+  const context = browser.contexts()[0]!
+  return { context, errors: errorsOf(context), newTab: () => context.newPage() }
+}
+
+function errorsOf (context: BrowserContext): string[] {
+  const errors: string[] = []
+  context.on('console', message => { if (message.type() === 'error') errors.push(`${message.text()} (${message.location().url})`) })
+  context.on('weberror', error => errors.push(String(error.error())))
+  return errors
 }
