@@ -1,26 +1,17 @@
 // In Chromium with the real Datastar client: each tab has one live stream, whatever it does, and an evicted one stays away.
+import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { browserOptions, launch, launchHonest } from '../kit/chromium.ts'
-import { datastarBody, datastarClients, pause, site } from '../kit/site.ts'
+import { datastarBody, datastarClients, site, thereAndBack, wander } from '../kit/site.ts'
 
 for (const { name, script } of datastarClients()) {
-  const datastarSite = (t: Test, options?: string) => site(t, datastarBody(options), { scripts: { '/datastar.js': script } })
+  const datastarSite = (t: Test, options?: string, more = '') => site(t, datastarBody(options) + more, { scripts: { '/datastar.js': script } })
 
   t.test(`${name}: navigation, reload, back and forward leave one live stream, with one tab id`, browserOptions, async t => {
-    const { app, streams, until } = await datastarSite(t)
+    const visited = await datastarSite(t)
+    const { streams } = visited
     const { newTab, errors } = await launch(t)
-    const tab = await newTab()
-    await tab.goto(app.url('/'))
-    await until(1, 1)
-    for (let i = 0; i < 10; i++) {
-      const opened = streams.length
-      if (i % 5 === 0) await tab.goto(app.url('/two'))
-      else if (i % 5 === 1) await tab.reload()
-      else if (i % 5 === 2) await tab.goto(app.url('/'))
-      else if (i % 5 === 3) await tab.goBack({ waitUntil: 'commit' })
-      else await tab.goForward({ waitUntil: 'commit' })
-      await until(1, opened + 1)
-    }
+    await wander(await newTab(), visited)
     t.equal(new Set(streams.map(stream => stream.tabId)).size, 1)
     t.match(streams[0]!.tabId, /^[0-9a-f]{32}$/)
     t.strictSame(errors, [])
@@ -66,14 +57,10 @@ for (const { name, script } of datastarClients()) {
     const open = "@get('/stream', {openWhenHidden: true})"
     const again = `evt.persisted && ${open}`
     // The attribute for 1.0, and for its betas.
-    const { app, streams, until } = await site(t, datastarBody('{openWhenHidden: true}') + `<p data-on:pageshow__window="${again}" data-on-pageshow__window="${again}"></p>`, { scripts: { '/datastar.js': script } })
+    const visited = await datastarSite(t, '{openWhenHidden: true}', `<p data-on:pageshow__window="${again}" data-on-pageshow__window="${again}"></p>`)
+    const { streams, until } = visited
     const { newTab } = await launch(t)
-    const tab = await newTab()
-    await tab.goto(app.url('/'))
-    await until(1, 1)
-    await tab.goto(app.url('/two'))
-    await until(1, 2)
-    await tab.goBack({ waitUntil: 'commit' })
+    await thereAndBack(await newTab(), visited)
     await until(1, 3)
     t.ok(streams.slice(0, 2).every(stream => stream.signal.aborted))
   })

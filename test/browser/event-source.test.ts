@@ -1,10 +1,10 @@
 // In Chromium with its own EventSource: who comes back, who does not, and what six connections are enough for.
+import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import type { AddressInfo } from 'node:net'
 import type { Page } from 'playwright-core'
 import { browserOptions, launch } from '../kit/chromium.ts'
 import { frozenProxy } from '../kit/frozen-proxy.ts'
-import { pause, site, type SiteOptions } from '../kit/site.ts'
+import { site, thereAndBack, type SiteOptions } from '../kit/site.ts'
 
 const SCRIPT = `
   globalThis.sources = []
@@ -44,7 +44,7 @@ t.test('an EventSource whose server shut down comes back to the next one', brows
   const tab = await newTab()
   await tab.goto(first.app.url('/'))
   await first.until(1, 1)
-  const { port } = first.app.fastify.server.address() as AddressInfo
+  const port = first.app.port()
   await first.app.fastify.close()
   const next = await eventSourceSite(t, { port })
   await next.until(1, 1)
@@ -92,15 +92,12 @@ for (const [deduplicate, outcome] of [[false, 'hangs'], [true, 'passes']] as con
 }
 
 t.test('Chromium keeps the EventSource of a page in the back/forward cache until a successor or a minute ends it, and never opens it again', browserOptions, async t => {
-  const { app, streams, until } = await eventSourceSite(t)
+  const visited = await eventSourceSite(t)
+  const { streams, until } = visited
   const { newTab } = await launch(t)
   const tab = await newTab()
-  await tab.goto(app.url('/'))
-  await until(1, 1)
-  await tab.goto(app.url('/two'))
-  await until(1, 2)
+  await thereAndBack(tab, visited)
   t.equal(await streams[0]!.closed, 'replaced', 'it was still open')
-  await tab.goBack({ waitUntil: 'commit' })
   // The second page is in the cache now, and no stream has replaced its own: this takes Chromium a minute.
   await until(0, 2)
   t.equal(await streams[1]!.closed, 'disconnected')

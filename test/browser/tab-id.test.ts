@@ -1,55 +1,20 @@
 // In Chromium: a tab keeps its id wherever it goes, no two tabs share one, and each has one live stream.
 import t, { type Test } from 'tap'
-import type { Stream } from '../../lib/index.ts'
-import { buildApp, type App } from '../kit/app.ts'
 import { browserOptions, launch } from '../kit/chromium.ts'
+import { site as siteOf, wander } from '../kit/site.ts'
 
-const page = (body: string) => `<!doctype html><link rel="icon" href="data:,">
-  <script type="module" src="/octa-star/tab-id.js"></script>${body}`
-
-async function site (t: Test): Promise<{ app: App, streams: Stream[], until: (live: number, opened: number) => Promise<void> }> {
-  const app = await buildApp(t, { browser: '/octa-star/tab-id.js', tabId: request => (request.query as { tab?: string }).tab })
-  const streams: Stream[] = []
-  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
-    const stream = await reply.startStream('ann')
-    streams.push(stream)
-    stream.keepAlive()
-  })
-  for (const path of ['/', '/two']) {
-    app.fastify.get(path, async (_request, reply) => reply.type('text/html').send(page(`<script type="module">
-      const open = () => { globalThis.source = new EventSource('/stream?tab=' + octaStar.tabId()) }
-      open()
-      // A page that comes back from the cache has lost its stream to the page after it.
-      addEventListener('pageshow', event => { if (event.persisted) open() })
-    </script>`)))
-  }
-  await app.listen()
-  const until = async (live: number, opened: number) => {
-    while (app.fastify.streamRegistry.size !== live || streams.length < opened) await new Promise(resolve => setTimeout(resolve, 10))
-  }
-  return { app, streams, until }
-}
+const site = (t: Test) => siteOf(t, `<script type="module">
+  const open = () => { globalThis.source = new EventSource('/stream?tab=' + octaStar.tabId()) }
+  open()
+  // A page that comes back from the cache has lost its stream to the page after it.
+  addEventListener('pageshow', event => { if (event.persisted) open() })
+</script>`, { tabId: request => (request.query as { tab?: string }).tab })
 
 t.test('navigation, reload, back and forward: one live stream after each, the same tab id all along', browserOptions, async t => {
-  const { app, streams, until } = await site(t)
+  const visited = await site(t)
+  const { streams } = visited
   const { newTab, errors } = await launch(t)
-  const tab = await newTab()
-  await tab.goto(app.url('/'))
-  await until(1, 1)
-  for (let i = 0; i < 10; i++) {
-    const opened = streams.length
-    if (i % 5 === 0) await tab.goto(app.url('/two'))
-    else if (i % 5 === 1) await tab.reload()
-    else if (i % 5 === 2) await tab.goto(app.url('/'))
-    else if (i % 5 === 3) await tab.goBack({ waitUntil: 'commit' })
-    else await tab.goForward({ waitUntil: 'commit' })
-    await until(1, opened + 1)
-  }
-  for (let i = 0; i < 10; i++) {
-    const opened = streams.length
-    await (i % 2 === 0 ? tab.goBack({ waitUntil: 'commit' }) : tab.goForward({ waitUntil: 'commit' }))
-    await until(1, opened + 1)
-  }
+  await wander(await newTab(), visited)
   t.equal(new Set(streams.map(stream => stream.tabId)).size, 1)
   t.match(streams[0]!.tabId, /^[0-9a-f]{32}$/)
   t.strictSame(errors, [])

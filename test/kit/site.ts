@@ -1,7 +1,9 @@
 // A site for the browser tests: two pages that each open a stream, and the server's registry as witness.
 import { readFileSync } from 'node:fs'
 import { delimiter } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
 import { buildSync } from 'esbuild'
+import type { Page } from 'playwright-core'
 import type { Test } from 'tap'
 import type { OctaStarStreamsOptions, Stream } from '../../lib/index.ts'
 import { buildApp, type App } from './app.ts'
@@ -59,7 +61,28 @@ export async function site (t: Test, body: string, { scripts = {}, contentSecuri
   }
 }
 
-export const pause = (milliseconds: number) => new Promise(resolve => setTimeout(resolve, milliseconds))
+/** Opens the first page in `tab`, and goes wherever a tab can go: after each step there is one live stream, the newest. */
+export async function wander (tab: Page, { app, streams, until }: Site): Promise<void> {
+  await tab.goto(app.url('/'))
+  await until(1, 1)
+  const back = () => tab.goBack({ waitUntil: 'commit' })
+  const forward = () => tab.goForward({ waitUntil: 'commit' })
+  const round = [() => tab.goto(app.url('/two')), () => tab.reload(), () => tab.goto(app.url('/')), back, forward]
+  for (const step of [...round, ...round, ...Array(5).fill([back, forward]).flat()]) {
+    const opened = streams.length
+    await step()
+    await until(1, opened + 1)
+  }
+}
+
+/** Opens both pages in `tab`, one after the other, and goes back to the first. */
+export async function thereAndBack (tab: Page, { app, until }: Site): Promise<void> {
+  await tab.goto(app.url('/'))
+  await until(1, 1)
+  await tab.goto(app.url('/two'))
+  await until(1, 2)
+  await tab.goBack({ waitUntil: 'commit' })
+}
 
 export interface DatastarClient {
   name: string
