@@ -1,6 +1,6 @@
 // A site for the browser tests: two pages that each open a stream, and the server's registry as witness.
 import { readFileSync } from 'node:fs'
-import { delimiter } from 'node:path'
+import { delimiter, resolve } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { buildSync } from 'esbuild'
 import type { Page } from 'playwright-core'
@@ -87,6 +87,8 @@ export async function thereAndBack (tab: Page, { app, until }: Site): Promise<vo
 export interface DatastarClient {
   name: string
   script: string
+  /** Where the bundle is; none for the one from npm. */
+  file?: string
 }
 
 /** The client from npm, and each bundle that the path list DATASTAR_JS names. */
@@ -97,7 +99,7 @@ export function datastarClients (): DatastarClient[] {
     { name: 'Datastar v1.0.0-beta.11', script: outputFiles[0]!.text },
     ...bundles.map(path => {
       const script = readFileSync(path, 'utf8')
-      return { name: /Datastar v[\w.-]+/.exec(script)?.[0] ?? path, script }
+      return { name: /Datastar v[\w.-]+/.exec(script)?.[0] ?? path, script, file: resolve(path) }
     })
   ]
 }

@@ -1,0 +1,82 @@
+// The example shop: its pages are whole, its streams bring what changes, and one tab has one stream, over HTTP and in a browser.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { withSignals } from './kit/app.ts'
+import { browserOptions, launch } from './kit/chromium.ts'
+import { connect } from './kit/client.ts'
+import { datastarClients } from './kit/site.ts'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+
+async function openShop (t: Test, datastarJs?: string): Promise<string> {
+  // Without tap's loaders: what runs there is the build, which the other tests cover as source.
+  const clean = ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', '-u', 'DATASTAR_JS', 'PORT=0', ...datastarJs === undefined ? [] : [`DATASTAR_JS=${datastarJs}`]]
+  const shop = spawn('env', [...clean, process.execPath, 'examples/datastar/server.js'], { cwd: root })
+  t.teardown(async () => {
+    shop.kill('SIGTERM')
+    if (shop.exitCode === null) await once(shop, 'exit')
+  })
+  const [line] = await once(createInterface(shop.stdout), 'line')
+  return /http:\/\/localhost:\d+/.exec(line)![0].replace('localhost', '127.0.0.1')
+}
+
+t.test('the pages are whole, and load Datastar from its CDN', async t => {
+  const url = await openShop(t)
+  for (const [path, part] of [['/', '<ul id="orders">'], ['/summary', '<dl id="summary">']]) {
+    const page = await (await fetch(url + path)).text()
+    t.match(page, part)
+    t.match(page, 'src="https://cdn.jsdelivr.net/gh/starfederation/datastar@1.')
+    t.match(page, '{tabId: octaStar.tabId()}')
+  }
+  for (const path of ['/style.css', '/octa-star/tab-id.js']) t.equal((await fetch(url + path)).status, 200, path)
+  t.equal((await fetch(`${url}/datastar.js`)).status, 404)
+})
+
+t.test('an order reaches the open page, a page of the same tab ends its stream, and markup in an order is text', async t => {
+  const url = await openShop(t)
+  const post = (path: string, body: object) => fetch(url + path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
+  const orders = await connect(url + withSignals('/orders/stream', { tabId: 'a' }))
+  t.match(await orders.event(1), { event: 'datastar-patch-elements', data: /elements <ul id="orders">/ })
+
+  t.strictSame(await (await post('/orders', { tabId: 'a', item: '<b>Bread</b>' })).json(), { item: '' })
+  let count = 1
+  while (!(await orders.event(count)).data.includes('Bread')) count++
+  t.match((await orders.event(count)).data, '&#60;b&#62;Bread&#60;/b&#62;')
+
+  const summary = await connect(url + withSignals('/summary/stream', { tabId: 'a' }))
+  t.match(await summary.event(1), { data: /elements <dl id="summary">/ })
+  await orders.ended
+  t.equal(orders.events.at(-1)!.event, 'octa-star-closed')
+
+  t.equal((await post('/orders/1/advance', {})).status, 204)
+  t.equal((await post('/orders/999/advance', {})).status, 404)
+  for (const item of [undefined, '', ' ', 'x'.repeat(61)]) t.equal((await post('/orders', { item })).status, 400)
+  summary.leave()
+})
+
+// Betas know other attributes than those of the example.
+const released = datastarClients().filter(({ name }) => /v1\.\d+\.\d+$/.test(name))
+const options = { ...browserOptions, skip: browserOptions.skip || (released.length === 0 ? 'DATASTAR_JS names no bundle of Datastar 1.x' : false as const) }
+
+t.test('in a browser an order is placed and goes on, and the next page keeps itself up to date', options, async t => {
+  for (const { name, file } of released) {
+    const url = await openShop(t, file)
+    const { newTab, errors } = await launch(t)
+    const tab = await newTab()
+    await tab.goto(`${url}/`)
+    await tab.fill('input', 'Bread & "butter"')
+    await tab.click('form button')
+    const bread = tab.locator('li:has-text("Bread")')
+    await bread.waitFor()
+    t.equal(await tab.inputValue('input'), '', `${name}: the field is empty again`)
+    await bread.locator('button').click()
+    await tab.waitForFunction(() => !(document.querySelector('li:first-child .step') ?? document.body).textContent!.includes('received'))
+    await tab.click('nav a:last-child')
+    const before = await tab.textContent('#summary')
+    await tab.waitForFunction(before => document.querySelector('#summary')!.textContent !== before, before)
+    t.strictSame(errors, [])
+  }
+})
