@@ -14,8 +14,8 @@ export interface StreamOpenEvent {
 export interface StreamReplaceEvent {
   /** The one that ends. */
   stream: Holder
-  /** The one that takes the key. */
-  by: Holder
+  /** The one that takes the key; `undefined` where it is in another process. */
+  by: Holder | undefined
   /** How long the one that ends had held the key. Unit: milliseconds. */
   held: number
 }
@@ -35,11 +35,17 @@ export interface KeyFlappingEvent {
   key: StreamKey
 }
 
+/** `octa-star:cluster`: the store that the processes share cannot be reached, or can be again. */
+export interface ClusterEvent {
+  state: 'away' | 'back'
+}
+
 const channels = {
   open: channel('octa-star:stream:open'),
   replace: channel('octa-star:stream:replace'),
   close: channel('octa-star:stream:close'),
-  flapping: channel('octa-star:key:flapping')
+  flapping: channel('octa-star:key:flapping'),
+  cluster: channel('octa-star:cluster')
 }
 
 export function reportOpen (event: StreamOpenEvent, log: FastifyBaseLogger, route: string): void {
@@ -59,6 +65,10 @@ export function reportClose (event: StreamCloseEvent, log: FastifyBaseLogger, ro
 
 export function reportFlapping (event: KeyFlappingEvent): void {
   if (channels.flapping.hasSubscribers) channels.flapping.publish(event)
+}
+
+export function reportCluster (event: ClusterEvent): void {
+  if (channels.cluster.hasSubscribers) channels.cluster.publish(event)
 }
 
 function debug (log: FastifyBaseLogger, stream: Stream, details: object, message: string): void {

@@ -3,6 +3,7 @@ import { fastifySSE } from '@fastify/sse'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import { LocalBackend } from './backend.ts'
+import { alone } from './cluster.ts'
 import { browserFile } from './browser-file.ts'
 import { Connection } from './connection.ts'
 import {
@@ -18,7 +19,7 @@ import { streamKey } from './stream-key.ts'
 import type { OctaStarStreamsOptions, ScopeKey, StartStreamOptions, Stream } from '../types/index.ts'
 
 export type * from '../types/index.ts'
-export type { KeyFlappingEvent, StreamCloseEvent, StreamOpenEvent, StreamReplaceEvent } from './diagnostics.ts'
+export type { ClusterEvent, KeyFlappingEvent, StreamCloseEvent, StreamOpenEvent, StreamReplaceEvent } from './diagnostics.ts'
 export { streamKey }
 
 /** What one request to a route with `sse` carries. */
@@ -40,7 +41,9 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   await registerSSE(fastify, options)
   if (options.browser !== undefined) await serveBrowserFile(fastify, options.browser)
 
-  const registry = new Registry(new LocalBackend(), options, fastify.log)
+  const { replaceTimeout } = options
+  const cluster = await options.cluster?.join({ log: fastify.log, replaceTimeout }) ?? alone
+  const registry = new Registry(new LocalBackend(), cluster, options, fastify.log)
   fastify.decorate('streamRegistry', registry)
 
   fastify.decorateReply('startStream', async function startStream (this: Reply, scopeKey: ScopeKey, { name }: StartStreamOptions = {}): Promise<Stream> {
@@ -75,7 +78,10 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
 
   // Between the two Fastify waits for open responses, for ever if need be.
   fastify.addHook('preClose', () => registry.close(closeTimeout(fastify, options)))
-  fastify.addHook('onClose', async () => registry.clear())
+  fastify.addHook('onClose', async () => {
+    registry.clear()
+    await cluster.leave()
+  })
 }
 
 async function registerSSE (fastify: FastifyInstance, { sse }: ResolvedOptions): Promise<void> {

@@ -1,6 +1,6 @@
 // The options: frozen defaults, and the checks at registration.
 import { FST_ERR_OCTA_STAR_OPTION, show } from './errors.ts'
-import type { OctaStarStreamsOptions } from '../types/index.ts'
+import type { ClusterAdapter, OctaStarStreamsOptions } from '../types/index.ts'
 
 export const defaults = Object.freeze({
   signal: 'tabId',
@@ -10,10 +10,11 @@ export const defaults = Object.freeze({
   maxStreamsPerScope: Infinity,
   onLimit: 'replace-oldest',
   browser: undefined,
+  cluster: undefined,
   sse: undefined
 })
 
-export type ResolvedOptions = Required<Omit<OctaStarStreamsOptions, 'tabId' | 'browser' | 'sse'>> & Pick<OctaStarStreamsOptions, 'tabId' | 'browser' | 'sse'>
+export type ResolvedOptions = Required<Omit<OctaStarStreamsOptions, 'tabId' | 'browser' | 'cluster' | 'sse'>> & Pick<OctaStarStreamsOptions, 'tabId' | 'browser' | 'cluster' | 'sse'>
 
 // Past this setTimeout takes a delay for 1 ms: https://nodejs.org/api/timers.html#settimeoutcallback-delay-args
 const MAX_DELAY = 2 ** 31 - 1
@@ -26,6 +27,7 @@ const expected: Record<keyof typeof defaults, [test: (value: unknown) => boolean
   maxStreamsPerScope: [value => value === Infinity || (Number.isSafeInteger(value) && (value as number) >= 1), 'a whole number from 1, or Infinity'],
   onLimit: [value => value === 'replace-oldest' || value === 'reject', "'replace-oldest' or 'reject'"],
   browser: [value => value === undefined || (typeof value === 'string' && value.startsWith('/')), "a path that begins with '/'"],
+  cluster: [value => value === undefined || typeof (value as Partial<ClusterAdapter> | null)?.join === 'function', 'an adapter, such as redisCluster({ redis })'],
   sse: [value => value === undefined || (typeof value === 'object' && value !== null), 'an object']
 }
 

@@ -5,7 +5,7 @@ import { reportFlapping, reportReplace } from './diagnostics.ts'
 import { FST_ERR_OCTA_STAR_LIMIT } from './errors.ts'
 import { canonical, streamKey } from './stream-key.ts'
 import { within } from './wait.ts'
-import type { CloseReason, Holder, ScopeKey, Stream, StreamKey, StreamRegistry } from '../types/index.ts'
+import type { CloseReason, Cluster, Holder, ScopeKey, Stream, StreamKey, StreamRegistry } from '../types/index.ts'
 
 const FLAPPING_TIMES = 10
 const FLAPPING_MS = 10_000
@@ -41,8 +41,12 @@ export class RegisteredClaim implements Claim {
     return this.told || this.holder.closing === true
   }
 
-  end (reason: CloseReason): void {
+  /** `by` is the one that replaces it, if that is in this process. */
+  end (reason: CloseReason, by?: Holder): void {
     if (this.told) return
+    if (reason === 'replaced' && this.heldSince !== undefined && !this.ending) {
+      reportReplace({ stream: this.holder, by, held: performance.now() - this.heldSince })
+    }
     this.told = true
     this.holder.close(reason)
   }
@@ -50,14 +54,16 @@ export class RegisteredClaim implements Claim {
 
 export class Registry implements StreamRegistry {
   readonly #backend: Backend<RegisteredClaim>
+  readonly #cluster: Cluster
   readonly #options: RegistryOptions
   readonly #log: FastifyBaseLogger
   // Those that hold, or once held, their key, until they are gone: also a replaced one whose cleanup hangs.
   readonly #held = new Set<RegisteredClaim>()
   #closed = false
 
-  constructor (backend: Backend<RegisteredClaim>, options: RegistryOptions, log: FastifyBaseLogger) {
+  constructor (backend: Backend<RegisteredClaim>, cluster: Cluster, options: RegistryOptions, log: FastifyBaseLogger) {
     this.#backend = backend
+    this.#cluster = cluster
     this.#options = options
     this.#log = log
   }
@@ -84,7 +90,8 @@ export class Registry implements StreamRegistry {
     const crowd = this.#crowd(key)
     const claim = new RegisteredClaim(key, holder)
     const previous = this.#backend.claim(claim)
-    if (previous === undefined && crowd.length === 0) {
+    const elsewhere = this.#cluster.claim(claim)
+    if (previous === undefined && crowd.length === 0 && elsewhere === undefined) {
       this.#forgetWhenGone(claim)
       this.#hold(claim)
       return true
@@ -92,7 +99,7 @@ export class Registry implements StreamRegistry {
 
     if (previous !== undefined) this.#replace(previous, claim)
     for (const other of crowd) other.end('evicted')
-    const waitedFor = this.#waitFor(previous === undefined ? crowd : [previous, ...crowd])
+    const waitedFor = this.#waitFor(previous === undefined ? crowd : [previous, ...crowd], elsewhere)
     // Whoever comes next has to wait for those as well, even if this one ends while it waits.
     claim.gone = Promise.allSettled([holder.gone, waitedFor])
     this.#forgetWhenGone(claim)
@@ -103,11 +110,17 @@ export class Registry implements StreamRegistry {
   }
 
   async evict (scopeKey: ScopeKey, tabId?: string): Promise<number> {
-    const claims = this.#backend.scope(canonical(scopeKey, 'streamRegistry.evict'))
-      .filter(({ key }) => tabId === undefined || key.tabId === tabId)
+    const scope = canonical(scopeKey, 'streamRegistry.evict')
+    const claims = this.#backend.scope(scope).filter(({ key }) => tabId === undefined || key.tabId === tabId)
     for (const claim of claims) claim.end('evicted')
-    await this.#waitFor(claims)
-    return claims.length
+    const [others] = await Promise.all([this.#cluster.evict(scope, tabId), this.#waitFor(claims)])
+    return claims.length + others
+  }
+
+  async count (scopeKey: ScopeKey): Promise<number> {
+    const scope = canonical(scopeKey, 'streamRegistry.count')
+    const others = await this.#cluster.count(scope)
+    return this.#backend.scope(scope).length + others
   }
 
   /** Ends every stream, waits until all are gone or `timeout` milliseconds are over, and takes no more. */
@@ -115,7 +128,7 @@ export class Registry implements StreamRegistry {
     this.#closed = true
     const claims = new Set([...this.#backend, ...this.#held])
     for (const claim of claims) claim.end('shutdown')
-    await this.#waitFor([...claims], timeout)
+    await this.#waitFor([...claims], undefined, timeout)
   }
 
   /** Forgets those that were not gone when the registry closed. */
@@ -138,15 +151,13 @@ export class Registry implements StreamRegistry {
     claim.isGone = true
     this.#held.delete(claim)
     this.#backend.release(claim)
+    this.#cluster.release(claim)
   }
 
   #replace (previous: RegisteredClaim, claim: RegisteredClaim): void {
-    const now = performance.now()
-    if (!previous.ending && previous.heldSince !== undefined) {
-      reportReplace({ stream: previous.holder, by: claim.holder, held: now - previous.heldSince })
-    }
-    previous.end('replaced')
+    previous.end('replaced', claim.holder)
 
+    const now = performance.now()
     const times = claim.replacements = previous.replacements ?? []
     times.push(now)
     if (times.length > FLAPPING_TIMES + 1) times.shift()
@@ -177,8 +188,8 @@ export class Registry implements StreamRegistry {
   }
 
   // Every wait is bounded. Who is not gone by then is waited for no longer, by nobody.
-  async #waitFor (claims: RegisteredClaim[], timeout = this.#options.replaceTimeout): Promise<void> {
-    if (await within(Promise.allSettled(claims.map(claim => claim.gone)), timeout)) return
+  async #waitFor (claims: RegisteredClaim[], elsewhere?: Promise<unknown>, timeout = this.#options.replaceTimeout): Promise<void> {
+    if (await within(Promise.allSettled([elsewhere, ...claims.map(claim => claim.gone)]), timeout)) return
     for (const claim of claims) {
       if (!claim.isGone) claim.holder.destroy?.()
     }

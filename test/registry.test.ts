@@ -4,24 +4,19 @@ import { setImmediate as turn } from 'node:timers/promises'
 import FakeTimers from '@sinonjs/fake-timers'
 import t from 'tap'
 import { LocalBackend } from '../lib/backend.ts'
+import { alone } from '../lib/cluster.ts'
 import { defaults } from '../lib/options.ts'
 import { Registry } from '../lib/registry.ts'
 import { streamKey } from '../lib/stream-key.ts'
-import type { CloseReason, Holder } from '../lib/index.ts'
+import type { Holder } from '../lib/index.ts'
 import { buildApp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { memoryLog } from './kit/memory-log.ts'
-
-class PlainHolder implements Holder {
-  reasons: CloseReason[] = []
-  leave!: (error?: Error) => void
-  readonly gone = new Promise<void>((resolve, reject) => { this.leave = error => error === undefined ? resolve() : reject(error) })
-  close (reason: CloseReason) { this.reasons.push(reason) }
-}
+import { PlainHolder } from './kit/plain-holder.ts'
 
 const build = (options = {}) => {
   const { log, lines } = memoryLog()
-  return { registry: new Registry(new LocalBackend(), { ...defaults, onLimit: 'replace-oldest', ...options }, log), lines }
+  return { registry: new Registry(new LocalBackend(), alone, { ...defaults, onLimit: 'replace-oldest', ...options }, log), lines }
 }
 
 t.test('anything that can be closed and says when it is gone can hold a key', async t => {

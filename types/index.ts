@@ -1,6 +1,9 @@
 // The public vocabulary: every type a user meets, and what Fastify gains by registering the plugin.
 import type { FastifyRequest } from 'fastify'
 import type { SSEPluginOptions } from '@fastify/sse'
+import type { ClusterAdapter } from './cluster.ts'
+
+export type * from './cluster.ts'
 
 /**
  * The application's identity for a user or session, such as `user.id` or `[user.id, workspace.id]`. Compared by value:
@@ -114,7 +117,7 @@ export interface Stream extends Holder {
 
 /** Who holds which key, in the context in which the plugin was registered. `for (const stream of registry)` lists all. */
 export interface StreamRegistry<H extends Holder = Stream> extends Iterable<H> {
-  /** The holders that are registered and not yet gone. */
+  /** The holders of this process that are registered and not yet gone. */
   readonly size: number
   /** The holder of a key. */
   get (scopeKey: ScopeKey, tabId: string, name?: string): H | undefined
@@ -125,6 +128,8 @@ export interface StreamRegistry<H extends Holder = Stream> extends Iterable<H> {
    * @example await fastify.streamRegistry.evict(request.user.id) // on logout
    */
   evict (scopeKey: ScopeKey, tabId?: string): Promise<number>
+  /** How many a scope has, those that wait for their predecessor included, in all processes of the cluster. */
+  count (scopeKey: ScopeKey): Promise<number>
   /**
    * Makes `holder` the holder of `key`: ends the present one and waits until it is gone, within `replaceTimeout`.
    * Resolves to `true`, or to `false` if a newer one took the key in the meantime. Forgets `holder` when it is gone.
@@ -185,6 +190,11 @@ export interface OctaStarStreamsOptions {
    * @example browser: '/octa-star/tab-id.js'
    */
   browser?: string
+  /**
+   * What makes several processes one, as `redisCluster({ redis })` of `octa-star-streams/redis`. Default: none, each
+   * process deduplicates on its own.
+   */
+  cluster?: ClusterAdapter
   /** Options for `@fastify/sse`, which the plugin registers unless the application has. Default: none. */
   sse?: SSEPluginOptions
 }

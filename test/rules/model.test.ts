@@ -4,6 +4,7 @@ import FakeTimers, { type Clock } from '@sinonjs/fake-timers'
 import fc from 'fast-check'
 import t from 'tap'
 import { LocalBackend } from '../../lib/backend.ts'
+import { alone } from '../../lib/cluster.ts'
 import { Connection } from '../../lib/connection.ts'
 import { FST_ERR_OCTA_STAR_LIMIT } from '../../lib/errors.ts'
 import { Registry } from '../../lib/registry.ts'
@@ -83,7 +84,7 @@ class World {
   constructor (clock: Clock, limit: { max: number, onLimit: 'replace-oldest' | 'reject' } | undefined) {
     this.#clock = clock
     this.limit = limit?.max ?? Infinity
-    this.registry = new Registry(this.backend, {
+    this.registry = new Registry(this.backend, alone, {
       replaceTimeout: REPLACE_TIMEOUT, maxStreamsPerScope: this.limit, onLimit: limit?.onLimit ?? 'replace-oldest'
     }, this.log.log)
   }

@@ -1,0 +1,138 @@
+// What a cluster must do, whatever carries it: one suite, which takes a builder of registries that are to act as one.
+import { once, EventEmitter } from 'node:events'
+import type { Test } from 'tap'
+import type { CloseReason, Holder } from '../../lib/index.ts'
+import type { Registry } from '../../lib/registry.ts'
+import { streamKey } from '../../lib/stream-key.ts'
+import { PlainHolder } from '../kit/plain-holder.ts'
+
+export interface ConformanceOptions {
+  /** What t.test is passed: a reason to skip, a time limit. */
+  options?: object
+  /** As many registries as `members`; the same one again and again where there is but one process. */
+  build: (t: Test, members: number) => Promise<Registry[]>
+}
+
+export function clusterConformance (t: Test, { options = {}, build }: ConformanceOptions): void {
+  const key = (tab?: string, scope = 'ann', name?: string) => streamKey(scope, tab, name)
+
+  t.test('a newcomer waits until the holder is gone, wherever that is', options, async t => {
+    const [one, two] = await build(t, 2)
+    const [first, second] = [new ToldHolder(), new PlainHolder()]
+    t.equal(await one!.replaceAndRegister(key('a'), first), true)
+    let admitted = false
+    const replaced = two!.replaceAndRegister(key('a'), second).then(result => { admitted = true; return result })
+    await first.told
+    t.strictSame(first.reasons, ['replaced'])
+    await new Promise(resolve => setTimeout(resolve, 50))
+    t.equal(admitted, false)
+    first.leave()
+    t.equal(await replaced, true)
+    t.equal(await one!.count('ann'), 1)
+    t.strictSame(second.reasons, [])
+  })
+
+  t.test('of 64 newcomers on one key, spread over all, one is left; never are two admitted and not gone', options, async t => {
+    const registries = await build(t, 4)
+    let present = 0
+    let most = 0
+    let live: Holder[] = []
+    await Promise.all(Array.from({ length: 64 }, async (_, i) => {
+      const holder = new ToldHolder()
+      const admitted = registries[i % 4]!.replaceAndRegister(key('a'), holder)
+      holder.told.then(async () => {
+        // Cleans up for a while, as a stream does.
+        await new Promise(resolve => setTimeout(resolve, i % 3))
+        if (live.includes(holder)) present--
+        live = live.filter(other => other !== holder)
+        holder.leave()
+      })
+      if (!await admitted) return
+      present++
+      most = Math.max(most, present)
+      live.push(holder)
+    }))
+    t.equal(live.length, 1)
+    t.equal(most, 1)
+    t.equal(await registries[1]!.count('ann'), 1)
+  })
+
+  t.test('an eviction reaches every member, and resolves when all are gone', options, async t => {
+    const registries = await build(t, 3)
+    const holders = await Promise.all(['a', 'b', undefined].map(async (tab, i) => {
+      const holder = new ToldHolder()
+      await registries[i]!.replaceAndRegister(key(tab), holder)
+      return holder
+    }))
+    const bob = new PlainHolder()
+    await registries[2]!.replaceAndRegister(key('a', 'bob'), bob)
+    t.strictSame(await Promise.all(registries.map(registry => registry.count('ann'))), [3, 3, 3])
+
+    let evicted: number | undefined
+    const eviction = registries[0]!.evict('ann').then(count => { evicted = count })
+    await Promise.all(holders.map(holder => holder.told))
+    t.strictSame(holders.map(holder => holder.reasons), [['evicted'], ['evicted'], ['evicted']])
+    holders[0]!.leave()
+    holders[2]!.leave()
+    await new Promise(resolve => setTimeout(resolve, 50))
+    t.equal(evicted, undefined)
+    holders[1]!.leave()
+    await eviction
+    t.equal(evicted, 3)
+    t.strictSame(bob.reasons, [], 'another scope is not concerned')
+  })
+
+  t.test('an eviction of a tab ends its streams of all names, and no other tab\'s', options, async t => {
+    const registries = await build(t, 3)
+    const keys = [key('a'), key('a', 'ann', 'chat'), key('b'), key(undefined)]
+    const holders = await Promise.all(keys.map(async (key, i) => {
+      const holder = new ToldHolder()
+      await registries[i % 3]!.replaceAndRegister(key, holder)
+      holder.told.then(() => holder.leave())
+      return holder
+    }))
+    t.equal(await registries[2]!.evict('ann', 'a'), 2)
+    t.strictSame(holders.map(holder => holder.reasons), [['evicted'], ['evicted'], [], []])
+  })
+
+  t.test('a claim that goes late never removes its successor', options, async t => {
+    const [one, two, three] = await build(t, 3)
+    const holders = [new PlainHolder(), new PlainHolder(), new ToldHolder()] as const
+    await one!.replaceAndRegister(key('a'), holders[0])
+    holders[0].leave()
+    await two!.replaceAndRegister(key('a'), holders[1])
+    const third = three!.replaceAndRegister(key('a'), holders[2])
+    holders[1].leave()
+    t.equal(await third, true)
+    const fourth = one!.replaceAndRegister(key('a'), new PlainHolder())
+    await holders[2].told
+    holders[2].leave()
+    t.equal(await fourth, true, 'it was found, and waited for')
+  })
+
+  t.test('keys that look alike do not meet', options, async t => {
+    const registries = await build(t, 3)
+    const keys = [key('a:b'), key('a', 'ann', 'b'), key('a'), key('', 'ann:a'), key('a', '{ann}'), key('a', '*'), key('*'), key('a b'), key('-'), key('x'.repeat(128)), key('a\n')]
+    const holders = await Promise.all(keys.map(async (key, i) => {
+      const holder = new PlainHolder()
+      t.equal(await registries[i % 3]!.replaceAndRegister(key, holder), true)
+      return holder
+    }))
+    t.strictSame(holders.flatMap(holder => holder.reasons), [])
+    for (const [i, key] of keys.entries()) {
+      const newcomer = registries[(i + 1) % 3]!.replaceAndRegister(key, new PlainHolder())
+      holders[i]!.leave()
+      await newcomer
+    }
+  })
+}
+
+/** Says when it is told to end, which another process does in its own time. */
+class ToldHolder extends PlainHolder {
+  readonly #emitter = new EventEmitter()
+  readonly told = once(this.#emitter, 'told')
+  override close (reason: CloseReason) {
+    super.close(reason)
+    this.#emitter.emit('told')
+  }
+}

@@ -1,0 +1,145 @@
+// The Redis adapter keeps the contract: with clients of either make, with a password, key prefixes and a Redis Cluster.
+import { setTimeout as pause } from 'node:timers/promises'
+import fastifyRedis from '@fastify/redis'
+import Fastify from 'fastify'
+import { Cluster, Redis } from 'ioredis'
+import { Redis as Valkey } from 'iovalkey'
+import t, { type Test } from 'tap'
+import { LocalBackend } from '../../lib/backend.ts'
+import octaStarStreams from '../../lib/index.ts'
+import { defaults } from '../../lib/options.ts'
+import { redisCluster, type RedisClient } from '../../lib/redis/index.ts'
+import { Registry } from '../../lib/registry.ts'
+import { buildApp, streamRoute, withSignals } from '../kit/app.ts'
+import { connect } from '../kit/client.ts'
+import { memoryLog } from '../kit/memory-log.ts'
+import { redisOptions, redisServer, type RedisServer } from '../kit/redis.ts'
+import { clusterConformance } from './conformance.ts'
+
+interface Variant {
+  args?: string[]
+  client: (server: RedisServer) => RedisClient & { disconnect (): void }
+}
+
+const clusterArgs = ['--cluster-enabled', 'yes', '--cluster-announce-ip', '127.0.0.1', '--cluster-config-file', `/tmp/octa-star-nodes-${process.pid}.conf`, '--cluster-require-full-coverage', 'no']
+const variants: Record<string, Variant> = {
+  ioredis: { client: ({ port }) => new Redis({ port }) },
+  'iovalkey, with a key prefix and a password': {
+    args: ['--requirepass', 'secret'],
+    client: ({ port }) => new Valkey({ port, password: 'secret', keyPrefix: 'app:' })
+  },
+  'ioredis, with lazyConnect and a key prefix with a hash tag': { client: ({ port }) => new Redis({ port, lazyConnect: true, keyPrefix: '{app}:' }) },
+  'a Redis Cluster': { args: clusterArgs, client: ({ port }) => new Cluster([{ host: '127.0.0.1', port }]) }
+}
+
+for (const [name, { args, client }] of Object.entries(variants)) {
+  t.test(name, redisOptions, async t => {
+    const server = await redisServer(t, args)
+    if (args === clusterArgs) {
+      const node = server.client()
+      await node.call('CLUSTER', 'ADDSLOTSRANGE', '0', '16383')
+      while (!(await node.call('CLUSTER', 'INFO') as string).includes('cluster_state:ok')) await pause(20)
+    }
+    let round = 0
+    clusterConformance(t, {
+      async build (t: Test, members) {
+        const prefix = `round-${++round}:`
+        return await Promise.all(Array.from({ length: members }, async () => {
+          const redis = client(server)
+          const { log } = memoryLog()
+          const cluster = await redisCluster({ redis, prefix }).join({ log, replaceTimeout: 5_000 })
+          const registry = new Registry(new LocalBackend(), cluster, { ...defaults, onLimit: 'replace-oldest' }, log)
+          t.teardown(async () => {
+            registry.clear()
+            await cluster.leave()
+            redis.disconnect()
+          })
+          return registry
+        }))
+      }
+    })
+  })
+}
+
+t.test('over HTTP', redisOptions, async t => {
+  const server = await redisServer(t)
+  async function startProcess () {
+    const app = await buildApp(t, { cluster: redisCluster({ redis: server.client() }) })
+    return { app, streams: streamRoute(app), registry: app.fastify.streamRegistry, ...await app.listen() }
+  }
+  const [one, two] = [await startProcess(), await startProcess()]
+  const commands = async () => Number(/total_commands_processed:(\d+)/.exec(await counter.info('stats'))![1])
+  const counter = server.client()
+
+  t.test('a fresh key is one command and five steps of its script; a replacement one command, one message, one acknowledgement', async t => {
+    const monitored: string[][] = []
+    const monitor = await server.client().monitor()
+    monitor.on('monitor', (_time: string, args: string[], _source: string) => monitored.push(args))
+    // What a script does inside Redis is monitored as well; it costs no round trip.
+    const sent = () => monitored.map(([command]) => command!.toLowerCase()).filter(command => ['evalsha', 'eval', 'publish'].includes(command))
+    const first = await connect(one.url(withSignals('/stream/ann', { tabId: 'a' })))
+    // The scripts are known to Redis from now on.
+    await one.registry.evict('ann')
+    await first.ended
+    await connect(one.url(withSignals('/stream/ann', { tabId: 'a' })))
+    await pause(50)
+    monitored.length = 0
+    const loner = await connect(one.url(withSignals('/stream/bob', { tabId: 'a' })))
+    await pause(50)
+    t.strictSame(sent(), ['evalsha'])
+    monitored.length = 0
+    await connect(two.url(withSignals('/stream/ann', { tabId: 'a' })))
+    await pause(50)
+    t.strictSame(sent(), ['evalsha', 'publish', 'publish'], 'the claim, its message to the holder, the acknowledgement')
+    t.equal(one.streams.at(-2)!.signal.aborted, true)
+    loner.leave()
+    monitor.disconnect()
+  })
+
+  t.test('the entries of a process that closes are gone at once', async t => {
+    const three = await startProcess()
+    for (let i = 0; i < 100; i++) await connect(three.url(withSignals(`/stream/carl${i % 50}`, { tabId: String(i) })))
+    t.equal(await one.registry.count('carl0'), 2)
+    await three.fastify.close()
+    t.equal(await one.registry.count('carl0'), 0)
+    t.strictSame((await counter.keys('*')).length, 1, 'but for the one of the test before')
+  })
+
+  t.test('a process with 10,000 quiet streams sends fewer than two commands a second', async t => {
+    const { log } = memoryLog()
+    const cluster = await redisCluster({ redis: server.client(), prefix: 'quiet:' }).join({ log, replaceTimeout: 5_000 })
+    const gone = new Promise<void>(() => {})
+    const claims = Array.from({ length: 10_000 }, (_, i) => cluster.claim({ key: one.streams[0] === undefined ? undefined! : { scopeKey: i, scope: String(i), slot: '"a"', tabId: 'a', name: undefined }, gone, end () {} }))
+    await Promise.all(claims)
+    const before = await commands()
+    const beats = async () => Number(/cmdstat_evalsha:calls=(\d+)/.exec(await counter.info('commandstats'))![1])
+    const beatsBefore = await beats()
+    await pause(10_000)
+    t.ok(await beats() - beatsBefore < 20, `${await beats() - beatsBefore} scripts in 10 s`)
+    t.ok(before > 10_000)
+    await cluster.leave()
+  })
+})
+
+t.test('with fastify.redis of @fastify/redis, which closes its client after us', redisOptions, async t => {
+  const server = await redisServer(t)
+  const fastify = Fastify()
+  await fastify.register(fastifyRedis, { port: server.port, host: '127.0.0.1' })
+  await fastify.register(octaStarStreams, { tabId: request => (request.query as { tab: string }).tab, cluster: redisCluster({ redis: fastify.redis }) })
+  fastify.get('/', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
+  await fastify.inject({ url: '/?tab=a', payloadAsStream: true })
+  const observer = server.client()
+  t.equal((await observer.keys('*')).length, 1)
+  await fastify.close()
+  t.strictSame(await observer.keys('*'), [])
+  t.equal((await observer.client('LIST') as string).split('\n').filter(line => line.includes('sub=1')).length, 0, 'no subscription is left')
+})
+
+t.test('an option of the adapter that cannot be is refused at once', async t => {
+  const redis = { evalsha () {}, duplicate () {} } as never
+  const code = 'FST_ERR_OCTA_STAR_OPTION'
+  for (const options of [{}, { redis: {} }, { redis: null }, { redis, prefix: '{a}' }, { redis, prefix: 'a b' }, { redis, prefix: 1 }, { redis, lease: 999 }, { redis, lease: 1.5e3 + 0.5 }, { redis, lease: 3_600_001 }]) {
+    t.throws(() => redisCluster(options as never), { code })
+  }
+  redisCluster({ redis, prefix: 'x:', lease: 1000 })
+})

@@ -1,0 +1,143 @@
+// A redis-server of the test's own, on a free port and without persistence, and a TCP proxy before it that freezes, cuts, delays and drops.
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import net, { type AddressInfo, type Socket } from 'node:net'
+import { setTimeout as pause } from 'node:timers/promises'
+import { Redis } from 'ioredis'
+import type { Test } from 'tap'
+
+const missing = spawnSync('which', ['redis-server']).status !== 0
+
+/** What a test file passes to t.test: a reason to skip, unless CI asks for all. */
+export const redisOptions = {
+  timeout: 120_000,
+  skip: missing && process.env.CI !== 'true' ? 'redis-server is not installed' : false as const
+}
+
+export interface RedisServer {
+  readonly port: number
+  /** A client that the test need not close. */
+  client: (options?: object) => Redis
+  kill: () => Promise<void>
+  start: () => Promise<void>
+}
+
+export async function redisServer (t: Test, args: string[] = []): Promise<RedisServer> {
+  const port = await freePort()
+  let server: ChildProcess | undefined
+  const clients: Redis[] = []
+  async function start () {
+    server = spawn('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', ...args], { stdio: ['ignore', 'ignore', 'inherit'] })
+    const probe = new Redis({ port, retryStrategy: () => 20, maxRetriesPerRequest: null, ...args.includes('--requirepass') ? { password: args[args.indexOf('--requirepass') + 1]! } : {} })
+    probe.on('error', () => {})
+    await probe.ping()
+    probe.disconnect()
+  }
+  async function kill () {
+    if (server === undefined || server.exitCode !== null || server.signalCode !== null) return
+    server.kill('SIGKILL')
+    await once(server, 'exit')
+  }
+  t.teardown(async () => {
+    for (const client of clients) client.disconnect()
+    await kill()
+  })
+  await start()
+  return {
+    port,
+    kill,
+    start,
+    client (options = {}) {
+      const client = new Redis({ port, ...options })
+      client.on('error', () => {})
+      clients.push(client)
+      return client
+    }
+  }
+}
+
+export interface RedisProxy {
+  readonly port: number
+  /** Milliseconds by which each direction is late. */
+  delay: number
+  /** Holds back what arrives on the connections that `which` chooses, until `thaw`. */
+  freeze: (which?: Which) => void
+  thaw: () => void
+  /** Resets connections, and refuses new ones until `mend`. */
+  cut: (which?: Which) => void
+  mend: () => void
+  /** Swallows whole messages to subscribers that contain `text`, once. */
+  loseNext: (text: string) => void
+}
+
+/** A connection that has said SUBSCRIBE, or one that has not. */
+export type Which = 'subscribers' | 'commands'
+
+export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {
+  interface Pair { client: Socket, upstream: Socket, subscribes: boolean, held: Array<() => void> }
+  const pairs = new Set<Pair>()
+  let frozen: Which | 'all' | undefined
+  let isCut: Which | 'all' | undefined
+  let toLose: string | undefined
+  const concerns = (what: Which | 'all' | undefined, pair: Pair) => what === 'all' || what === (pair.subscribes ? 'subscribers' : 'commands')
+  const server = net.createServer({ noDelay: true }, client => {
+    const upstream = net.connect({ port: to, host: '127.0.0.1', noDelay: true })
+    const pair: Pair = { client, upstream, subscribes: false, held: [] }
+    pairs.add(pair)
+    const pass = async (chunk: Buffer, target: Socket) => {
+      if (proxy.delay > 0) await pause(proxy.delay)
+      if (concerns(frozen, pair)) pair.held.push(() => target.write(chunk))
+      else target.write(chunk)
+    }
+    const end = () => {
+      pairs.delete(pair)
+      client.destroy()
+      upstream.destroy()
+    }
+    client.on('data', chunk => {
+      if (/\r\nsubscribe\r\n/i.test(chunk.toString('latin1'))) pair.subscribes = true
+      if (concerns(isCut, pair)) end()
+      else pass(chunk, upstream)
+    })
+    upstream.on('data', chunk => {
+      if (toLose !== undefined && chunk.includes(toLose)) toLose = undefined
+      else pass(chunk, client)
+    })
+    for (const socket of [client, upstream]) socket.on('close', end).on('error', end)
+    if (concerns(isCut, pair) && isCut === 'all') end()
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => {
+    for (const { client, upstream } of pairs) {
+      client.destroy()
+      upstream.destroy()
+    }
+    server.close()
+  })
+  const proxy: RedisProxy = {
+    port: (server.address() as AddressInfo).port,
+    delay: 0,
+    freeze (which) { frozen = which ?? 'all' },
+    thaw () {
+      frozen = undefined
+      for (const pair of pairs) for (const write of pair.held.splice(0)) write()
+    },
+    cut (which) {
+      isCut = which ?? 'all'
+      for (const pair of pairs) if (concerns(isCut, pair)) pair.client.resetAndDestroy()
+    },
+    mend () { isCut = undefined },
+    loseNext (text) { toLose = text }
+  }
+  return proxy
+}
+
+async function freePort (): Promise<number> {
+  const server = net.createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
+}
