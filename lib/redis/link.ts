@@ -54,12 +54,13 @@ export class RedisLink implements Link {
     return this.#redis.isCluster !== true
   }
 
-  async run ({ sha, lua }: Script, keys: string[], args: Array<string | number>): Promise<unknown> {
+  async run ({ sha, lua }: Script, keys: string[], args: Array<string | number>, stillWanted?: () => boolean): Promise<unknown> {
     try {
       return await this.#redis.evalsha(sha, keys.length, ...keys, ...args)
     } catch (error) {
       // The first time, and after each restart of Redis.
       if (!(error instanceof Error) || !error.message.startsWith('NOSCRIPT')) throw error
+      if (stillWanted?.() === false) return undefined
       return await this.#redis.eval(lua, keys.length, ...keys, ...args)
     }
   }

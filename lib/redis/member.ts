@@ -16,7 +16,8 @@ export interface Link {
   readonly hears: boolean
   /** Whether PUBLISH returns how many heard it: in a Redis Cluster it counts those on one node alone. */
   readonly countsHearers: boolean
-  run (script: Script, keys: string[], args: Array<string | number>): Promise<unknown>
+  /** `stillWanted` is asked where the script has to be sent again, behind what was sent in the meantime. */
+  run (script: Script, keys: string[], args: Array<string | number>, stillWanted?: () => boolean): Promise<unknown>
   publish (channel: string, message: string): Promise<number>
   /** Subscribes on a new connection: this one is deaf. */
   resubscribe (): void
@@ -90,13 +91,15 @@ export class Member implements Cluster {
     const { lease } = this.#options
     const at = this.#offset === undefined ? 0 : entry.token
     return this.#ask(CLAIM, [entry.scope], [entry.field, this.id, entry.number, lease, this.#channels, at, this.#patience * 1000], reply => {
+      // Overtaken by a claim of this process, before Redis saw it: sent now it would pass for the newer one.
+      if (reply === undefined) return
       const [token, now, other, otherNumber, heard, expired] = reply as [string, string, string?, string?, number?, number?]
       this.#learnTime(Number(now))
       if (token === '') return this.#lose(entry)
       entry.token = Number(token)
       if (other === undefined || expired === 1) return
       return this.#answers.of({ member: other, number: entry.number, heard: heard!, channel: this.#channels + other, message: `end replaced ${this.id} ${entry.number} ${otherNumber}` })
-    })
+    }, () => this.#isNewest(entry))
   }
 
   release (claim: ClusterClaim): void {
@@ -190,8 +193,11 @@ export class Member implements Cluster {
 
   /** Notes that `entry` is not, or no longer, the newest; returns whether it was. */
   #supersede (entry: Entry): boolean {
-    const key = keyOf(entry)
-    return entry.bucket.get(key) === entry && entry.bucket.delete(key)
+    return this.#isNewest(entry) && entry.bucket.delete(keyOf(entry))
+  }
+
+  #isNewest (entry: Entry): boolean {
+    return entry.bucket.get(keyOf(entry)) === entry
   }
 
   #lose (entry: Entry): void {
@@ -246,9 +252,9 @@ export class Member implements Cluster {
   }
 
   /** Runs `script`, and `use` with its reply, whenever that comes. Resolves to whether it came in time, and `use` is done. */
-  async #ask (script: Script, keys: string[], args: Array<string | number>, use: (reply: unknown) => unknown): Promise<boolean> {
+  async #ask (script: Script, keys: string[], args: Array<string | number>, use: (reply: unknown) => unknown, stillWanted?: () => boolean): Promise<boolean> {
     let used: unknown
-    const replied = this.#link.run(script, keys, args).then(reply => { used = use(reply) })
+    const replied = this.#link.run(script, keys, args, stillWanted).then(reply => { used = use(reply) })
     try {
       if (!await within(replied, this.#patience)) throw new Error(`no answer within ${this.#patience} ms`)
     } catch (error) {

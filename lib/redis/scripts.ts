@@ -47,7 +47,7 @@ if not entry then
   return { whole(token), whole(now) }
 end
 local otherToken, otherNumber, expires, other = parse(entry)
--- A member's own claims count in its order: one that had to be sent twice, for NOSCRIPT, may come late.
+-- A member's own claims count in its order: in a Redis Cluster one that was sent to the wrong node comes late.
 if other == member and tonumber(otherNumber) > tonumber(number) then return { '', whole(now) } end
 if otherToken >= token then
   if heldUp then return { '', whole(now) } end

@@ -10,9 +10,11 @@ import octaStarStreams from '../../lib/index.ts'
 import { defaults } from '../../lib/options.ts'
 import { redisCluster, type RedisClient } from '../../lib/redis/index.ts'
 import { Registry } from '../../lib/registry.ts'
+import { streamKey } from '../../lib/stream-key.ts'
 import { buildApp, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
 import { memoryLog } from '../kit/memory-log.ts'
+import { PlainHolder } from '../kit/plain-holder.ts'
 import { redisOptions, redisServer, type RedisServer } from '../kit/redis.ts'
 import { clusterConformance } from './conformance.ts'
 
@@ -142,4 +144,33 @@ t.test('an option of the adapter that cannot be is refused at once', async t => 
     t.throws(() => redisCluster(options as never), { code })
   }
   redisCluster({ redis, prefix: 'x:', lease: 1000 })
+})
+
+// A claim that was answered NOSCRIPT was sent again behind a newer one of its process, and passed for the newest.
+t.test('claims that race while Redis knows no script keep their order', redisOptions, async t => {
+  const server = await redisServer(t)
+  const { log } = memoryLog()
+  const join = () => redisCluster({ redis: server.client() }).join({ log, replaceTimeout: 5_000 })
+  const members = [await join(), await join(), await join()]
+  const registries = members.map(member => new Registry(new LocalBackend(), member, { ...defaults, onLimit: 'replace-oldest' }, log))
+  const admin = server.client()
+  for (let round = 0; round < 30; round++) {
+    admin.script('FLUSH')
+    const start = performance.now()
+    const left = new Set<number>()
+    await Promise.all(Array.from({ length: 24 }, async (_, i) => {
+      const holder = new PlainHolder()
+      holder.close = () => {
+        left.delete(i)
+        holder.leave()
+      }
+      left.add(i)
+      await registries[i % 3]!.replaceAndRegister(streamKey(round, 'a'), holder)
+    }))
+    while (left.size > 1) await pause(1)
+    t.ok(performance.now() - start < 4_000, 'nobody waited for itself')
+    t.equal(left.size, 1)
+  }
+  for (const registry of registries) registry.clear()
+  for (const member of members) await member.leave()
 })

@@ -1,0 +1,186 @@
+// Redis behind a network that fails: no stream is lost, no request fails, and what was doubled meanwhile heals by itself.
+import diagnostics from 'node:diagnostics_channel'
+import { setTimeout as pause } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { redisCluster } from '../../lib/redis/index.ts'
+import { buildApp, LEVELS, streamRoute, withSignals, type AppOptions } from '../kit/app.ts'
+import { connect } from '../kit/client.ts'
+import { redisOptions, redisProxy, redisServer } from '../kit/redis.ts'
+
+interface Built extends AppOptions {
+  lease?: number
+}
+
+/** Two applications, each with a proxy of its own before one Redis. */
+async function build (t: Test, { lease = 2_000, ...options }: Built = {}) {
+  const server = await redisServer(t)
+  const start = async () => {
+    const proxy = await redisProxy(t, server.port)
+    const redis = server.client({ port: proxy.port })
+    const app = await buildApp(t, { cluster: redisCluster({ redis, lease }), ...options })
+    // First of the teardowns: nothing is left in the way of the application's end.
+    const streams = streamRoute(app)
+    await app.listen()
+    const open = (tab: string) => connect(app.url(withSignals('/stream/ann', { tabId: tab })))
+    const warnings = () => app.log.filter(({ level }) => level === LEVELS.warn).map(({ msg }) => msg)
+    return { app, streams, proxy, open, warnings, registry: app.fastify.streamRegistry }
+  }
+  return { server, one: await start(), two: await start() }
+}
+
+const AWAY = /^Redis is away/
+
+/** Resolves to how long `condition` took to hold. */
+async function heals (condition: () => boolean): Promise<number> {
+  const start = performance.now()
+  while (!condition()) await pause(10)
+  return performance.now() - start
+}
+
+t.test('Redis killed and restarted empty: no stream is lost, no request fails, doubles are down to the newest within 5 s, one warning', redisOptions, async t => {
+  const { server, one, two } = await build(t)
+  const states: string[] = []
+  const onState = (event: unknown) => { states.push((event as { state: string }).state) }
+  diagnostics.subscribe('octa-star:cluster', onState)
+  t.teardown(() => diagnostics.unsubscribe('octa-star:cluster', onState))
+  const [before] = await Promise.all([one.open('quiet'), two.open('other')])
+  await one.open('a')
+  await server.kill()
+
+  const heads = []
+  for (const { open } of [two, one, two, two, one, two]) heads.push(await open('a'))
+  t.ok(heads.every(({ status }) => status === 200), 'no request fails')
+  t.equal(one.streams.filter(({ signal }) => !signal.aborted).length, 2, 'deduplicated within a process')
+  t.equal(two.streams.filter(({ signal }) => !signal.aborted).length, 2)
+  t.equal(await one.registry.count('ann'), 2, 'without Redis a process counts its own')
+  t.equal(await one.registry.evict('bob'), 0)
+
+  await server.start()
+  const took = await heals(() => one.registry.size + two.registry.size === 3)
+  t.ok(took < 5_000, `${Math.round(took)} ms`)
+  t.equal(two.streams.at(-1)!.signal.aborted, false, 'the newest is left')
+  t.equal(await one.streams.at(-1)!.closed, 'replaced')
+  t.equal(before.text, '', 'the quiet one was not touched')
+  t.equal(one.streams[0]!.signal.aborted, false)
+  while (await one.registry.count('ann') !== 3) await pause(10)
+  t.match(one.warnings(), [AWAY])
+  t.match(two.warnings(), [AWAY])
+  t.strictSame(states.sort(), ['away', 'away', 'back', 'back'])
+})
+
+for (const [fault, broken] of [['cut', 'resets'], ['freeze', 'answers nothing']] as const) {
+  t.test(`pub/sub ${broken} while commands pass: the newcomer starts, and one stream is left within 5 s of its return`, redisOptions, async t => {
+    const { one, two } = await build(t, { replaceTimeout: 1_000 })
+    await one.open('a')
+    one.proxy[fault]('subscribers')
+    t.equal((await two.open('a')).status, 200)
+    one.proxy[fault === 'cut' ? 'mend' : 'thaw']()
+    const took = await heals(() => one.registry.size === 0)
+    t.ok(took < 5_000, `${Math.round(took)} ms`)
+    t.equal(two.streams[0]!.signal.aborted, false)
+  })
+
+  t.test(`commands ${fault === 'cut' ? 'reset' : 'get no answer'} while pub/sub passes: the newcomer starts, and one stream is left within 5 s of their return`, redisOptions, async t => {
+    const { one, two } = await build(t, { replaceTimeout: 1_000 })
+    await one.open('a')
+    two.proxy[fault]('commands')
+    t.equal((await two.open('a')).status, 200)
+    t.equal((await two.open('a')).status, 200)
+    t.equal(one.registry.size + two.registry.size, 2, 'deduplicated within the process')
+    two.proxy[fault === 'cut' ? 'mend' : 'thaw']()
+    const took = await heals(() => one.registry.size === 0)
+    t.ok(took < 5_000, `${Math.round(took)} ms`)
+    t.equal(two.streams.at(-1)!.signal.aborted, false)
+    t.match(two.warnings(), [AWAY], 'one warning, not one for each request')
+  })
+}
+
+t.test('a subscription that hears nothing is made anew', redisOptions, async t => {
+  const { one, two } = await build(t, { replaceTimeout: 1_000, lease: 1_000 })
+  await one.open('a')
+  one.proxy.freeze('subscribers')
+  // The beats are not heard; the connection that is made then freezes too.
+  const waiting = two.open('a')
+  await waiting
+  one.proxy.cut('subscribers')
+  one.proxy.thaw()
+  one.proxy.mend()
+  const took = await heals(() => one.registry.size === 0)
+  t.ok(took < 5_000, `${Math.round(took)} ms`)
+})
+
+t.test('500 ms of latency: replacements work, and nobody is thought to be away', redisOptions, async t => {
+  const { one, two } = await build(t)
+  one.proxy.delay = two.proxy.delay = 250
+  await one.open('a')
+  await two.open('a')
+  t.equal(await one.streams[0]!.closed, 'replaced')
+  await one.open('a')
+  t.equal(await two.streams[0]!.closed, 'replaced')
+  t.strictSame([...one.warnings(), ...two.warnings()], [])
+})
+
+for (const lost of ['end replaced', 'gone ']) {
+  t.test(`a lost message '${lost}' is said again`, redisOptions, async t => {
+    const { one, two } = await build(t)
+    const first = await one.open('a')
+    one.proxy.loseNext(lost)
+    two.proxy.loseNext(lost)
+    const start = performance.now()
+    await two.open('a')
+    t.ok(performance.now() - start < 4_000, 'sooner than replaceTimeout')
+    await first.ended
+    t.strictSame([...one.warnings(), ...two.warnings()], [])
+  })
+}
+
+t.test('a claim that Redis gets to see late does not replace one that is newer', redisOptions, async t => {
+  const { one, two } = await build(t, { replaceTimeout: 1_000 })
+  await one.open('b')
+  await two.open('b')
+  one.proxy.freeze('commands')
+  await one.open('a')
+  await two.open('a')
+  one.proxy.thaw()
+  const took = await heals(() => one.registry.size === 0)
+  t.ok(took < 5_000, `${Math.round(took)} ms`)
+  t.strictSame(two.streams.map(({ signal }) => signal.aborted), [false, false])
+})
+
+t.test('a process that starts while Redis is away warns once, and joins when it is back', redisOptions, async t => {
+  const { server, one, two } = await build(t)
+  await server.kill()
+  const app = await buildApp(t, { replaceTimeout: 500, cluster: redisCluster({ redis: server.client() }) })
+  streamRoute(app)
+  await app.listen()
+  await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })))
+  t.match(app.log.filter(({ level }) => level === LEVELS.warn).map(({ msg }) => msg), [AWAY])
+  await server.start()
+  while (await two.registry.count('ann') !== 1) await pause(10)
+  await one.open('a')
+  await heals(() => app.fastify.streamRegistry.size === 0)
+  t.equal(one.registry.size, 1)
+})
+
+t.test('what was gone while Redis was away is forgotten there when it is back', redisOptions, async t => {
+  const { server, one, two } = await build(t, { lease: 60_000 })
+  const client = await one.open('a')
+  one.proxy.cut()
+  client.leave()
+  await heals(() => one.registry.size === 0)
+  t.equal(await two.registry.count('ann'), 1)
+  one.proxy.mend()
+  await heals(() => one.warnings().length > 0)
+  while (await two.registry.count('ann') !== 0) await pause(10)
+  t.strictSame(await server.client().keys('*'), [])
+})
+
+t.test('an acknowledgement that cannot be heard is not waited for', redisOptions, async t => {
+  const { one, two } = await build(t, { replaceTimeout: 60_000 })
+  await one.open('a')
+  two.proxy.cut('subscribers')
+  await pause(100)
+  t.equal((await two.open('a')).status, 200)
+  two.proxy.mend()
+  await one.streams[0]!.closed
+})

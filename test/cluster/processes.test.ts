@@ -1,0 +1,132 @@
+// Three processes and a real Redis: newest wins, one at a time, and no death or halt of one of them holds up the others for long.
+import { setTimeout as pause } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { connect, type Client } from '../kit/client.ts'
+import { startCluster, type Said } from '../kit/cluster.ts'
+import { redisOptions, redisServer } from '../kit/redis.ts'
+
+async function build (t: Test, env: Record<string, string> = {}) {
+  const server = await redisServer(t)
+  const cluster = await startCluster(t, 3, server.port, env)
+  const clients: Client[] = []
+  t.teardown(() => { for (const client of clients) client.leave() })
+  const open = async (process: number, scope = 'ann', tab = 'a') => {
+    const client = await connect(cluster.processes[process]!.url(`/stream/${scope}?tab=${tab}`))
+    clients.push(client)
+    return client
+  }
+  return { ...cluster, server, open }
+}
+
+t.test('5,000 starts over 50 keys at random: at the end one stream for each key, its newest, and never two at a time', { ...redisOptions, timeout: 300_000 }, async t => {
+  const { processes, said, open, live, until, server } = await build(t)
+  const keys = Array.from({ length: 50 }, (_, i) => ({ scope: `scope${i % 10}`, tab: `tab${i}` }))
+  let left = 5_000
+  let seed = 1
+  const random = (below: number) => {
+    seed = (seed * 48271) % 2147483647
+    return seed % below
+  }
+  const statuses = new Map<number, number>()
+  await Promise.all(Array.from({ length: 100 }, async () => {
+    while (left-- > 0) {
+      const { scope, tab } = keys[random(50)]!
+      const { status } = await open(random(3), scope, tab)
+      statuses.set(status, (statuses.get(status) ?? 0) + 1)
+    }
+  }))
+  t.strictSame([...statuses.keys()].filter(status => status !== 200 && status !== 204), [], 'no request failed')
+  await until(() => keys.every(({ scope, tab }) => live(`${scope} ${tab}`).length === 1))
+  t.comment(`${statuses.get(200)} opened, ${statuses.get(204)} were overtaken while they waited`)
+
+  // Who is the newest Redis says: the member and the number of the last claim.
+  const redis = server.client()
+  const newest: string[] = []
+  for (const name of await redis.keys('*')) for (const entry of await redis.hvals(name)) newest.push(entry)
+  t.equal(newest.length, 50)
+  const processOf = new Map<string, number>()
+  const lives = keys.map(({ scope, tab }) => live(`${scope} ${tab}`)[0]!)
+  for (const { process, number } of lives) {
+    const candidates = newest.map(entry => entry.split(' ')).filter(([, n, , member]) => Number(n) === number && (processOf.get(member!) ?? process) === process)
+    t.ok(candidates.length > 0, 'the live one is the one that Redis knows')
+    if (candidates.length === 1) processOf.set(candidates[0]![3]!, process)
+  }
+  t.equal(processOf.size, 3)
+
+  // A wait that found no answer would be said a moment after its stream has opened.
+  await pause(200)
+  const order = said.filter(({ event }) => event === 'open' || event === 'gone').sort((a, b) => a.at < b.at ? -1 : 1)
+  const present = new Map<string, Said>()
+  let doubles = 0
+  for (const word of order) {
+    if (word.event === 'gone') {
+      if (present.get(word.key!)?.id === word.id) present.delete(word.key!)
+    } else {
+      if (present.has(word.key!)) doubles++
+      present.set(word.key!, word)
+    }
+  }
+  t.equal(doubles, 0, 'never two at a time')
+  t.strictSame(said.filter(({ event, line }) => event === 'log' && !line!.msg.includes('share one tab id')), [], 'and nothing to warn of but the flapping')
+  t.strictSame((await Promise.all(processes.map(({ ask }) => ask('/size')))).reduce((a, b) => a + b), 50)
+})
+
+t.test('kill -9 of the holder: the newcomer starts without waiting, and the dead process\'s entries are gone within two leases', redisOptions, async t => {
+  const lease = 1_000
+  const { processes, open, live, until, server } = await build(t, { LEASE: String(lease) })
+  await open(0)
+  await open(0, 'bob')
+  await open(1, 'bob', 'b')
+  processes[0]!.signal('SIGKILL')
+  await processes[0]!.exited
+  const killed = performance.now()
+  t.equal((await open(1)).status, 200)
+  t.ok(performance.now() - killed < 2_500, 'half of replaceTimeout')
+  await until(() => live('ann a').some(({ process }) => process === 1))
+  const redis = server.client()
+  const entries = async () => (await Promise.all((await redis.keys('*')).map(name => redis.hvals(name)))).flat()
+  // That of bob's dead stream lies in one hash with that of his living one.
+  while ((await entries()).length > 2) await pause(20)
+  t.ok(performance.now() - killed < 2 * lease + 500)
+  t.equal(await processes[2]!.ask('/count/bob'), 1)
+})
+
+t.test('a holder whose process is killed while a newcomer waits for it is waited for no longer', redisOptions, async t => {
+  const { processes, open } = await build(t, { REPLACE_TIMEOUT: '60000' })
+  await open(0)
+  processes[0]!.signal('SIGSTOP')
+  const waiting = open(1)
+  await pause(200)
+  processes[0]!.signal('SIGKILL')
+  t.equal((await waiting).status, 200)
+})
+
+t.test('SIGSTOP of the holder for 20 s: the newcomer starts at replaceTimeout; on SIGCONT the old one ends within a second', redisOptions, async t => {
+  const { processes, open, live, said, until } = await build(t, { REPLACE_TIMEOUT: '2000' })
+  await open(0)
+  processes[0]!.signal('SIGSTOP')
+  const stopped = performance.now()
+  await open(1)
+  const waited = performance.now() - stopped
+  t.ok(waited > 1_900 && waited < 4_000, `waited ${Math.round(waited)} ms`)
+  await until(() => live('ann a').length === 2 && said.some(({ event, line }) => event === 'log' && line!.msg.startsWith('another process did not end a stream within replaceTimeout')))
+  await pause(20_000 - waited)
+  processes[0]!.signal('SIGCONT')
+  const continued = performance.now()
+  await until(() => live('ann a').length === 1)
+  t.ok(performance.now() - continued < 1_000)
+  t.equal(live('ann a')[0]!.process, 1)
+})
+
+t.test('one process closes while others run: its entries are gone at once, its streams end, and an eviction reaches the others', redisOptions, async t => {
+  const { processes, open, live, until } = await build(t)
+  const clients = [await open(0, 'ann', 'a'), await open(1, 'ann', 'b'), await open(2, 'ann', 'c')]
+  t.equal(await processes[0]!.ask('/count/ann'), 3)
+  processes[2]!.signal('SIGTERM')
+  await processes[2]!.exited
+  t.equal(await processes[0]!.ask('/count/ann'), 2)
+  t.equal(await processes[0]!.ask('/evict/ann', 'POST'), 2)
+  t.strictSame(await Promise.all(clients.map(client => client.ended)), ['clean', 'clean', 'broken'])
+  await until(() => ['a', 'b', 'c'].every(tab => live(`ann ${tab}`).length === 0))
+  t.equal(await processes[1]!.ask('/count/ann'), 0)
+})
