@@ -41,10 +41,20 @@ interface Entry {
   token: number
   /** Whether Redis may know it. */
   sent: boolean
+  /** Whether its claim is under way: stated again meanwhile it could lose to a claim that it is about to replace. */
+  claiming: boolean
+}
+
+interface AskOptions {
+  stillWanted?: () => boolean
+  /** Called when there is a reply, or never will be one. */
+  done?: () => void
 }
 
 /** How many claims one RESTATE takes: some milliseconds of Redis's time. */
 const CHUNK = 1_000
+/** How late a claim may reach Redis before it counts from when it was made. */
+const HELD_UP_MS = 1_000
 const PROBE_MS = 500
 
 export class Member implements Cluster {
@@ -87,10 +97,11 @@ export class Member implements Cluster {
   claim (claim: ClusterClaim): Promise<unknown> | undefined {
     const entry = this.#enter(claim)
     if (!this.#reachable()) return undefined
-    entry.sent = true
+    entry.sent = entry.claiming = true
     const { lease } = this.#options
     const at = this.#offset === undefined ? 0 : entry.token
-    return this.#ask(CLAIM, [entry.scope], [entry.field, this.id, entry.number, lease, this.#channels, at, this.#patience * 1000], reply => {
+    const done = () => { entry.claiming = false }
+    return this.#ask(CLAIM, [entry.scope], [entry.field, this.id, entry.number, lease, this.#channels, at, Math.min(HELD_UP_MS, this.#patience) * 1000], reply => {
       // Overtaken by a claim of this process, before Redis saw it: sent now it would pass for the newer one.
       if (reply === undefined) return
       const [token, now, other, otherNumber, heard, expired] = reply as [string, string, string?, string?, number?, number?]
@@ -99,7 +110,7 @@ export class Member implements Cluster {
       entry.token = Number(token)
       if (other === undefined || expired === 1) return
       return this.#answers.of({ member: other, number: entry.number, heard: heard!, channel: this.#channels + other, message: `end replaced ${this.id} ${entry.number} ${otherNumber}` })
-    }, () => this.#isNewest(entry))
+    }, { stillWanted: () => this.#isNewest(entry), done })
   }
 
   release (claim: ClusterClaim): void {
@@ -184,7 +195,7 @@ export class Member implements Cluster {
   #enter (claim: ClusterClaim): Entry {
     const { name, bucket } = scopeName(this.#options.prefix, claim.key.scope)
     const number = ++this.#lastNumber
-    const entry: Entry = { claim, number, scope: name, field: fieldName(claim.key, this.id, number), bucket: this.#buckets[bucket]!, token: this.#now(), sent: false }
+    const entry: Entry = { claim, number, scope: name, field: fieldName(claim.key, this.id, number), bucket: this.#buckets[bucket]!, token: this.#now(), sent: false, claiming: false }
     this.#entries.set(number, entry)
     this.#numbers.set(claim, number)
     entry.bucket.set(keyOf(entry), entry)
@@ -239,7 +250,7 @@ export class Member implements Cluster {
 
   #restate (entries: Entry[]): void {
     const { lease } = this.#options
-    for (const chunk of chunks(entries)) {
+    for (const chunk of chunks(entries.filter(({ claiming }) => !claiming))) {
       for (const entry of chunk) entry.sent = true
       this.#unheardSince ??= performance.now()
       const args = chunk.flatMap(({ field, number, token }) => [field, number, token])
@@ -252,9 +263,9 @@ export class Member implements Cluster {
   }
 
   /** Runs `script`, and `use` with its reply, whenever that comes. Resolves to whether it came in time, and `use` is done. */
-  async #ask (script: Script, keys: string[], args: Array<string | number>, use: (reply: unknown) => unknown, stillWanted?: () => boolean): Promise<boolean> {
+  async #ask (script: Script, keys: string[], args: Array<string | number>, use: (reply: unknown) => unknown, { stillWanted, done }: AskOptions = {}): Promise<boolean> {
     let used: unknown
-    const replied = this.#link.run(script, keys, args, stillWanted).then(reply => { used = use(reply) })
+    const replied = this.#link.run(script, keys, args, stillWanted).finally(done).then(reply => { used = use(reply) })
     try {
       if (!await within(replied, this.#patience)) throw new Error(`no answer within ${this.#patience} ms`)
     } catch (error) {

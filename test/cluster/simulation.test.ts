@@ -1,0 +1,257 @@
+// The protocol in virtual time: 10,000 seeds of loss, delay, reordering, halts, a Redis that forgets, and death.
+import { setImmediate as turn } from 'node:timers/promises'
+import FakeTimers from '@sinonjs/fake-timers'
+import t from 'tap'
+import { LocalBackend } from '../../lib/backend.ts'
+import { defaults } from '../../lib/options.ts'
+import { Member, type Link } from '../../lib/redis/member.ts'
+import type { Script } from '../../lib/redis/scripts.ts'
+import { Registry } from '../../lib/registry.ts'
+import { streamKey } from '../../lib/stream-key.ts'
+import type { CloseReason, Holder } from '../../lib/index.ts'
+import { memoryLog } from '../kit/memory-log.ts'
+import { RedisModel } from '../kit/redis-model.ts'
+
+const SEEDS = Number(process.env.SEEDS ?? 10_000)
+const FIRST_SEED = Number(process.env.SEED ?? 1)
+const LEASE = 4_000
+const REPLACE_TIMEOUT = 1_000
+const FAULTS_UNTIL = 3_000
+// How much later than it was made a claim may count as made: what latency and a short halt can turn round.
+const UNORDERED = 1_300
+
+class Random {
+  #state: number
+  constructor (seed: number) { this.#state = (seed * 2654435761) % 2147483646 + 1 }
+  below (limit: number): number {
+    this.#state = (this.#state * 48271) % 2147483647
+    return this.#state % limit
+  }
+
+  chance (percent: number): boolean { return this.below(100) < percent }
+}
+
+class SimulatedLink implements Link {
+  sends = true
+  hears = true
+  readonly countsHearers = true
+  dead = false
+  halted = false
+  #lastArrival = 0
+  #backlog: Array<() => void> = []
+  readonly world: World
+  readonly member: Member
+
+  constructor (world: World, member: Member) {
+    this.world = world
+    this.member = member
+  }
+
+  async run (script: Script, keys: string[], args: Array<string | number>, stillWanted?: () => boolean): Promise<unknown> {
+    const { world } = this
+    const known = await this.#roundTrip(() => world.scripts.has(script) ? { reply: world.redis.run(script, keys, args) } : undefined)
+    if (known !== undefined) return known.reply
+    if (stillWanted?.() === false) return undefined
+    return await this.#roundTrip(() => {
+      world.scripts.add(script)
+      return world.redis.run(script, keys, args)
+    })
+  }
+
+  publish (channel: string, message: string): Promise<number> {
+    return this.#roundTrip(() => this.world.publish(channel, message))
+  }
+
+  // One connection: what is sent later does not arrive sooner.
+  #roundTrip<T> (execute: () => T): Promise<T> {
+    return new Promise((resolve, reject) => {
+      if (!this.sends) return reject(new Error('no connection'))
+      this.#lastArrival = Math.max(this.#lastArrival, performance.now() + this.world.delay())
+      setTimeout(() => this.#arrive(() => {
+        if (this.dead) return
+        if (this.world.down) return reject(new Error('connection lost'))
+        const reply = execute()
+        setTimeout(() => this.#arrive(() => resolve(reply)), this.world.delay())
+      }), this.#lastArrival - performance.now())
+    })
+  }
+
+  #arrive (what: () => void): void {
+    if (this.halted) this.#backlog.push(what)
+    else what()
+  }
+
+  resume (): void {
+    this.halted = false
+    for (const what of this.#backlog.splice(0)) what()
+  }
+
+  back (): void {
+    if (this.dead) return
+    this.sends = this.hears = true
+    this.member.returned()
+  }
+
+  resubscribe (): void { this.back() }
+  close (): void {}
+}
+
+class SimulatedHolder implements Holder {
+  told: CloseReason | undefined
+  #leave!: () => void
+  readonly gone = new Promise<void>(resolve => { this.#leave = resolve })
+  readonly startedAt = performance.now()
+  readonly link: SimulatedLink
+  readonly #lasts: number
+  constructor (link: SimulatedLink, lasts: number) {
+    this.link = link
+    this.#lasts = lasts
+  }
+
+  close (reason: CloseReason): void {
+    this.told = reason
+    setTimeout(this.#leave, this.#lasts)
+  }
+
+  get live (): boolean { return this.told === undefined && !this.link.dead }
+}
+
+/** Three processes, a Redis, and a network between them that is as bad as the seed says. */
+class World {
+  readonly random: Random
+  readonly scripts = new Set<Script>()
+  readonly redis: RedisModel
+  readonly links: SimulatedLink[] = []
+  readonly registries: Registry[]
+  readonly holders = new Map<string, SimulatedHolder[]>()
+  down = false
+  faulty = true
+
+  constructor (seed: number) {
+    this.random = new Random(seed)
+    this.redis = new RedisModel(() => Math.round((performance.timeOrigin + performance.now()) * 1000), (channel, message) => this.publish(channel, message))
+    const { log } = memoryLog()
+    this.registries = Array.from({ length: 3 }, () => {
+      const member = new Member({ prefix: '', lease: LEASE, replaceTimeout: REPLACE_TIMEOUT, log }, member => {
+        const link = new SimulatedLink(this, member)
+        this.links.push(link)
+        return link
+      })
+      return new Registry(new LocalBackend(), member, { ...defaults, replaceTimeout: REPLACE_TIMEOUT, onLimit: 'replace-oldest' }, log)
+    })
+  }
+
+  delay (): number {
+    return this.random.chance(this.faulty ? 5 : 0) ? 100 + this.random.below(200) : 1 + this.random.below(20)
+  }
+
+  // Each message takes a time of its own, so that they overtake each other.
+  publish (channel: string, message: string): number {
+    const link = this.links.find(({ member }) => member.channel === channel)
+    if (link === undefined || link.dead || !link.hears) return 0
+    if (!(this.faulty && this.random.chance(15))) {
+      setTimeout(() => { if (!link.dead && link.hears) link.member.heard(message) }, this.delay())
+    }
+    return 1
+  }
+
+  start (process: number): void {
+    const link = this.links[process]!
+    if (link.dead) return
+    const tab = String(this.random.below(2))
+    this.startOn(process, tab)
+  }
+
+  startOn (process: number, tab: string): SimulatedHolder {
+    const holder = new SimulatedHolder(this.links[process]!, this.random.below(30))
+    this.holders.set(tab, [...this.holders.get(tab) ?? [], holder])
+    this.registries[process]!.replaceAndRegister(streamKey('ann', tab), holder)
+    return holder
+  }
+
+  fault (): void {
+    const link = this.links[this.random.below(3)]!
+    const lasts = 50 + this.random.below(1_500)
+    switch (this.random.below(5)) {
+      case 0:
+        link.halted = true
+        setTimeout(() => link.resume(), lasts)
+        break
+      case 1:
+        link.hears = false
+        setTimeout(() => { if (!this.down) link.back() }, lasts)
+        break
+      case 2:
+        if (this.down) break
+        this.down = true
+        for (const link of this.links) link.sends = link.hears = false
+        setTimeout(() => {
+          this.down = false
+          this.redis.restart()
+          this.scripts.clear()
+          for (const link of this.links) setTimeout(() => link.back(), this.random.below(50))
+        }, lasts)
+        break
+      case 3:
+        if (this.links.filter(({ dead }) => !dead).length > 1 && this.random.chance(30)) {
+          link.dead = true
+          link.sends = link.hears = false
+        }
+        break
+      case 4:
+        // Nothing but what the network does anyway.
+    }
+  }
+}
+
+t.test(`${SEEDS} seeds: within a lease of the last fault each key has one stream, and that is the newest`, { timeout: 600_000 }, async t => {
+  let checked = 0
+  for (let seed = FIRST_SEED; seed < FIRST_SEED + SEEDS; seed++) {
+    const clock = FakeTimers.install({ now: 1_800_000_000_000, toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'setImmediate', 'performance'] })
+    try {
+      const problem = await simulate(seed, async until => {
+        while (performance.now() < until) {
+          clock.next()
+          await turn()
+        }
+      })
+      if (problem !== undefined) {
+        t.fail(`${problem}: repeat it with SEED=${seed} SEEDS=1`)
+        return
+      }
+      checked++
+    } finally {
+      clock.reset()
+      clock.uninstall()
+    }
+  }
+  t.equal(checked, SEEDS)
+})
+
+async function simulate (seed: number, run: (until: number) => Promise<void>): Promise<string | undefined> {
+  const world = new World(seed)
+  const { random, holders } = world
+  for (let i = 6 + random.below(10); i > 0; i--) setTimeout(() => world.start(random.below(3)), random.below(FAULTS_UNTIL))
+  for (let i = 1 + random.below(3); i > 0; i--) setTimeout(() => world.fault(), random.below(FAULTS_UNTIL - 1_550))
+  await run(FAULTS_UNTIL)
+  world.faulty = false
+  await run(FAULTS_UNTIL + LEASE)
+
+  for (const [tab, list] of holders) {
+    const live = list.filter(holder => holder.live)
+    if (live.length > 1) return `tab ${tab} has ${live.length} streams`
+    const newest = Math.max(...list.map(({ startedAt }) => startedAt))
+    // One whose process has died takes its key with it.
+    if (live.length === 0 && !list.some(({ link, startedAt }) => link.dead && startedAt > newest - UNORDERED)) return `tab ${tab} has lost its stream`
+    if (live.length === 1 && live[0]!.startedAt < Math.max(...list.filter(({ link }) => !link.dead).map(({ startedAt }) => startedAt)) - UNORDERED) return `tab ${tab} has kept an old stream`
+  }
+
+  // In calm, newest wins to the millisecond.
+  const alive = world.links.flatMap(({ dead }, process) => dead ? [] : [process])
+  const last = ['0', '1'].map(tab => world.startOn(alive[random.below(alive.length)]!, tab))
+  await run(performance.now() + REPLACE_TIMEOUT + 200)
+  for (const [i, holder] of last.entries()) {
+    const live = holders.get(String(i))!.filter(holder => holder.live)
+    if (live.length !== 1 || live[0] !== holder) return `tab ${i} is not the newest's`
+  }
+}

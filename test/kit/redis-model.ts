@@ -1,0 +1,97 @@
+// The protocol's scripts in TypeScript, for the simulation: a test holds them to what the real ones do in a real Redis.
+import { CLAIM, COUNT, EVICT, RELEASE, RESTATE, type Script } from '../../lib/redis/scripts.ts'
+
+interface Entry { token: number, number: number, expires: number, member: string }
+type Args = Array<string | number>
+
+export class RedisModel {
+  readonly #scopes = new Map<string, { entries: Map<string, Entry>, expires: number }>()
+  readonly #clock: () => number
+  readonly #publish: (channel: string, message: string) => number
+
+  /** `clock` is in microseconds. */
+  constructor (clock: () => number, publish: (channel: string, message: string) => number) {
+    this.#clock = clock
+    this.#publish = publish
+  }
+
+  /** Loses its memory. */
+  restart (): void {
+    this.#scopes.clear()
+  }
+
+  run (script: Script, keys: string[], args: Args): unknown {
+    if (script === CLAIM) return this.#claim(keys[0]!, args)
+    if (script === RESTATE) return this.#restate(keys, args)
+    if (script === RELEASE) return this.#release(keys, args)
+    if (script === EVICT) return this.#evict(keys[0]!, args)
+    if (script === COUNT) return [...this.#entries(keys[0]!).values()].filter(entry => entry.member !== args[0] && entry.expires >= this.#clock()).length
+  }
+
+  #entries (key: string): Map<string, Entry> {
+    const scope = this.#scopes.get(key)
+    if (scope !== undefined && scope.expires >= this.#clock()) return scope.entries
+    this.#scopes.delete(key)
+    return new Map()
+  }
+
+  #hold (key: string, field: string, token: number, number: number, lease: number, member: string): void {
+    const expires = this.#clock() + lease * 1000
+    this.#scopes.set(key, { entries: this.#entries(key).set(field, { token, number, expires, member }), expires })
+  }
+
+  #claim (key: string, [field, member, number, lease, channels, at, tolerance]: any[]): unknown {
+    const now = this.#clock()
+    const heldUp = at > 0 && now - at > tolerance
+    let token = heldUp ? at : now
+    const previous = this.#entries(key).get(field)
+    if (previous !== undefined) {
+      if (previous.member === member && previous.number > number) return ['', String(now)]
+      if (previous.token >= token) {
+        if (heldUp) return ['', String(now)]
+        token = previous.token + 1
+      }
+    }
+    this.#hold(key, field, token, number, lease, member)
+    if (previous === undefined || previous.member === member) return [String(token), String(now)]
+    const heard = this.#publish(channels + previous.member, `end replaced ${member} ${number} ${previous.number}`)
+    return [String(token), String(now), previous.member, String(previous.number), heard, previous.expires < now ? 1 : 0]
+  }
+
+  #restate (keys: string[], [member, lease, channels, beat, ...claims]: any[]): unknown {
+    const now = this.#clock()
+    const result: unknown[] = [String(now), this.#publish(channels + member, `beat ${beat}`)]
+    for (const key of new Set(keys)) {
+      for (const [field, { expires }] of this.#entries(key)) if (expires < now) this.#entries(key).delete(field)
+    }
+    for (const [i, key] of keys.entries()) {
+      const [field, number, token] = claims.slice(3 * i, 3 * i + 3)
+      const other = this.#entries(key).get(field)
+      if (other !== undefined && (other.member === member ? other.number > number : other.token >= token)) {
+        result.push(i + 1)
+        continue
+      }
+      this.#hold(key, field, token, number, lease, member)
+      if (other !== undefined && other.member !== member) this.#publish(channels + other.member, `end replaced ${member} 0 ${other.number}`)
+    }
+    return result
+  }
+
+  #release (keys: string[], [member, ...claims]: any[]): void {
+    for (const [i, key] of keys.entries()) {
+      const [field, number] = claims.slice(2 * i, 2 * i + 2)
+      const entry = this.#entries(key).get(field)
+      if (entry?.member === member && entry!.number === number) this.#entries(key).delete(field)
+    }
+  }
+
+  #evict (key: string, [member, number, channels, prefix]: any[]): unknown {
+    const numbers = new Map<string, number[]>()
+    for (const [field, entry] of this.#entries(key)) {
+      if (field.startsWith(prefix) && entry.member !== member && entry.expires >= this.#clock()) {
+        numbers.set(entry.member, [...numbers.get(entry.member) ?? [], entry.number])
+      }
+    }
+    return [...numbers].flatMap(([other, list]) => [other, list.join(), this.#publish(channels + other, `end evicted ${member} ${number} ${list}`)])
+  }
+}
