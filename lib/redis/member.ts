@@ -163,7 +163,9 @@ export class Member implements Cluster {
   /** Resolves when the link sends and hears; or after a while, without it: the application starts, and it is warned. */
   async joined (): Promise<void> {
     const joined = new Promise<void>(resolve => { this.#onJoined = resolve })
-    if (!await within(joined, this.#patience)) this.#goAway(new Error(`no connection within ${this.#patience} ms`))
+    if (!await within(joined, this.#patience)) return this.#goAway(new Error(`no connection within ${this.#patience} ms`))
+    // To know Redis's clock before the first claim: one that is held up counts from when it was made.
+    await this.#ask(RESTATE, [], [this.id, this.#options.lease, this.#channels, ++this.#beats], reply => this.#learnTime(Number((reply as string[])[0])))
   }
 
   /** The link's word that a message came by this member's channel. */

@@ -50,7 +50,7 @@ local otherToken, otherNumber, expires, other = parse(entry)
 -- A member's own claims count in its order: in a Redis Cluster one that was sent to the wrong node comes late.
 if other == member and tonumber(otherNumber) > tonumber(number) then return { '', whole(now) } end
 if otherToken >= token then
-  if heldUp then return { '', whole(now) } end
+  if heldUp and other ~= member then return { '', whole(now) } end
   token = otherToken + 1
 end
 hold(key, field, token, number, lease, member)

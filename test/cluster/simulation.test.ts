@@ -125,7 +125,7 @@ class World {
   readonly registries: Registry[]
   readonly holders = new Map<string, SimulatedHolder[]>()
   down = false
-  faulty = true
+  faulty = false
 
   constructor (seed: number) {
     this.random = new Random(seed)
@@ -137,6 +137,8 @@ class World {
         this.links.push(link)
         return link
       })
+      member.joined()
+      member.returned()
       return new Registry(new LocalBackend(), member, { ...defaults, replaceTimeout: REPLACE_TIMEOUT, onLimit: 'replace-oldest' }, log)
     })
   }
@@ -231,11 +233,13 @@ t.test(`${SEEDS} seeds: within a lease of the last fault each key has one stream
 async function simulate (seed: number, run: (until: number) => Promise<void>): Promise<string | undefined> {
   const world = new World(seed)
   const { random, holders } = world
+  await run(100)
+  world.faulty = true
   for (let i = 6 + random.below(10); i > 0; i--) setTimeout(() => world.start(random.below(3)), random.below(FAULTS_UNTIL))
   for (let i = 1 + random.below(3); i > 0; i--) setTimeout(() => world.fault(), random.below(FAULTS_UNTIL - 1_550))
-  await run(FAULTS_UNTIL)
+  await run(100 + FAULTS_UNTIL)
   world.faulty = false
-  await run(FAULTS_UNTIL + LEASE)
+  await run(100 + FAULTS_UNTIL + LEASE)
 
   for (const [tab, list] of holders) {
     const live = list.filter(holder => holder.live)

@@ -48,7 +48,7 @@ export class RedisModel {
     if (previous !== undefined) {
       if (previous.member === member && previous.number > number) return ['', String(now)]
       if (previous.token >= token) {
-        if (heldUp) return ['', String(now)]
+        if (heldUp && previous.member !== member) return ['', String(now)]
         token = previous.token + 1
       }
     }
