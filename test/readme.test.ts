@@ -11,6 +11,7 @@ import octaStarStreams, * as lib from '../lib/index.ts'
 import { browserFile } from '../lib/browser-file.ts'
 import { withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
+import { redisOptions, redisServer } from './kit/redis.ts'
 
 const require = createRequire(import.meta.url)
 const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
@@ -40,6 +41,7 @@ function block (heading: string, language: string, nth = 0): string {
 const modules: Record<string, () => Promise<object>> = {
   'octa-star-streams': async () => lib,
   'octa-star-streams/datastar': () => import('../lib/datastar.ts'),
+  'octa-star-streams/redis': () => import('../lib/redis/index.ts'),
   fastify: async () => ({ default: (options: object) => Fastify({ ...options, logger: false }) }),
   'node:events': () => import('node:events'),
   'node:diagnostics_channel': () => import('node:diagnostics_channel')
@@ -139,6 +141,26 @@ t.test('the quick start\'s Datastar line names the tab as the server reads it', 
   t.teardown(() => fastify.close())
   await connect(fastify.listeningOrigin + withSignals(path, evaluate()))
   t.equal([...fastify.streamRegistry][0]!.tabId, evaluate().tabId)
+})
+
+const redisBlock = block('`octa-star-streams/redis`', 'js')
+t.test('octa-star-streams/redis', redisOptions, async t => {
+  const server = await redisServer(t)
+  modules.ioredis = async () => ({ Redis: function () { return server.client() } })
+  const fastify = Fastify()
+  t.teardown(() => fastify.close())
+  await run(redisBlock, { fastify, octaStarStreams })
+  fastify.get('/', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
+  await fastify.inject({ url: withSignals('/', { tabId: 'a' }), payloadAsStream: true })
+  t.equal((await server.client().keys('octa-star:*')).length, 1)
+})
+
+t.test('the table of the adapter\'s options says what the code has', async t => {
+  const { defaults } = await import('../lib/redis/index.ts')
+  for (const [option, value] of Object.entries(defaults)) {
+    const row = readme.split('\n').find(line => line.startsWith(`| \`${option}\` |`))!
+    t.ok(row.endsWith(`| \`${typeof value === 'string' ? `'${value}'` : value}\` |`), option)
+  }
 })
 
 t.test('octa-star-streams/datastar', async t => {

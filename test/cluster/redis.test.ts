@@ -137,6 +137,18 @@ t.test('with fastify.redis of @fastify/redis, which closes its client after us',
   t.equal((await observer.client('LIST') as string).split('\n').filter(line => line.includes('sub=1')).length, 0, 'no subscription is left')
 })
 
+t.test('a claim that is released twice, or after its process has left, is forgotten once', redisOptions, async t => {
+  const server = await redisServer(t)
+  const cluster = await redisCluster({ redis: server.client() }).join({ log: memoryLog().log, replaceTimeout: 5_000 })
+  const claim = { key: streamKey('ann', 'a'), gone: Promise.resolve(), end () {} }
+  await cluster.claim(claim)
+  cluster.release(claim)
+  cluster.release(claim)
+  await cluster.leave()
+  cluster.release(claim)
+  t.strictSame(await server.client().keys('*'), [])
+})
+
 t.test('an option of the adapter that cannot be is refused at once', async t => {
   const redis = { evalsha () {}, duplicate () {} } as never
   const code = 'FST_ERR_OCTA_STAR_OPTION'

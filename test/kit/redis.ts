@@ -60,7 +60,7 @@ export interface RedisProxy {
   readonly port: number
   /** Milliseconds by which each direction is late. */
   delay: number
-  /** Holds back what arrives on the connections that `which` chooses, until `thaw`. */
+  /** Holds back what arrives on those open connections that `which` chooses, until `thaw`. */
   freeze: (which?: Which) => void
   thaw: () => void
   /** Resets connections, and refuses new ones until `mend`. */
@@ -74,19 +74,18 @@ export interface RedisProxy {
 export type Which = 'subscribers' | 'commands'
 
 export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {
-  interface Pair { client: Socket, upstream: Socket, subscribes: boolean, held: Array<() => void> }
+  interface Pair { client: Socket, upstream: Socket, subscribes: boolean, frozen: boolean, held: Array<() => void> }
   const pairs = new Set<Pair>()
-  let frozen: Which | 'all' | undefined
   let isCut: Which | 'all' | undefined
   let toLose: string | undefined
   const concerns = (what: Which | 'all' | undefined, pair: Pair) => what === 'all' || what === (pair.subscribes ? 'subscribers' : 'commands')
   const server = net.createServer({ noDelay: true }, client => {
     const upstream = net.connect({ port: to, host: '127.0.0.1', noDelay: true })
-    const pair: Pair = { client, upstream, subscribes: false, held: [] }
+    const pair: Pair = { client, upstream, subscribes: false, frozen: false, held: [] }
     pairs.add(pair)
     const pass = async (chunk: Buffer, target: Socket) => {
       if (proxy.delay > 0) await pause(proxy.delay)
-      if (concerns(frozen, pair)) pair.held.push(() => target.write(chunk))
+      if (pair.frozen) pair.held.push(() => target.write(chunk))
       else target.write(chunk)
     }
     const end = () => {
@@ -118,10 +117,12 @@ export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {
   const proxy: RedisProxy = {
     port: (server.address() as AddressInfo).port,
     delay: 0,
-    freeze (which) { frozen = which ?? 'all' },
+    freeze (which) { for (const pair of pairs) pair.frozen ||= concerns(which ?? 'all', pair) },
     thaw () {
-      frozen = undefined
-      for (const pair of pairs) for (const write of pair.held.splice(0)) write()
+      for (const pair of pairs) {
+        pair.frozen = false
+        for (const write of pair.held.splice(0)) write()
+      }
     },
     cut (which) {
       isCut = which ?? 'all'
