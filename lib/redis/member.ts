@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import { reportCluster } from '../diagnostics.ts'
-import { within } from '../wait.ts'
+import { deferred, within } from '../wait.ts'
 import { Answers } from './answers.ts'
 import { BUCKETS, channelPrefix, fieldName, scopeName, tabName } from './names.ts'
 import { CLAIM, COUNT, EVICT, RELEASE, RESTATE, type Script } from './scripts.ts'
@@ -79,7 +79,7 @@ export class Member implements Cluster {
   #offset: number | undefined
   #away = false
   #probing = false
-  #onJoined = () => {}
+  readonly #joined = deferred<void>()
   readonly #restating: NodeJS.Timeout
   #probes: NodeJS.Timeout | undefined
 
@@ -162,8 +162,7 @@ export class Member implements Cluster {
 
   /** Resolves when the link sends and hears; or after a while, without it: the application starts, and it is warned. */
   async joined (): Promise<void> {
-    const joined = new Promise<void>(resolve => { this.#onJoined = resolve })
-    if (!await within(joined, this.#patience)) return this.#goAway(new Error(`no connection within ${this.#patience} ms`))
+    if (!await within(this.#joined.promise, this.#patience)) return this.#goAway(new Error(`no connection within ${this.#patience} ms`))
     // To know Redis's clock before the first claim: one that is held up counts from when it was made.
     await this.#ask(RESTATE, [], [this.id, this.#options.lease, this.#channels, ++this.#beats], reply => this.#learnTime(Number((reply as string[])[0])))
   }
@@ -178,7 +177,7 @@ export class Member implements Cluster {
 
   /** The link's word that it sends or hears again: messages may have been lost meanwhile. */
   returned (): void {
-    if (this.#link.sends && this.#link.hears) this.#onJoined()
+    if (this.#link.sends && this.#link.hears) this.#joined.resolve()
     if (this.#away) this.#probe()
     else this.#restateAll()
   }
@@ -191,7 +190,7 @@ export class Member implements Cluster {
     }
     if (answer === '0') return
     await Promise.all(entries.map(({ claim }) => claim.gone))
-    this.#link.publish(this.#channels + from, `gone ${this.id} ${answer}`).catch(() => {})
+    this.#link.publish(this.#channels + from, `gone ${this.id} ${answer}`).catch(ignore)
   }
 
   #enter (claim: ClusterClaim): Entry {
@@ -271,7 +270,7 @@ export class Member implements Cluster {
     try {
       if (!await within(replied, this.#patience)) throw new Error(`no answer within ${this.#patience} ms`)
     } catch (error) {
-      replied.catch(() => {})
+      replied.catch(ignore)
       this.#goAway(error as Error)
       return false
     }
@@ -324,6 +323,9 @@ export class Member implements Cluster {
     this.#offset = (this.#offset ?? 0) + now - this.#now()
   }
 }
+
+// Said by the warning that Redis is away.
+function ignore (): void {}
 
 function keyOf ({ scope, field }: Entry): string {
   return `${scope} ${field}`
