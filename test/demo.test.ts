@@ -1,27 +1,12 @@
-// The demo: with deduplication a pulled cable leaves no zombie, without it each one does; a port in use is one clear line.
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
+// The demo, in one process and over three: with deduplication a pulled cable leaves no zombie, without it each one does.
+import { mkdtemp } from 'node:fs/promises'
 import t, { type Test } from 'tap'
+import { startChild, startExample } from './kit/child.ts'
 import { connect } from './kit/client.ts'
+import { redisOptions } from './kit/redis.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
-
-function start (port: number) {
-  // Without tap's loaders: what runs there is the build, which the other tests cover as source.
-  return spawn('env', ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', process.execPath, 'examples/demo/server.js'], { cwd: root, env: { ...process.env, PORT: String(port) } })
-}
-
-async function startDemo (t: Test) {
-  const demo = start(0)
-  t.teardown(() => demo.kill('SIGKILL'))
-  const [line] = await once(createInterface(demo.stdout), 'line')
-  return { demo, url: /http:\/\/localhost:\d+/.exec(line)![0].replace('localhost', '127.0.0.1') }
-}
-
-t.test('pulling the cable and going to another page: no zombie with deduplication, one each without', async t => {
-  const { demo, url } = await startDemo(t)
+async function pullTheCable (t: Test, file: string): Promise<void> {
+  const { url, signal, exited } = await startExample(t, file)
   const post = async (path: string, body = {}) => { await fetch(url + path, { method: 'POST', headers: { 'content-type': 'application/json', connection: 'close' }, body: JSON.stringify(body) }) }
   // One that is under way when the cable is pulled freezes with it.
   const stats = async () => {
@@ -58,15 +43,33 @@ t.test('pulling the cable and going to another page: no zombie with deduplicatio
   }
   t.pass('without')
 
-  demo.kill('SIGINT')
-  t.strictSame(await once(demo, 'exit'), [0, null], 'Ctrl-C ends it, with frozen connections too')
+  signal('SIGINT')
+  t.strictSame(await exited, [0, null], 'Ctrl-C ends it, with frozen connections too')
+}
+
+t.test('pulling the cable and going to another page: no zombie with deduplication, one each without', t => pullTheCable(t, 'examples/demo/server.js'))
+
+t.test('the same over three processes', redisOptions, t => pullTheCable(t, 'examples/cluster/server.js'))
+
+t.test('over three processes nearly every stream comes to another one than that which it replaces', redisOptions, async t => {
+  const { url } = await startExample(t, 'examples/cluster/server.js')
+  const places = new Set<string>()
+  for (let i = 0; i < 3; i++) {
+    const client = await connect(`${url}/stream/map?tab=a`)
+    places.add(JSON.parse((await client.event(2)).data).place)
+  }
+  t.strictSame([...places].sort(), ['process 1', 'process 2', 'process 3'])
 })
 
 t.test('a port in use gives one clear line', async t => {
-  const { url } = await startDemo(t)
-  const second = start(Number(new URL(url).port))
-  let said = ''
-  second.stderr.on('data', text => { said += text })
-  t.strictSame(await once(second, 'close'), [1, null])
-  t.match(said, /^Port \d+ is in use: choose another, as in PORT=3001 npm run demo\n$/)
+  const { url } = await startExample(t, 'examples/demo/server.js')
+  const second = startChild(t, 'examples/demo/server.js', { PORT: new URL(url).port })
+  t.strictSame(await second.exited, [1, null])
+  t.match(second.errors(), /^Port \d+ is in use: choose another, as in PORT=3001 npm run demo\n$/)
+})
+
+t.test('a machine without Redis gives one clear line', async t => {
+  const { exited, errors } = startChild(t, 'examples/cluster/server.js', { PATH: await mkdtemp('/tmp/octa-star-empty-') })
+  t.strictSame(await exited, [1, null])
+  t.match(errors(), /^The demo cannot start on port \d+: it needs a Redis: install redis-server, or name one that runs, as in REDIS_URL=\S+ npm run demo:cluster\n$/)
 })

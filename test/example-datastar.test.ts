@@ -1,27 +1,12 @@
 // The example shop: its pages are whole, its streams bring what changes, and one tab has one stream, over HTTP and in a browser.
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { withSignals } from './kit/app.ts'
+import { startExample } from './kit/child.ts'
 import { browserOptions, launch } from './kit/chromium.ts'
 import { connect } from './kit/client.ts'
 import { datastarClients } from './kit/site.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
-
-async function openShop (t: Test, datastarJs?: string): Promise<string> {
-  // Without tap's loaders: what runs there is the build, which the other tests cover as source.
-  const clean = ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', '-u', 'DATASTAR_JS', 'PORT=0', ...datastarJs === undefined ? [] : [`DATASTAR_JS=${datastarJs}`]]
-  const shop = spawn('env', [...clean, process.execPath, 'examples/datastar/server.js'], { cwd: root })
-  t.teardown(async () => {
-    shop.kill('SIGTERM')
-    if (shop.exitCode === null) await once(shop, 'exit')
-  })
-  const [line] = await once(createInterface(shop.stdout), 'line')
-  return /http:\/\/localhost:\d+/.exec(line)![0].replace('localhost', '127.0.0.1')
-}
+const openShop = async (t: Test, datastarJs?: string) => (await startExample(t, 'examples/datastar/server.js', datastarJs === undefined ? {} : { DATASTAR_JS: datastarJs })).url
 
 t.test('the pages are whole, and load Datastar from its CDN', async t => {
   const url = await openShop(t)

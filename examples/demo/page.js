@@ -19,11 +19,14 @@ $('next').textContent = `Go to ${PAGES[next]}`
 
 let lastTick = Date.now()
 let replaced = false
+let place
 const source = new EventSource(`/stream${here === '/' ? '/orders' : here}?tab=${tab}`)
 source.addEventListener('open', () => { lastTick = Date.now() })
 source.addEventListener('tick', ({ data }) => {
   lastTick = Date.now()
-  show(JSON.parse(data))
+  const tick = JSON.parse(data)
+  place = tick.place
+  show(tick)
 })
 source.addEventListener('octa-star-closed', () => {
   source.close()
@@ -55,7 +58,7 @@ function showStatus () {
     ? 'Replaced by a newer stream of this tab'
     : dead
       ? `Silent for ${silent} s, yet neither side has noticed`
-      : source.readyState === EventSource.OPEN ? 'Streaming' : 'Connecting'
+      : source.readyState === EventSource.OPEN ? `Streaming${place === undefined ? '' : ` from ${place}`}` : 'Connecting'
 }
 
 // The buttons.
@@ -90,7 +93,11 @@ repeat()
 const W = 600
 const H = 180
 
-function draw ({ deduplicate, now, history, size }) {
+function draw ({ deduplicate, now, history, size, places }) {
+  if (places > 1) {
+    $('about').textContent = `Behind the page are ${places} processes with one Redis between them, and a TCP proxy that hands each new connection to the next ` +
+      'process. The button freezes what is open there, without a word to either side, and lets new connections through.'
+  }
   for (const name of ['live', 'zombies', 'replaced']) $(name).textContent = now[name]
   $('zombies').classList.toggle('some', now.zombies > 0)
   $('deduplicate').checked = deduplicate

@@ -1,15 +1,18 @@
 // The cable between browser and server: a TCP proxy that can freeze what is open, as a sleeping laptop or a lost wifi does.
+// Of several servers each new connection goes to the next.
 import net from 'node:net'
 import { once } from 'node:events'
 
 export async function startProxy ({ port, to }) {
   const pairs = new Set()
-  // The ports by which the server knows the frozen connections.
+  // The frozen connections, by the two ports that their server sees.
   const frozen = new Set()
+  let turn = 0
 
   const server = net.createServer(client => {
-    const upstream = net.connect(to, '127.0.0.1')
-    const pair = { client, upstream }
+    const upstream = net.connect(to[turn++ % to.length], '127.0.0.1')
+    const pair = { client, upstream, name: undefined, frozen: false }
+    upstream.on('connect', () => { pair.name = `${upstream.remotePort}-${upstream.localPort}` })
     pairs.add(pair)
     client.pipe(upstream)
     upstream.pipe(client)
@@ -25,7 +28,7 @@ export async function startProxy ({ port, to }) {
 
   function forget (pair) {
     pairs.delete(pair)
-    frozen.delete(pair.upstream.localPort)
+    frozen.delete(pair.name)
     pair.client.destroy()
   }
 
@@ -34,14 +37,15 @@ export async function startProxy ({ port, to }) {
 
   return {
     port: server.address().port,
-    isFrozen: port => frozen.has(port),
+    isFrozen: name => frozen.has(name),
+    frozen: () => [...frozen],
     /** Freezes every open connection: no FIN, no RST, nothing read any more. New connections pass. */
     pullCable () {
       for (const pair of pairs) {
         pair.frozen = true
         pair.client.unpipe(pair.upstream).pause()
         pair.upstream.unpipe(pair.client).pause()
-        frozen.add(pair.upstream.localPort)
+        frozen.add(pair.name)
       }
     },
     close () {

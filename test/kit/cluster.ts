@@ -1,12 +1,7 @@
 // Fastify processes that are one cluster, and what they say.
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { createInterface } from 'node:readline'
 import { setTimeout as pause } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
-
-const root = fileURLToPath(new URL('../..', import.meta.url))
+import { startChild, type Child } from './child.ts'
 
 export interface Said {
   event: 'listening' | 'open' | 'gone' | 'log'
@@ -20,11 +15,8 @@ export interface Said {
   line?: { msg: string, level: number }
 }
 
-export interface ClusterProcess {
+export interface ClusterProcess extends Child {
   url: (path: string) => string
-  /** Sends a signal: the process is ended by its own pid alone. */
-  signal: (signal: NodeJS.Signals) => void
-  exited: Promise<unknown>
   ask: (path: string, method?: string) => Promise<number>
 }
 
@@ -42,18 +34,9 @@ export async function startCluster (t: Test, count: number, redisPorts: number |
   const said: Said[] = []
   const processes = await Promise.all(Array.from({ length: count }, async (_, i): Promise<ClusterProcess> => {
     const redisPort = typeof redisPorts === 'number' ? redisPorts : redisPorts[i]!
-    // Without tap's loaders: it runs the build.
-    const child = spawn(process.execPath, ['test/kit/cluster-process.js'], {
-      cwd: root, env: { PATH: process.env.PATH, REDIS_PORT: String(redisPort), ...env }, stdio: ['ignore', 'pipe', 'inherit']
-    })
-    const exited = once(child, 'exit')
-    t.teardown(async () => {
-      child.kill('SIGKILL')
-      await exited
-    })
-    const lines = createInterface(child.stdout)
+    const child = startChild(t, 'test/kit/cluster-process.js', { REDIS_PORT: String(redisPort), ...env })
     const listening = new Promise<number>(resolve => {
-      lines.on('line', line => {
+      child.lines.on('line', line => {
         const parsed = JSON.parse(line)
         const word: Said = { ...parsed, at: BigInt(parsed.at), process: i }
         said.push(word)
@@ -62,12 +45,7 @@ export async function startCluster (t: Test, count: number, redisPorts: number |
     })
     const port = await listening
     const url = (path: string) => `http://127.0.0.1:${port}${path}`
-    return {
-      url,
-      exited,
-      signal: signal => { child.kill(signal) },
-      ask: async (path, method = 'GET') => Number(await (await fetch(url(path), { method })).text())
-    }
+    return { ...child, url, ask: async (path, method = 'GET') => Number(await (await fetch(url(path), { method })).text()) }
   }))
   return {
     processes,
