@@ -78,6 +78,8 @@ export class Member implements Cluster {
   // What Redis's clock is ahead of ours. Unit: microseconds.
   #offset: number | undefined
   #away = false
+  // A key of the node that did not answer: of a Redis Cluster the others may.
+  #unanswered: string[] = []
   #probing = false
   readonly #joined = deferred<void>()
   readonly #restating: NodeJS.Timeout
@@ -271,7 +273,7 @@ export class Member implements Cluster {
       if (!await within(replied, this.#patience)) throw new Error(`no answer within ${this.#patience} ms`)
     } catch (error) {
       replied.catch(ignore)
-      this.#goAway(error as Error)
+      this.#goAway(error as Error, keys)
       return false
     }
     await used
@@ -283,9 +285,10 @@ export class Member implements Cluster {
     return !this.#away
   }
 
-  #goAway (err: Error): void {
+  #goAway (err: Error, keys: string[] = []): void {
     if (this.#away) return
     this.#away = true
+    this.#unanswered = keys.slice(0, 1)
     this.#probes = setInterval(() => this.#probe(), PROBE_MS).unref()
     this.#options.log.warn({ err }, 'Redis is away: streams still start, and are deduplicated within this process alone until it is back')
     reportCluster({ state: 'away' })
@@ -296,7 +299,7 @@ export class Member implements Cluster {
     if (this.#probing || !this.#link.sends) return
     this.#probing = true
     try {
-      const [now] = await this.#link.run(RESTATE, [], [this.id, this.#options.lease, this.#channels, ++this.#beats]) as [string]
+      const [now] = await this.#link.run(RESTATE, this.#unanswered, [this.id, this.#options.lease, this.#channels, ++this.#beats]) as [string]
       this.#learnTime(Number(now))
       this.#comeBack()
     } catch {

@@ -63,7 +63,7 @@ return { whole(token), whole(now), other, otherNumber, heard, expires < now and 
  * States claims again: renews their lease, puts back what Redis has lost, and finds out which of them are not the newest.
  * Forgets expired entries of the same scopes, and sends the member a beat by its own channel, so that it knows it hears.
  *
- * KEYS a scope for each claim, those of one scope together; there may be none
+ * KEYS a scope for each claim, those of one scope together; then perhaps others, which are only asked whether they are there
  * ARGV[1] member  ARGV[2] lease, ms  ARGV[3] the channels' prefix  ARGV[4] the beat's number
  * ARGV[5...] for each claim: field, number, token
  *
@@ -82,7 +82,7 @@ end
 for i, key in ipairs(KEYS) do
   local field, number, token = ARGV[2 + 3 * i], ARGV[3 + 3 * i], tonumber(ARGV[4 + 3 * i])
   if key ~= KEYS[i - 1] then forgetExpired(key) end
-  local entry = redis.call('HGET', key, field)
+  local entry = field and redis.call('HGET', key, field)
   local otherToken, otherNumber, _, other, newer
   if entry then
     otherToken, otherNumber, _, other = parse(entry)
@@ -90,7 +90,7 @@ for i, key in ipairs(KEYS) do
   end
   if newer then
     table.insert(result, i)
-  else
+  elseif field then
     hold(key, field, token, number, lease, member)
     if entry and other ~= member then
       redis.call('PUBLISH', channels .. other, 'end replaced ' .. member .. ' 0 ' .. otherNumber)

@@ -5,7 +5,8 @@ import t, { type Test } from 'tap'
 import { redisCluster } from '../../lib/redis/index.ts'
 import { buildApp, LEVELS, streamRoute, withSignals, type AppOptions } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
-import { redisOptions, redisProxy, redisServer } from '../kit/redis.ts'
+import { redisProxy } from '../kit/redis-proxy.ts'
+import { redisOptions, redisServer } from '../kit/redis.ts'
 
 interface Built extends AppOptions {
   lease?: number

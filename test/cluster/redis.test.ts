@@ -15,39 +15,51 @@ import { buildApp, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 import { PlainHolder } from '../kit/plain-holder.ts'
-import { redisOptions, redisServer, type RedisServer } from '../kit/redis.ts'
+import { redisNodes, redisOptions, redisOverTls, redisServer } from '../kit/redis.ts'
 import { clusterConformance } from './conformance.ts'
 
-interface Variant {
-  args?: string[]
-  client: (server: RedisServer) => RedisClient & { disconnect (): void }
-}
+type Client = RedisClient & { disconnect (): void }
 
-const clusterArgs = ['--cluster-enabled', 'yes', '--cluster-announce-ip', '127.0.0.1', '--cluster-config-file', `/tmp/octa-star-nodes-${process.pid}.conf`, '--cluster-require-full-coverage', 'no']
+/** Starts what it needs, and resolves to a maker of clients. */
+type Variant = (t: Test) => Promise<() => Client>
+
 const variants: Record<string, Variant> = {
-  ioredis: { client: ({ port }) => new Redis({ port }) },
-  'iovalkey, with a key prefix and a password': {
-    args: ['--requirepass', 'secret'],
-    client: ({ port }) => new Valkey({ port, password: 'secret', keyPrefix: 'app:' })
+  async ioredis (t) {
+    const { access } = await redisServer(t)
+    return () => new Redis(access)
   },
-  'ioredis, with lazyConnect and a key prefix with a hash tag': { client: ({ port }) => new Redis({ port, lazyConnect: true, keyPrefix: '{app}:' }) },
-  'a Redis Cluster': { args: clusterArgs, client: ({ port }) => new Cluster([{ host: '127.0.0.1', port }]) }
+  async 'iovalkey, with a key prefix and a password' (t) {
+    const { port } = await redisServer(t, ['--requirepass', 'secret'], { password: 'secret' })
+    return () => new Valkey({ port, password: 'secret', keyPrefix: 'app:' })
+  },
+  async 'ioredis, with lazyConnect and a key prefix with a hash tag' (t) {
+    const { access } = await redisServer(t)
+    return () => new Redis({ ...access, lazyConnect: true, keyPrefix: '{app}:' })
+  },
+  async 'ioredis, over TLS with certificates on both sides' (t) {
+    const { access } = await redisOverTls(t)
+    return () => new Redis(access)
+  },
+  async 'a Redis Cluster of one node' (t) {
+    const [node] = await redisNodes(t, 1)
+    return () => new Cluster([{ host: '127.0.0.1', port: node!.port }])
+  },
+  async 'a Redis Cluster of three nodes, each client introduced by another' (t) {
+    const nodes = await redisNodes(t, 3)
+    let turn = 0
+    return () => new Cluster([{ host: '127.0.0.1', port: nodes[turn++ % 3]!.port }])
+  }
 }
 
-for (const [name, { args, client }] of Object.entries(variants)) {
+for (const [name, start] of Object.entries(variants)) {
   t.test(name, redisOptions, async t => {
-    const server = await redisServer(t, args)
-    if (args === clusterArgs) {
-      const node = server.client()
-      await node.call('CLUSTER', 'ADDSLOTSRANGE', '0', '16383')
-      while (!(await node.call('CLUSTER', 'INFO') as string).includes('cluster_state:ok')) await pause(20)
-    }
+    const client = await start(t)
     let round = 0
     clusterConformance(t, {
       async build (t: Test, members) {
         const prefix = `round-${++round}:`
         return await Promise.all(Array.from({ length: members }, async () => {
-          const redis = client(server)
+          const redis = client()
           const { log } = memoryLog()
           const cluster = await redisCluster({ redis, prefix }).join({ log, replaceTimeout: 5_000 })
           const registry = new Registry(new LocalBackend(), cluster, { ...defaults, onLimit: 'replace-oldest' }, log)

@@ -12,7 +12,7 @@ const place = fc.record({ scope: fc.constantFrom('s1', 's2'), field: fc.constant
 const age = fc.constantFrom(-20, 0, 20, 40)
 const step = fc.oneof(
   fc.record({ type: fc.constant('claim' as const), member, place, age }),
-  fc.record({ type: fc.constant('restate' as const), member, places: fc.array(fc.tuple(place, age), { maxLength: 4 }) }),
+  fc.record({ type: fc.constant('restate' as const), member, places: fc.array(fc.tuple(place, age), { maxLength: 4 }), asked: fc.constantFrom([], ['s2']) }),
   fc.record({ type: fc.constant('release' as const), member, places: fc.array(place, { minLength: 1, maxLength: 3 }) }),
   fc.record({ type: fc.constant('evict' as const), member, scope: fc.constantFrom('s1', 's2'), prefix: fc.constantFrom('', 'a:') }),
   fc.record({ type: fc.constant('count' as const), member, scope: fc.constantFrom('s1', 's2') })
@@ -60,7 +60,7 @@ function command (drawn: typeof step extends fc.Arbitrary<infer S> ? S : never, 
     case 'claim': return [CLAIM, [drawn.place.scope], [drawn.place.field, drawn.member, drawn.place.number, LEASE, 'ch:', time(drawn.age), 10e6]]
     case 'restate': {
       const places = [...drawn.places].sort(([a], [b]) => a.scope < b.scope ? -1 : 1)
-      return [RESTATE, places.map(([{ scope }]) => scope), [drawn.member, LEASE, 'ch:', 7, ...places.flatMap(([{ field, number }, age]) => [field, number, time(age)])]]
+      return [RESTATE, [...places.map(([{ scope }]) => scope), ...drawn.asked], [drawn.member, LEASE, 'ch:', 7, ...places.flatMap(([{ field, number }, age]) => [field, number, time(age)])]]
     }
     case 'release': return [RELEASE, drawn.places.map(({ scope }) => scope), [drawn.member, ...drawn.places.flatMap(({ field, number }) => [field, number])]]
     case 'evict': return [EVICT, [drawn.scope], [drawn.member, 9, 'ch:', drawn.prefix]]

@@ -66,6 +66,7 @@ export class RedisModel {
     }
     for (const [i, key] of keys.entries()) {
       const [field, number, token] = claims.slice(3 * i, 3 * i + 3)
+      if (field === undefined) continue
       const other = this.#entries(key).get(field)
       if (other !== undefined && (other.member === member ? other.number > number : other.token >= token)) {
         result.push(i + 1)

@@ -1,9 +1,12 @@
-// A redis-server of the test's own, on a free port and without persistence, and a TCP proxy before it that freezes, cuts, delays and drops.
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+// Redis servers of the test's own, on free ports and without persistence: one, in the clear or over TLS, or the nodes of a Redis Cluster.
+import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import net, { type AddressInfo, type Socket } from 'node:net'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import net from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
-import { Redis } from 'ioredis'
+import { Redis, type RedisOptions } from 'ioredis'
 import type { Test } from 'tap'
 
 const missing = spawnSync('which', ['redis-server']).status !== 0
@@ -16,21 +19,26 @@ export const redisOptions = {
 
 export interface RedisServer {
   readonly port: number
+  /** What a client needs to connect. */
+  readonly access: RedisOptions
   /** A client that the test need not close. */
-  client: (options?: object) => Redis
+  client: (options?: RedisOptions) => Redis
   kill: () => Promise<void>
   start: () => Promise<void>
 }
 
-export async function redisServer (t: Test, args: string[] = []): Promise<RedisServer> {
+/** `access` is what a client needs besides the port, where `args` ask for a password or TLS. */
+export async function redisServer (t: Test, args: string[] = [], access: RedisOptions = {}): Promise<RedisServer> {
   const port = await freePort()
   let server: ChildProcess | undefined
   const clients: Redis[] = []
   async function start () {
-    server = spawn('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', ...args], { stdio: ['ignore', 'ignore', 'inherit'] })
-    const probe = new Redis({ port, retryStrategy: () => 20, maxRetriesPerRequest: null, ...args.includes('--requirepass') ? { password: args[args.indexOf('--requirepass') + 1]! } : {} })
+    const child = server = spawn('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', ...args.map(arg => arg.replace('{port}', String(port)))], { stdio: ['ignore', 'ignore', 'inherit'] })
+    const probe = new Redis({ port, retryStrategy: () => 20, maxRetriesPerRequest: null, ...access })
     probe.on('error', () => {})
-    await probe.ping()
+    const ended = once(child, 'exit').then(() => { throw new Error('redis-server ended before it listened') })
+    await Promise.race([probe.ping(), ended])
+    ended.catch(() => {})
     probe.disconnect()
   }
   async function kill () {
@@ -45,10 +53,11 @@ export async function redisServer (t: Test, args: string[] = []): Promise<RedisS
   await start()
   return {
     port,
+    access: { port, ...access },
     kill,
     start,
     client (options = {}) {
-      const client = new Redis({ port, ...options })
+      const client = new Redis({ port, ...access, ...options })
       client.on('error', () => {})
       clients.push(client)
       return client
@@ -56,89 +65,51 @@ export async function redisServer (t: Test, args: string[] = []): Promise<RedisS
   }
 }
 
-export interface RedisProxy {
-  readonly port: number
-  /** Milliseconds by which each direction is late. */
-  delay: number
-  /** Holds back what arrives on those open connections that `which` chooses, until `thaw`. */
-  freeze: (which?: Which) => void
-  thaw: () => void
-  /** Resets connections, and refuses new ones until `mend`. */
-  cut: (which?: Which) => void
-  mend: () => void
-  /** Swallows whole messages to subscribers that contain `text`, once. */
-  loseNext: (text: string) => void
+/** A server that takes TLS alone, whose clients must show a certificate too. */
+export async function redisOverTls (t: Test): Promise<RedisServer> {
+  const directory = temporaryDirectory(t)
+  const [key, cert] = [join(directory, 'key.pem'), join(directory, 'cert.pem')]
+  execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1', '-days', '2', '-keyout', key, '-out', cert], { stdio: 'ignore' })
+  const pem = { key: readFileSync(key), cert: readFileSync(cert), ca: readFileSync(cert) }
+  return await redisServer(t, ['--port', '0', '--tls-port', '{port}', '--tls-key-file', key, '--tls-cert-file', cert, '--tls-ca-cert-file', cert], { host: '127.0.0.1', tls: pem })
 }
 
-/** A connection that has said SUBSCRIBE, or one that has not. */
-export type Which = 'subscribers' | 'commands'
-
-export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {
-  interface Pair { client: Socket, upstream: Socket, subscribes: boolean, frozen: boolean, held: Array<() => void> }
-  const pairs = new Set<Pair>()
-  let isCut: Which | 'all' | undefined
-  let toLose: string | undefined
-  const concerns = (what: Which | 'all' | undefined, pair: Pair) => what === 'all' || what === (pair.subscribes ? 'subscribers' : 'commands')
-  const server = net.createServer({ noDelay: true }, client => {
-    const upstream = net.connect({ port: to, host: '127.0.0.1', noDelay: true })
-    const pair: Pair = { client, upstream, subscribes: false, frozen: false, held: [] }
-    pairs.add(pair)
-    const pass = async (chunk: Buffer, target: Socket) => {
-      if (proxy.delay > 0) await pause(proxy.delay)
-      if (pair.frozen) pair.held.push(() => target.write(chunk))
-      else target.write(chunk)
-    }
-    const end = () => {
-      pairs.delete(pair)
-      client.destroy()
-      upstream.destroy()
-    }
-    client.on('data', chunk => {
-      if (/\r\nsubscribe\r\n/i.test(chunk.toString('latin1'))) pair.subscribes = true
-      if (concerns(isCut, pair)) end()
-      else pass(chunk, upstream)
-    })
-    upstream.on('data', chunk => {
-      if (toLose !== undefined && chunk.includes(toLose)) toLose = undefined
-      else pass(chunk, client)
-    })
-    for (const socket of [client, upstream]) socket.on('close', end).on('error', end)
-    if (concerns(isCut, pair) && isCut === 'all') end()
-  })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  t.teardown(() => {
-    for (const { client, upstream } of pairs) {
-      client.destroy()
-      upstream.destroy()
-    }
-    server.close()
-  })
-  const proxy: RedisProxy = {
-    port: (server.address() as AddressInfo).port,
-    delay: 0,
-    freeze (which) { for (const pair of pairs) pair.frozen ||= concerns(which ?? 'all', pair) },
-    thaw () {
-      for (const pair of pairs) {
-        pair.frozen = false
-        for (const write of pair.held.splice(0)) write()
-      }
-    },
-    cut (which) {
-      isCut = which ?? 'all'
-      for (const pair of pairs) if (concerns(isCut, pair)) pair.client.resetAndDestroy()
-    },
-    mend () { isCut = undefined },
-    loseNext (text) { toLose = text }
+/** A Redis Cluster of so many nodes, all masters, that share the slots evenly. */
+export async function redisNodes (t: Test, count: number): Promise<RedisServer[]> {
+  const directory = temporaryDirectory(t)
+  const busPorts = await Promise.all(Array.from({ length: count }, freePort))
+  const nodes = await Promise.all(busPorts.map(async (busPort, i) => await redisServer(t, [
+    '--cluster-enabled', 'yes', '--cluster-port', String(busPort), '--cluster-announce-ip', '127.0.0.1', '--cluster-config-file', `nodes-${i}.conf`, '--dir', directory
+  ])))
+  const admins = nodes.map(node => node.client())
+  const firstSlot = (i: number) => Math.floor(i * 16_384 / count)
+  for (const [i, admin] of admins.entries()) {
+    await admin.call('CLUSTER', 'ADDSLOTSRANGE', firstSlot(i), firstSlot(i + 1) - 1)
+    await admin.call('CLUSTER', 'MEET', '127.0.0.1', nodes[0]!.port, busPorts[0]!)
   }
-  return proxy
+  const isWhole = async (admin: Redis) => {
+    const info = String(await admin.call('CLUSTER', 'INFO'))
+    return info.includes('cluster_state:ok') && info.includes(`cluster_known_nodes:${count}`)
+  }
+  for (const admin of admins) while (!await isWhole(admin)) await pause(20)
+  return nodes
 }
 
+function temporaryDirectory (t: Test): string {
+  const directory = mkdtempSync(join(tmpdir(), 'octa-star-redis-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  return directory
+}
+
+// Below the ports that the kernel hands out to clients, one of which could take it before the server does.
 async function freePort (): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 10_000)
+    const server = net.createServer().listen(port, '127.0.0.1')
+    const free = await once(server, 'listening').then(() => true, () => false)
+    if (!free) continue
+    server.close()
+    await once(server, 'close')
+    return port
+  }
 }

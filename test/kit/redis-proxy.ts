@@ -1,0 +1,83 @@
+// A TCP proxy before a Redis, that freezes, cuts, delays and drops.
+import { once } from 'node:events'
+import net, { type AddressInfo, type Socket } from 'node:net'
+import { setTimeout as pause } from 'node:timers/promises'
+import type { Test } from 'tap'
+
+export interface RedisProxy {
+  readonly port: number
+  /** Milliseconds by which each direction is late. */
+  delay: number
+  /** Holds back what arrives on those open connections that `which` chooses, until `thaw`. */
+  freeze: (which?: Which) => void
+  thaw: () => void
+  /** Resets connections, and refuses new ones until `mend`. */
+  cut: (which?: Which) => void
+  mend: () => void
+  /** Swallows whole messages to subscribers that contain `text`, once. */
+  loseNext: (text: string) => void
+}
+
+/** A connection that has said SUBSCRIBE, or one that has not. */
+export type Which = 'subscribers' | 'commands'
+
+export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {
+  interface Pair { client: Socket, upstream: Socket, subscribes: boolean, frozen: boolean, held: Array<() => void> }
+  const pairs = new Set<Pair>()
+  let isCut: Which | 'all' | undefined
+  let toLose: string | undefined
+  const concerns = (what: Which | 'all' | undefined, pair: Pair) => what === 'all' || what === (pair.subscribes ? 'subscribers' : 'commands')
+  const server = net.createServer({ noDelay: true }, client => {
+    const upstream = net.connect({ port: to, host: '127.0.0.1', noDelay: true })
+    const pair: Pair = { client, upstream, subscribes: false, frozen: false, held: [] }
+    pairs.add(pair)
+    const pass = async (chunk: Buffer, target: Socket) => {
+      if (proxy.delay > 0) await pause(proxy.delay)
+      if (pair.frozen) pair.held.push(() => target.write(chunk))
+      else target.write(chunk)
+    }
+    const end = () => {
+      pairs.delete(pair)
+      client.destroy()
+      upstream.destroy()
+    }
+    client.on('data', chunk => {
+      if (/\r\nsubscribe\r\n/i.test(chunk.toString('latin1'))) pair.subscribes = true
+      if (concerns(isCut, pair)) end()
+      else pass(chunk, upstream)
+    })
+    upstream.on('data', chunk => {
+      if (toLose !== undefined && chunk.includes(toLose)) toLose = undefined
+      else pass(chunk, client)
+    })
+    for (const socket of [client, upstream]) socket.on('close', end).on('error', end)
+    if (concerns(isCut, pair) && isCut === 'all') end()
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => {
+    for (const { client, upstream } of pairs) {
+      client.destroy()
+      upstream.destroy()
+    }
+    server.close()
+  })
+  const proxy: RedisProxy = {
+    port: (server.address() as AddressInfo).port,
+    delay: 0,
+    freeze (which) { for (const pair of pairs) pair.frozen ||= concerns(which ?? 'all', pair) },
+    thaw () {
+      for (const pair of pairs) {
+        pair.frozen = false
+        for (const write of pair.held.splice(0)) write()
+      }
+    },
+    cut (which) {
+      isCut = which ?? 'all'
+      for (const pair of pairs) if (concerns(isCut, pair)) pair.client.resetAndDestroy()
+    },
+    mend () { isCut = undefined },
+    loseNext (text) { toLose = text }
+  }
+  return proxy
+}
