@@ -1,6 +1,7 @@
 // The wire: one response, opened, written, ended, destroyed, over. The only file that knows HTTP/1.1 from HTTP/2.
 import type { ServerResponse } from 'node:http'
 import { constants, type ServerHttp2Stream } from 'node:http2'
+import { Socket } from 'node:net'
 import type { SSEReplyInterface } from '@fastify/sse'
 
 /** What a stream wants to know of its connection. */
@@ -9,6 +10,14 @@ export interface ConnectionListener {
   over (): void
   /** The connection can take more, after a `write` that returned false. */
   drained (): void
+  /** The peer has taken nothing for `stallTimeout`, and something waits for it. */
+  stalled (): void
+}
+
+/** The options of the same names, and what they mean here. */
+export interface ConnectionOptions {
+  readonly stallTimeout: number
+  readonly deadPeerProbe: number
 }
 
 /** Node's response; over HTTP/2 its compatibility layer's, which has the stream besides. */
@@ -20,6 +29,9 @@ export class Connection {
   #listener: ConnectionListener | undefined
   #over: boolean
   #grace: NodeJS.Timeout | undefined
+  #stallTimeout = Infinity
+  #stall: NodeJS.Timeout | undefined
+  #probed: Socket | undefined
 
   constructor (raw: RawResponse) {
     this.#raw = raw
@@ -44,25 +56,38 @@ export class Connection {
     return this.#carrier.writableNeedDrain
   }
 
+  /** How much of what was written waits for the peer. Unit: bytes; characters, where Node keeps strings. */
+  get buffered (): number {
+    return this.#carrier.writableLength
+  }
+
   listen (listener: ConnectionListener): void {
     this.#listener = listener
   }
 
   /** Sends the head at once, so that the client's `onopen` fires before the first event. */
-  open (sse: SSEReplyInterface): void {
+  open (sse: SSEReplyInterface, { stallTimeout, deadPeerProbe }: ConnectionOptions): void {
     this.#sse = sse
     // From here on this class ends the response, not @fastify/sse when the handler settles.
     sse.keepAlive()
     sse.sendHeaders()
     // Node keeps the head back until the first byte of the body.
     this.#raw.flushHeaders()
-    this.#raw.on('drain', () => this.#listener?.drained())
+    this.#raw.on('drain', () => this.#drained())
+    const { socket } = this.#raw.req
+    // What inject() has in its place can do neither.
+    if (!(socket instanceof Socket)) return
+    if (stallTimeout !== Infinity) this.#watch(stallTimeout)
+    if (deadPeerProbe > 0) this.#probe(socket, deadPeerProbe)
   }
 
   /** Writes, and returns whether the peer keeps up. */
   write (text: string): boolean {
     // After a destroy and before its `close` a write would emit an error.
-    return !this.#carrier.destroyed && this.#raw.write(text)
+    if (this.#carrier.destroyed) return false
+    const keepsUp = this.#raw.write(text)
+    if (!keepsUp && this.#stallTimeout !== Infinity) this.#stall ??= setTimeout(() => this.#listener?.stalled(), this.#stallTimeout).unref()
+    return keepsUp
   }
 
   /** Ends the response cleanly; destroys it if the peer has not taken all of it after `grace` milliseconds. */
@@ -88,6 +113,34 @@ export class Connection {
     if (this.#over) return
     this.#over = true
     clearTimeout(this.#grace)
+    clearTimeout(this.#stall)
+    this.#stopProbing()
     this.#listener?.over()
+  }
+
+  #drained (): void {
+    clearTimeout(this.#stall)
+    this.#stall = undefined
+    this.#listener?.drained()
+  }
+
+  #watch (stallTimeout: number): void {
+    // Over HTTP/2 Node's timeout counts what any stream of the session took, so there it is all or nothing that is taken.
+    if (this.#raw.stream !== undefined) this.#stallTimeout = stallTimeout
+    // A socket's timeout counts also a part of one write that the peer took: https://nodejs.org/api/net.html#socketsettimeouttimeout-callback
+    else this.#raw.setTimeout(stallTimeout, () => { if (this.buffered > 0) this.#listener?.stalled() })
+  }
+
+  // TCP keepalive: Node sends ten probes, a second apart. Over HTTP/2 it is the session's socket, and probed as long as that lives.
+  #probe (socket: Socket, deadPeerProbe: number): void {
+    socket.setKeepAlive(true, deadPeerProbe)
+    if (this.#raw.stream === undefined) this.#probed = socket
+  }
+
+  // The socket may go on, kept alive for requests that are no streams: as the application's server has it, then.
+  #stopProbing (): void {
+    if (this.#probed === undefined || this.#probed.destroyed) return
+    const { keepAlive = false, keepAliveInitialDelay = 0 } = (this.#probed as { server?: { keepAlive?: boolean, keepAliveInitialDelay?: number } }).server ?? {}
+    this.#probed.setKeepAlive(keepAlive, keepAliveInitialDelay * 1000)
   }
 }

@@ -14,7 +14,8 @@ export function endResponse (reason: CloseReason, connection: Connection, closeG
     case 'finished': return connection.end('', closeGrace)
     case 'shutdown':
     case 'failed':
-    case 'stalled': return connection.destroy()
+    case 'stalled':
+    case 'expired': return connection.destroy()
     case 'disconnected':
   }
 }

@@ -58,7 +58,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
 
     const key = streamKey(scopeKey, current.tabId, name, `startStream in ${route}`)
     const refuse = () => { this.code(204).send() }
-    const stream = current.stream = new LiveStream({ key, connection: current.connection, closeGrace: options.closeGrace, log, route, refuse })
+    const stream = current.stream = new LiveStream({ key, connection: current.connection, options, log, route, refuse })
     if (!mayStart(this, stream)) throw stream.signal.reason
     try {
       await stream.start(registry.replaceAndRegister(key, stream), sse)

@@ -7,6 +7,10 @@ export const defaults = Object.freeze({
   tabId: undefined,
   replaceTimeout: 5_000,
   closeGrace: 1_000,
+  maxAge: Infinity,
+  maxBufferedBytes: 1_048_576,
+  stallTimeout: Infinity,
+  deadPeerProbe: 10_000,
   maxStreamsPerScope: Infinity,
   onLimit: 'replace-oldest',
   browser: undefined,
@@ -24,7 +28,12 @@ const expected: Record<keyof typeof defaults, [test: (value: unknown) => boolean
   tabId: [value => value === undefined || typeof value === 'function', 'a function'],
   replaceTimeout: [isDelay, `a number of milliseconds from 1 to ${MAX_DELAY}`],
   closeGrace: [isDelay, `a number of milliseconds from 1 to ${MAX_DELAY}`],
-  maxStreamsPerScope: [value => value === Infinity || (Number.isSafeInteger(value) && (value as number) >= 1), 'a whole number from 1, or Infinity'],
+  maxAge: [value => value === Infinity || isDelay(value), `a number of milliseconds from 1 to ${MAX_DELAY}, or Infinity`],
+  maxBufferedBytes: [isCount, 'a whole number from 1, or Infinity'],
+  stallTimeout: [value => value === Infinity || isDelay(value), `a number of milliseconds from 1 to ${MAX_DELAY}, or Infinity`],
+  // The kernel counts in seconds.
+  deadPeerProbe: [value => value === 0 || (isDelay(value) && (value as number) >= 1_000), `0, or a number of milliseconds from 1000 to ${MAX_DELAY}`],
+  maxStreamsPerScope: [isCount, 'a whole number from 1, or Infinity'],
   onLimit: [value => value === 'replace-oldest' || value === 'reject', "'replace-oldest' or 'reject'"],
   browser: [value => value === undefined || (typeof value === 'string' && value.startsWith('/')), "a path that begins with '/'"],
   cluster: [value => value === undefined || typeof (value as Partial<ClusterAdapter> | null)?.join === 'function', 'an adapter, such as redisCluster({ redis })'],
@@ -53,6 +62,10 @@ export function resolveOptions (options: OctaStarStreamsOptions): ResolvedOption
 
 // `register` takes these for itself and passes them on to the plugin.
 const FASTIFY_OPTIONS = new Set(['prefix', 'logLevel', 'logSerializers'])
+
+function isCount (value: unknown): boolean {
+  return value === Infinity || (Number.isSafeInteger(value) && (value as number) >= 1)
+}
 
 function isDelay (value: unknown): boolean {
   return typeof value === 'number' && value >= 1 && value <= MAX_DELAY

@@ -9,13 +9,18 @@ const SENT = Promise.resolve()
 
 export class Sender {
   readonly #connection: Connection
+  readonly #maxBufferedBytes: number
+  readonly #stalled: () => void
   readonly #closedError: () => StreamClosedError
   #serialize: Serializer = JSON.stringify
   #may: 'send' | 'speak a last word' | 'not send' = 'not send'
   #drain: Deferred<void> | undefined
 
-  constructor (connection: Connection, closedError: () => StreamClosedError) {
+  /** `stalled` ends the stream of a peer for whom more than `maxBufferedBytes` wait. */
+  constructor (connection: Connection, maxBufferedBytes: number, stalled: () => void, closedError: () => StreamClosedError) {
     this.#connection = connection
+    this.#maxBufferedBytes = maxBufferedBytes
+    this.#stalled = stalled
     this.#closedError = closedError
   }
 
@@ -35,6 +40,8 @@ export class Sender {
   }
 
   send (message: string | StreamMessage): Promise<void> {
+    // Before the write, not after: one large event is no sign of a slow peer.
+    if (this.#drain !== undefined && this.#connection.buffered > this.#maxBufferedBytes) this.#stalled()
     const may = this.#may
     if (may === 'not send') return ifAwaited(Promise.reject(this.#closedError()))
     let text: string

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import type { SSEReplyInterface } from '@fastify/sse'
-import type { Connection } from './connection.ts'
+import type { Connection, ConnectionOptions } from './connection.ts'
 import { reportClose, reportOpen } from './diagnostics.ts'
 import { endRequest, endResponse } from './ending.ts'
 import { isStreamClosed, streamClosed, type StreamClosedError } from './errors.ts'
@@ -11,10 +11,17 @@ import { Sender } from './sender.ts'
 import { deferred, within, type Deferred } from './wait.ts'
 import type { CloseReason, ScopeKey, Stream, StreamKey, StreamMessage } from '../types/index.ts'
 
+/** The options of the same names. */
+export interface StreamOptions extends ConnectionOptions {
+  readonly closeGrace: number
+  readonly maxBufferedBytes: number
+  readonly maxAge: number
+}
+
 export interface StreamContext {
   readonly key: StreamKey
   readonly connection: Connection
-  readonly closeGrace: number
+  readonly options: StreamOptions
   readonly log: FastifyBaseLogger
   /** The route as a warning names it, such as `GET /stream`. */
   readonly route: string
@@ -34,6 +41,7 @@ export class LiveStream implements Stream {
   readonly #createdAt = performance.now()
   #openedAt = 0
   #closingAt = 0
+  #expiry: NodeJS.Timeout | undefined
   #state: 'pending' | 'open' | 'closing' | 'closed' = 'pending'
   #reason: CloseReason | undefined
   #keptAlive = false
@@ -51,8 +59,9 @@ export class LiveStream implements Stream {
 
   constructor (context: StreamContext) {
     this.#context = context
-    this.#sender = new Sender(context.connection, () => this.#closedError())
-    context.connection.listen({ over: () => this.#over(), drained: () => this.#sender.drained() })
+    const stalled = () => this.close('stalled')
+    this.#sender = new Sender(context.connection, context.options.maxBufferedBytes, stalled, () => this.#closedError())
+    context.connection.listen({ over: () => this.#over(), drained: () => this.#sender.drained(), stalled })
   }
 
   get scopeKey (): ScopeKey { return this.#context.key.scopeKey }
@@ -88,13 +97,14 @@ export class LiveStream implements Stream {
   }
 
   #open (sse: SSEContext): void {
-    const { connection, log, route } = this.#context
-    connection.open(sse)
+    const { connection, options, log, route } = this.#context
+    connection.open(sse, options)
     this.#sender.open(sse.serializer)
     this.#state = 'open'
     this.#interrupt = undefined
     this.openedAt = Date.now()
     this.#openedAt = performance.now()
+    if (options.maxAge !== Infinity) this.#expiry = setTimeout(() => this.close('expired'), drawAge(options.maxAge)).unref()
     reportOpen({ stream: this, waited: this.#openedAt - this.#createdAt }, log, route)
   }
 
@@ -117,11 +127,12 @@ export class LiveStream implements Stream {
 
   close (reason: CloseReason = 'finished'): void {
     if (this.closing) return
-    const { connection, closeGrace, refuse } = this.#context
+    const { connection, options: { closeGrace }, refuse } = this.#context
     const opened = this.#state === 'open'
     this.#reason = reason
     this.#state = 'closing'
     this.#closingAt = performance.now()
+    clearTimeout(this.#expiry)
     // Stops the handler, wherever it waits: for its signal, for a peer that never reads again, for its start.
     this.#abort?.abort(this.#closedError())
     this.#sender.shut()
@@ -137,7 +148,7 @@ export class LiveStream implements Stream {
   }
 
   async #speakLastWord (callbacks: Array<() => unknown>): Promise<void> {
-    const { connection, closeGrace, log, route } = this.#context
+    const { connection, options: { closeGrace }, log, route } = this.#context
     this.#sender.allowLastWord()
     const spoken = Promise.all(callbacks.map(async callback => callback()))
       .catch(err => log.warn({ err, streamId: this.id, route }, 'an onReplaced callback failed'))
@@ -215,4 +226,9 @@ export class LiveStream implements Stream {
     const times = { lived: this.#closingAt - this.#openedAt, closing: performance.now() - this.#closingAt }
     reportClose({ stream: this, reason: this.#reason, ...times }, log, route)
   }
+}
+
+// Those that were opened together, as after a restart, do not come back together.
+function drawAge (maxAge: number): number {
+  return maxAge * (0.9 + Math.random() / 10)
 }

@@ -82,7 +82,7 @@ t.test('finished: a fetch client sees a clean end', async t => {
   t.equal(await response.text(), 'id: last\nretry: 10\ndata: hello\n\n')
 })
 
-for (const reason of ['failed', 'stalled'] as const) {
+for (const reason of ['failed', 'stalled', 'expired'] as const) {
   const end = ({ streams }: Seen) => streams.at(-1)!.close(reason)
 
   t.test(`${reason}: an EventSource sees a broken connection, and comes back where it was`, async t => {

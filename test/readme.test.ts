@@ -317,5 +317,5 @@ t.test('the tables of options, errors and reasons say what the code has, and no 
   }
   const errors = Object.keys(await import('../lib/errors.ts')).filter(name => name.startsWith('FST_ERR'))
   t.strictSame(column('Errors').sort(), [...errors, 'FST_ERR_OCTA_STAR_STREAM_CLOSED'].sort())
-  t.strictSame(column('How a stream ends').sort(), ['disconnected', 'evicted', 'failed', 'finished', 'replaced', 'shutdown', 'stalled'])
+  t.strictSame(column('How a stream ends').sort(), ['disconnected', 'evicted', 'expired', 'failed', 'finished', 'replaced', 'shutdown', 'stalled'])
 })

@@ -20,10 +20,11 @@ export type ScopeKey = string | number | bigint | boolean | readonly ScopeKey[] 
  * - `'finished'`: its handler returned, or `stream.close()` was called. A clean end.
  * - `'shutdown'`: the server is closing. The connection is destroyed, so the client comes back, to another server.
  * - `'failed'`: its handler threw. As `'shutdown'`.
- * - `'stalled'`: the application gave up on a client that does not read: `stream.close('stalled')`. As `'shutdown'`.
+ * - `'stalled'`: its client does not take what is sent, see `maxBufferedBytes` and `stallTimeout`. As `'shutdown'`.
+ * - `'expired'`: it has lived for `maxAge`. As `'shutdown'`.
  * - `'disconnected'`: the client left, or its connection broke.
  */
-export type CloseReason = 'replaced' | 'evicted' | 'finished' | 'shutdown' | 'failed' | 'stalled' | 'disconnected'
+export type CloseReason = 'replaced' | 'evicted' | 'finished' | 'shutdown' | 'failed' | 'stalled' | 'expired' | 'disconnected'
 
 /** What owns a stream key. A {@link Stream} is one; so can be anything else of which a tab may have only one. */
 export interface Holder {
@@ -86,7 +87,7 @@ export interface Stream extends Holder {
   readonly closed: Promise<CloseReason>
   /**
    * Sends one event, or a string as the data of one. Resolves when the connection can take more; whoever does not wait
-   * loses nothing but the sight of a slow client.
+   * loses the sight of a slow client, whose stream ends as `'stalled'` past `maxBufferedBytes`.
    *
    * Rejects with `FST_ERR_OCTA_STAR_STREAM_CLOSED` once the stream has begun to end: this ends a loop that does not
    * look at its signal, and goes unnoticed where nobody awaits it. Rejects with `FST_ERR_OCTA_STAR_EVENT` when a field
@@ -173,6 +174,31 @@ export interface OctaStarStreamsOptions {
    * connection is destroyed. Unit: milliseconds, 1 to 2147483647. Default: `1000`.
    */
   closeGrace?: number
+  /**
+   * How long a stream may live. Then its connection is destroyed, as at a shutdown, and its client comes back: it is
+   * authorised anew, and perhaps to another server. Each stream's own end is drawn from the last tenth of that time.
+   * Unit: milliseconds, 1 to 2147483647. Default: `Infinity`.
+   */
+  maxAge?: number
+  /**
+   * How much may wait in the server's memory for a client that reads more slowly than it is sent to. A send past that
+   * ends the stream as `'stalled'`: the connection is destroyed, and the client comes back. Who awaits `send` never
+   * gets there. An event that nothing waits before is always taken, and so is what Node buffers itself, 16 to 64 KiB.
+   * Unit: bytes (of text: characters), a whole number from 1. Default: `1048576`.
+   */
+  maxBufferedBytes?: number
+  /**
+   * How long a client may take nothing while something waits for it. Then its stream ends as `'stalled'`. Over HTTP/2,
+   * where no more can be seen: how long it may not have taken all. Unit: milliseconds, 1 to 2147483647. Default: `Infinity`.
+   */
+  stallTimeout?: number
+  /**
+   * After how much quiet TCP asks whether the client's machine is still there: ten probes a second apart, and if none is
+   * answered the stream ends as `'disconnected'`. Not seen: a peer behind a proxy, whose kernel answers for itself; and
+   * a dead one to which something was sent that it has not acknowledged, which TCP repeats for a quarter of an hour.
+   * Unit: milliseconds, 1000 to 2147483647, in whole seconds; `0` asks never. Default: `10000`.
+   */
+  deadPeerProbe?: number
   /**
    * How many streams one scope may have at once, those that wait and those that are still being cleaned up included.
    * Unit: streams, a whole number from 1. Default: `Infinity`.

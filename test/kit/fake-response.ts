@@ -11,6 +11,8 @@ export class FakeResponse extends EventEmitter {
   headersSent = false
   written = ''
   writableNeedDrain = false
+  writableLength = 0
+  readonly req = { socket: undefined }
 
   /** The two faces that `Connection` asks for. */
   get raw (): RawResponse { return this as unknown as RawResponse }
@@ -29,6 +31,7 @@ export class FakeResponse extends EventEmitter {
     if (this.ended || this.destroyed) throw new Error('a write after the end')
     this.written += text
     this.writableNeedDrain = this.frozen
+    if (this.frozen) this.writableLength += text.length
     return !this.frozen
   }
 
@@ -47,6 +50,7 @@ export class FakeResponse extends EventEmitter {
     this.frozen = false
     if (this.writableNeedDrain) {
       this.writableNeedDrain = false
+      this.writableLength = 0
       this.emit('drain')
     }
   }

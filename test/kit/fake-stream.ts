@@ -1,7 +1,10 @@
 // A stream on a fake response, pending or open.
+import type { FastifyBaseLogger } from 'fastify'
 import { Connection } from '../../lib/connection.ts'
-import { LiveStream } from '../../lib/stream.ts'
+import { defaults } from '../../lib/options.ts'
+import { LiveStream, type StreamOptions } from '../../lib/stream.ts'
 import { streamKey } from '../../lib/stream-key.ts'
+import type { StreamKey } from '../../types/index.ts'
 import { FakeResponse } from './fake-response.ts'
 import { memoryLog } from './memory-log.ts'
 
@@ -10,14 +13,19 @@ export interface FakeStream {
   response: FakeResponse
 }
 
-export function pendingStream ({ key = streamKey('ann', 'a'), log = memoryLog().log, closeGrace = 50 } = {}): FakeStream {
+export interface PendingOptions extends Partial<StreamOptions> {
+  key?: StreamKey
+  log?: FastifyBaseLogger
+}
+
+export function pendingStream ({ key = streamKey('ann', 'a'), log = memoryLog().log, ...options }: PendingOptions = {}): FakeStream {
   const response = new FakeResponse()
-  const stream = new LiveStream({ key, connection: new Connection(response.raw), closeGrace, log, route: 'GET /', refuse () {} })
+  const stream = new LiveStream({ key, connection: new Connection(response.raw), options: { ...defaults, closeGrace: 50, ...options }, log, route: 'GET /', refuse () {} })
   return { stream, response }
 }
 
-export async function openStream (): Promise<FakeStream> {
-  const pending = pendingStream()
+export async function openStream (options: PendingOptions = {}): Promise<FakeStream> {
+  const pending = pendingStream(options)
   await pending.stream.start(Promise.resolve(), pending.response.sse)
   return pending
 }

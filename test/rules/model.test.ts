@@ -7,6 +7,7 @@ import { LocalBackend } from '../../lib/backend.ts'
 import { alone } from '../../lib/cluster.ts'
 import { Connection } from '../../lib/connection.ts'
 import { FST_ERR_OCTA_STAR_LIMIT } from '../../lib/errors.ts'
+import { defaults } from '../../lib/options.ts'
 import { Registry } from '../../lib/registry.ts'
 import { LiveStream } from '../../lib/stream.ts'
 import { streamKey } from '../../lib/stream-key.ts'
@@ -120,7 +121,7 @@ class World {
       successorAt: undefined,
       refused: 0,
       endingAt: undefined,
-      stream: new LiveStream({ key, connection, closeGrace: CLOSE_GRACE, log: this.log.log, route: 'GET /model', refuse: () => { run.refused++ } })
+      stream: new LiveStream({ key, connection, options: { ...defaults, closeGrace: CLOSE_GRACE }, log: this.log.log, route: 'GET /model', refuse: () => { run.refused++ } })
     }
     this.runs.push(run)
     this.#handle(run)

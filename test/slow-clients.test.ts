@@ -1,0 +1,200 @@
+// Clients that do not take what they are sent: what waits for them is bounded, and nobody beside them misses anything.
+import { once } from 'node:events'
+import http2 from 'node:http2'
+import net, { type Socket } from 'node:net'
+import { setTimeout as pause } from 'node:timers/promises'
+import Fastify, { type FastifyInstance } from 'fastify'
+import t, { type Test } from 'tap'
+import octaStarStreams, { type OctaStarStreamsOptions, type Stream } from '../lib/index.ts'
+import { buildApp, streamRoute, withSignals } from './kit/app.ts'
+import { connect } from './kit/client.ts'
+import { openStream } from './kit/fake-stream.ts'
+
+// More than the kernel's buffers on both sides of a loopback connection hold.
+const FLOOD = 'x'.repeat(16 * 1024 * 1024)
+
+t.test('a send past maxBufferedBytes ends the stream as stalled, and rejects', async t => {
+  const { stream, response } = await openStream({ maxBufferedBytes: 1_000 })
+  response.frozen = true
+  const waiting = [stream.send('x'.repeat(600)), stream.send('x'.repeat(600))]
+  t.notOk(stream.closing, 'what is queued is looked at before it is added to')
+  waiting.push(stream.send('one too many'))
+  for (const sent of waiting) await t.rejects(sent, { name: 'AbortError', message: /has ended: stalled/ })
+  t.ok(response.destroyed)
+  t.notOk(response.written.includes('one too many'))
+  t.equal(await stream.closed, 'stalled')
+})
+
+t.test('an event that is larger than maxBufferedBytes is sent to a client that reads', async t => {
+  const { stream, response } = await openStream({ maxBufferedBytes: 1_000 })
+  await stream.send('x'.repeat(5_000))
+  response.frozen = true
+  const waiting = stream.send('x'.repeat(5_000))
+  response.thaw()
+  await waiting
+  await stream.send('and goes on')
+  t.notOk(stream.closing)
+})
+
+t.test('with maxBufferedBytes at Infinity nothing is bounded', async t => {
+  const { stream, response } = await openStream({ maxBufferedBytes: Infinity })
+  response.frozen = true
+  for (let i = 0; i < 10; i++) stream.send('x'.repeat(1_000_000))
+  t.notOk(stream.closing)
+})
+
+t.test('a client that takes nothing for stallTimeout ends as stalled; one that has nothing to take, or takes it slowly, goes on', async t => {
+  const stallTimeout = 300
+  const app = await buildApp(t, { stallTimeout, maxBufferedBytes: Infinity })
+  const streams = streamRoute(app)
+  await app.listen()
+  const open = (tabId: string) => rawClient(t, app.port(), withSignals('/stream/ann', { tabId }))
+
+  await open('idle')
+  const slow = await open('slow')
+  const deaf = await open('deaf')
+  deaf.pause()
+  const [idleStream, slowStream, deafStream] = streams as [Stream, Stream, Stream]
+  deafStream.send(FLOOD).catch(() => {})
+  const sent = slowStream.send(FLOOD)
+
+  // A part of it at each turn, far more often than stallTimeout, and for far longer in all.
+  let taken = 0
+  slow.on('data', data => {
+    taken += data.length
+    slow.pause()
+    setTimeout(() => slow.resume(), data.length / FLOOD.length * 6 * stallTimeout)
+  })
+  const start = performance.now()
+  t.equal(await deafStream.closed, 'stalled')
+  await sent
+  t.ok(performance.now() - start > 2 * stallTimeout, 'the slow one took longer than stallTimeout')
+  t.ok(taken > 0)
+  t.strictSame([idleStream.closing, slowStream.closing], [false, false])
+})
+
+t.test('after a stream, the timeout of its kept-alive socket is the server\'s own again', async t => {
+  const app = await buildApp(t, { stallTimeout: 200, deadPeerProbe: 7_000 })
+  const streams = streamRoute(app)
+  app.fastify.get('/other', async () => 'other')
+  const calls: unknown[] = []
+  let socket!: Socket
+  app.fastify.server.on('connection', (accepted: Socket) => {
+    socket = accepted
+    const { setKeepAlive } = accepted
+    accepted.setKeepAlive = function (...args) {
+      calls.push(args)
+      return setKeepAlive.apply(this, args)
+    }
+  })
+  await app.listen()
+  const client = await rawClient(t, app.port(), '/stream/ann')
+  t.equal(socket.timeout, 200)
+  t.strictSame(calls, [[true, 7_000]])
+  streams[0]!.close()
+  await streams[0]!.closed
+  t.strictSame(calls.slice(1), [[false, 0]], 'the kernel asks no longer')
+  // Node adds a second to it.
+  t.ok(socket.timeout! >= app.fastify.server.keepAliveTimeout)
+  client.write('GET /other HTTP/1.1\r\nhost: a\r\n\r\n')
+  await once(client, 'data')
+  t.equal(calls.length, 2, 'a request that is no stream is not concerned')
+  t.notOk(socket.destroyed)
+})
+
+t.test('a server that probes its connections anyway goes on doing so after a stream', async t => {
+  const app = await buildApp(t, { fastify: { http: { keepAlive: true, keepAliveInitialDelay: 60_000 } } as object })
+  const streams = streamRoute(app)
+  const calls: unknown[] = []
+  app.fastify.server.on('connection', (accepted: Socket) => { accepted.setKeepAlive = function (...args) { calls.push(args); return this } })
+  await app.listen()
+  await rawClient(t, app.port(), '/stream/ann')
+  streams[0]!.close()
+  await streams[0]!.closed
+  t.strictSame(calls, [[true, 10_000], [true, 60_000]])
+})
+
+t.test('over HTTP/2 a stream that stalls ends alone, beside a busy neighbour in its session', async t => {
+  const { session, streams } = await http2Session(t, { stallTimeout: 300 })
+  const open = async (tabId: string) => {
+    const stream = session.request({ ':path': withSignals('/stream', { tabId }), accept: 'text/event-stream' })
+    stream.on('error', () => {})
+    await once(stream, 'response')
+    return stream
+  }
+  const busy = await open('busy')
+  const deaf = await open('deaf')
+  deaf.pause()
+  busy.resume()
+  const [busyStream, deafStream] = streams as [Stream, Stream]
+  const chatter = setInterval(() => busyStream.send('news'), 20)
+  t.teardown(() => clearInterval(chatter))
+  deafStream.send('x'.repeat(500_000)).catch(() => {})
+  t.equal(await deafStream.closed, 'stalled')
+  for (let i = 0; i < 5; i++) await once(busy, 'data')
+  t.notOk(busyStream.closing)
+})
+
+t.test('500 clients stop reading while 10 MB is sent to each: memory stays bounded, and those beside them miss nothing', { timeout: 120_000 }, async t => {
+  const CLIENTS = 500
+  const HEALTHY = 20
+  const EVENTS = 160
+  const EVENT = 'x'.repeat(64 * 1024)
+  // All that may wait, one event that went beyond, what Node keeps of a response, and room for the garbage of the run.
+  const BOUND = CLIENTS * (1.25 * 1024 * 1024) + 150 * 1024 * 1024
+  const app = await buildApp(t, { logLevel: 'info' })
+  const streams = streamRoute(app)
+  await app.listen()
+
+  const deaf = await Promise.all(Array.from({ length: CLIENTS }, async (_, i) => {
+    const client = await rawClient(t, app.port(), withSignals('/stream/deaf', { tabId: String(i) }))
+    client.pause()
+    return client
+  }))
+  const healthy = await Promise.all(Array.from({ length: HEALTHY }, (_, i) => connect(app.url(withSignals('/stream/healthy', { tabId: String(i) })))))
+  const before = process.memoryUsage().rss
+  let most = 0
+  // A broadcaster that waits for nobody but itself.
+  for (let n = 0; n < EVENTS; n++) {
+    for (const stream of streams) stream.send({ id: String(n), data: stream.scopeKey === 'deaf' ? EVENT : 'news' })
+    most = Math.max(most, process.memoryUsage().rss - before)
+    await pause(1)
+  }
+  t.ok(most < BOUND, `${Math.round(most / 1024 / 1024)} MiB of ${Math.round(BOUND / 1024 / 1024)}`)
+  t.strictSame(new Set(await Promise.all(streams.filter(({ scopeKey }) => scopeKey === 'deaf').map(({ closed }) => closed))), new Set(['stalled']))
+  for (const client of healthy) {
+    await client.event(EVENTS)
+    t.strictSame(client.events.map(({ id }) => id), Array.from({ length: EVENTS }, (_, n) => String(n)))
+  }
+  t.equal(app.fastify.streamRegistry.size, HEALTHY)
+  for (const client of deaf) client.destroy()
+})
+
+/** A socket on which the head of a response has come, and which is then the test's to read. */
+async function rawClient (t: Test, port: number, path: string): Promise<Socket> {
+  const socket = net.connect(port, '127.0.0.1')
+  socket.on('error', () => {})
+  t.teardown(() => socket.destroy())
+  socket.write(`GET ${path} HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\n\r\n`)
+  let head = ''
+  while (!head.includes('\r\n\r\n')) head += String((await once(socket, 'data'))[0])
+  return socket
+}
+
+async function http2Session (t: Test, options: OctaStarStreamsOptions) {
+  const fastify = Fastify({ http2: true }) as unknown as FastifyInstance
+  await fastify.register(octaStarStreams, options)
+  const streams: Stream[] = []
+  fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream('ann')
+    streams.push(stream)
+    stream.keepAlive()
+  })
+  await fastify.listen({ port: 0, host: '127.0.0.1' })
+  const session = http2.connect(fastify.listeningOrigin)
+  t.teardown(async () => {
+    session.destroy()
+    await fastify.close()
+  })
+  return { session, streams }
+}
