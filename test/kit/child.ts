@@ -18,9 +18,10 @@ export interface Child {
   exited: Promise<[code: number | null, signal: NodeJS.Signals | null]>
 }
 
-/** Starts `file`, and ends it when the test does. It gets no more of the environment than PATH and `env`. */
-export function startChild (t: Test, file: string, env: Record<string, string> = {}): Child {
-  const child = spawn(process.execPath, [file], { cwd: root, env: { PATH: process.env.PATH, ...env } })
+/** Starts `file`, by way of the command `via` if need be, and ends it when the test does. It gets no more of the environment than PATH and `env`. */
+export function startChild (t: Test, file: string, env: Record<string, string> = {}, via: string[] = []): Child {
+  const [command = process.execPath, ...args] = [...via, process.execPath, file]
+  const child = spawn(command, args, { cwd: root, env: { PATH: process.env.PATH, ...env } })
   let errors = ''
   child.stderr.on('data', text => { errors += text })
   const exited = once(child, 'close') as Child['exited']

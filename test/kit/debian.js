@@ -1,9 +1,10 @@
 // Installs the programs that tests drive, where it may: as root on Debian. `--missing` says at the end what was skipped.
+// Each is named as its Debian package, and as `package:program` where the two differ.
 import { execFileSync, spawnSync } from 'node:child_process'
 
 const [mode, ...packages] = process.argv[2] === '--missing' ? process.argv.slice(2) : ['--install', ...process.argv.slice(2)]
 const isMissing = name => spawnSync('which', [name]).status !== 0
-const missing = packages.filter(isMissing)
+const missing = packages.map(name => name.split(':')).filter(([name, program = name]) => isMissing(program)).map(([name]) => name)
 
 if (missing.length > 0) {
   if (mode === '--missing') {

@@ -1,0 +1,45 @@
+// Two hosts of the test's own, in network namespaces with a cable between them that can really be pulled: Linux, as root.
+import { execFileSync, spawnSync } from 'node:child_process'
+import type { Test } from 'tap'
+
+const ip = (...args: string[]) => execFileSync('ip', args, { stdio: ['ignore', 'ignore', 'pipe'] })
+
+// What a container allows of it differs, so it is tried.
+function obstacle (): string | false {
+  if (process.platform !== 'linux') return 'network namespaces are Linux\'s'
+  const name = `octa-try-${process.pid}`
+  const { status, error } = spawnSync('ip', ['netns', 'add', name])
+  if (error !== undefined) return 'iproute2 is not installed'
+  if (status !== 0) return 'network namespaces need root'
+  ip('netns', 'delete', name)
+  return false
+}
+
+/** What a test that uses them passes to t.test: a reason to skip. */
+export const networkOptions = { timeout: 120_000, skip: obstacle() }
+
+export interface Hosts {
+  /** What to put before a command line, so that it runs on that host. */
+  server: string[]
+  client: string[]
+  serverAddress: string
+  pullCable: () => void
+}
+
+export function twoHosts (t: Test): Hosts {
+  const [server, client] = [`octa-server-${process.pid}`, `octa-client-${process.pid}`]
+  t.teardown(() => { for (const name of [server, client]) spawnSync('ip', ['netns', 'delete', name]) })
+  ip('netns', 'add', server)
+  ip('netns', 'add', client)
+  ip('-n', server, 'link', 'add', 'cable', 'type', 'veth', 'peer', 'name', 'cable', 'netns', client)
+  for (const [name, address] of [[server, '10.81.0.1/24'], [client, '10.81.0.2/24']] as const) {
+    ip('-n', name, 'address', 'add', address, 'dev', 'cable')
+    ip('-n', name, 'link', 'set', 'cable', 'up')
+  }
+  return {
+    server: ['ip', 'netns', 'exec', server],
+    client: ['ip', 'netns', 'exec', client],
+    serverAddress: '10.81.0.1',
+    pullCable () { ip('-n', client, 'link', 'set', 'cable', 'down') }
+  }
+}
