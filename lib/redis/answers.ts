@@ -1,7 +1,7 @@
 // Waiting for other members to say that what they were told to end is gone: bounded, and told again, for a message may be lost.
 import type { FastifyBaseLogger } from 'fastify'
 import { deferred, within } from '../wait.ts'
-import type { Link } from './member.ts'
+import type { Link } from './link.ts'
 
 export interface Question {
   /** Who was told. */

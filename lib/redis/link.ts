@@ -1,6 +1,22 @@
 // A member's two connections: the application's client for commands, and one of our own for the subscription.
-import type { Link, Member } from './member.ts'
+import type { Member } from './member.ts'
 import type { Script } from './scripts.ts'
+
+/** What a member needs of Redis. */
+export interface Link {
+  /** Whether a command that is sent now has a connection to go by. */
+  readonly sends: boolean
+  /** Whether the member's channel is subscribed to, as far as is known. */
+  readonly hears: boolean
+  /** Whether PUBLISH returns how many heard it: in a Redis Cluster it counts those on one node alone. */
+  readonly countsHearers: boolean
+  /** `stillWanted` is asked where the script has to be sent again, behind what was sent in the meantime. */
+  run (script: Script, keys: string[], args: Array<string | number>, stillWanted?: () => boolean): Promise<unknown>
+  publish (channel: string, message: string): Promise<number>
+  /** Subscribes on a new connection: this one is deaf. */
+  resubscribe (): void
+  close (): void
+}
 
 /** What is used of a client of `ioredis` or `iovalkey`, a Redis Cluster's or a single server's. */
 export interface RedisClient {

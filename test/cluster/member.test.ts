@@ -1,6 +1,7 @@
 // What a member tells its link, seen without Redis.
 import t from 'tap'
-import { Member, type Link } from '../../lib/redis/member.ts'
+import type { Link } from '../../lib/redis/link.ts'
+import { Member } from '../../lib/redis/member.ts'
 import { streamKey } from '../../lib/stream-key.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 
