@@ -70,6 +70,7 @@ export class Connection {
     this.#sse = sse
     // From here on this class ends the response, not @fastify/sse when the handler settles.
     sse.keepAlive()
+    if (this.#raw.stream !== undefined) refuseConnectionHeader(this.#raw)
     sse.sendHeaders()
     // Node keeps the head back until the first byte of the body.
     this.#raw.flushHeaders()
@@ -143,4 +144,10 @@ export class Connection {
     const { keepAlive = false, keepAliveInitialDelay = 0 } = (this.#probed as { server?: { keepAlive?: boolean, keepAliveInitialDelay?: number } }).server ?? {}
     this.#probed.setKeepAlive(keepAlive, keepAliveInitialDelay * 1000)
   }
+}
+
+// @fastify/sse sets `Connection`, which HTTP/2 does not have (RFC 9113, 8.2.2): Node drops it, and prints a warning.
+function refuseConnectionHeader (raw: RawResponse): void {
+  const { setHeader } = raw
+  raw.setHeader = (name, value) => name.toLowerCase() === 'connection' ? raw : setHeader.call(raw, name, value)
 }
