@@ -1,80 +1,195 @@
-// HTTP/2: one stream of a session ends without its neighbours, in each way that a stream ends.
+// HTTP/2: one stream of a session ends without its neighbours, in each way that a stream ends, and Node has nothing to warn of.
 import { once } from 'node:events'
-import http2, { type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
-import Fastify, { type FastifyInstance } from 'fastify'
+import http2, { type ClientHttp2Session } from 'node:http2'
+import https from 'node:https'
+import fc from 'fast-check'
 import t, { type Test } from 'tap'
-import octaStarStreams, { type CloseReason, type Stream } from '../lib/index.ts'
-import { withSignals } from './kit/app.ts'
+import type { CloseReason, Stream } from '../lib/index.ts'
+import { streamRoute, withSignals } from './kit/app.ts'
+import { connect } from './kit/client.ts'
+import { http2App, openIn, received, transportOptions, type Http2App, type Http2Client, type Transport } from './kit/http2.ts'
 
-// @fastify/sse sets a Connection header, which HTTP/2 does not have; Node drops it and says so, once.
-process.removeAllListeners('warning')
+const { NGHTTP2_CANCEL, NGHTTP2_NO_ERROR } = http2.constants
+const TRANSPORTS: Transport[] = ['in the clear', 'over TLS']
 
-async function open (session: ClientHttp2Session, tabId: string): Promise<ClientHttp2Stream & { text: string }> {
-  const stream = Object.assign(session.request({ ':path': withSignals('/stream', { tabId }), accept: 'text/event-stream' }), { text: '' })
-  stream.setEncoding('utf8').on('data', data => { stream.text += data }).on('error', () => {})
-  await once(stream, 'response')
-  return stream
+const warnings: Error[] = []
+process.on('warning', warning => warnings.push(warning))
+
+// A listening server with a stream route, whose streams are kept, the oldest first.
+async function listen (t: Test, transport: Transport, onOpen?: (stream: Stream) => void): Promise<{ app: Http2App, streams: Stream[] }> {
+  const app = await http2App(t, transport, { closeGrace: 100 })
+  const streams = streamRoute(app, '/stream/:scope', onOpen)
+  await app.listen()
+  return { app, streams }
 }
 
-// A session with a server whose streams of one scope are kept, the oldest first.
-async function connect (t: Test, onOpen: (stream: Stream) => void = () => {}): Promise<{ session: ClientHttp2Session, streams: Stream[] }> {
-  const fastify = Fastify({ http2: true, logger: false }) as unknown as FastifyInstance
-  await fastify.register(octaStarStreams, { closeGrace: 100 })
-  const streams: Stream[] = []
-  fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
-    const stream = await reply.startStream('ann')
-    streams.push(stream)
-    stream.keepAlive()
-    onOpen(stream)
-  })
-  await fastify.listen({ port: 0, host: '127.0.0.1' })
-  const session = http2.connect(fastify.listeningOrigin)
-  t.teardown(async () => {
-    session.destroy()
-    await fastify.close()
-  })
-  return { session, streams }
-}
+for (const transport of TRANSPORTS) {
+  t.test(`${transport}: streams of one session end one by one, cleanly or reset, as the reason asks`, transportOptions(transport), async t => {
+    const { app, streams } = await listen(t, transport)
+    const session = app.session()
 
-t.test('streams of one session end one by one: cleanly or reset, as the reason asks', async t => {
-  const { session, streams } = await connect(t)
+    const neighbour = await openIn(session, 'neighbour')
+    for (const reason of ['replaced', 'evicted', 'finished', 'failed', 'stalled'] as CloseReason[]) {
+      const tab = await openIn(session, reason)
+      const own = streams.at(-1)!
+      const closed = once(tab, 'close')
+      if (reason === 'replaced') await openIn(session, reason)
+      else own.close(reason)
+      await closed
+      const broken = reason === 'failed' || reason === 'stalled'
+      t.equal(tab.rstCode, broken ? NGHTTP2_CANCEL : NGHTTP2_NO_ERROR, reason)
+      t.equal(tab.text.includes('octa-star-closed'), reason === 'replaced' || reason === 'evicted')
+      t.equal(await own.gone, reason)
+    }
 
-  const neighbour = await open(session, 'neighbour')
-  for (const reason of ['replaced', 'evicted', 'finished', 'failed', 'stalled'] as CloseReason[]) {
-    const tab = await open(session, reason)
-    const own = streams.at(-1)!
-    const closed = once(tab, 'close')
-    if (reason === 'replaced') await open(session, reason)
-    else own.close(reason)
+    const leaver = await openIn(session, 'leaver')
+    leaver.close(NGHTTP2_CANCEL)
+    t.equal(await streams.at(-1)!.closed, 'disconnected')
+
+    streams[0]!.send('unharmed')
+    await received(neighbour, 'data: unharmed\n\n')
+    t.notOk(streams[0]!.signal.aborted)
+  })
+
+  t.test(`${transport}: a stream whose peer does not read is reset after closeGrace, and its neighbour goes on`, transportOptions(transport), async t => {
+    const { app, streams } = await listen(t, transport, stream => stream.onReplaced(() => stream.send('a last word')))
+    const session = app.session()
+    const deaf = await openIn(session, 'a')
+    deaf.pause()
+    const blocked = streams[0]!.send('x'.repeat(1024 * 1024))
+    blocked.catch(() => {})
+    const closed = once(deaf, 'close')
+    const successor = await openIn(session, 'a')
+    t.equal(await streams[0]!.gone, 'replaced')
+    streams[1]!.send('goes on')
+    await received(successor, 'data: goes on\n\n')
     await closed
-    const broken = reason === 'failed' || reason === 'stalled'
-    t.equal(tab.rstCode, broken ? http2.constants.NGHTTP2_CANCEL : http2.constants.NGHTTP2_NO_ERROR, reason)
-    t.equal(tab.text.includes('octa-star-closed'), reason === 'replaced' || reason === 'evicted')
-    t.equal(await own.gone, reason)
-  }
+    t.equal(deaf.rstCode, NGHTTP2_CANCEL)
+  })
 
-  const leaver = await open(session, 'leaver')
-  leaver.close(http2.constants.NGHTTP2_CANCEL)
-  t.equal(await streams.at(-1)!.closed, 'disconnected')
+  t.test(`${transport}: a shutdown resets every stream of every session`, transportOptions(transport), async t => {
+    const { app, streams } = await listen(t, transport)
+    const sessions = [app.session(), app.session()]
+    const clients = await Promise.all(sessions.flatMap((session, index) => [openIn(session, `a${index}`), openIn(session, `b${index}`)]))
+    const closed = clients.map(client => once(client, 'close'))
+    await app.fastify.close()
+    await Promise.all(closed)
+    t.strictSame(clients.map(client => client.rstCode), Array(4).fill(NGHTTP2_CANCEL))
+    t.strictSame(await Promise.all(streams.map(stream => stream.gone)), Array(4).fill('shutdown'))
+  })
+}
 
-  await streams[0]!.send('unharmed')
-  await once(neighbour, 'data')
-  t.equal(neighbour.text, 'data: unharmed\n\n')
-  t.notOk(streams[0]!.signal.aborted)
+t.test('one port for both: a stream over HTTP/2 replaces one over HTTP/1.1, and the other way round', transportOptions('over TLS'), async t => {
+  const { app, streams } = await listen(t, 'over TLS')
+  const agent = new https.Agent({ rejectUnauthorized: false })
+  t.teardown(() => agent.destroy())
+  const first = await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })), { agent })
+  t.equal(first.headers.connection, 'keep-alive')
+  const second = await openIn(app.session(), 'a')
+  t.equal(await first.ended, 'clean')
+  t.equal(first.events.at(-1)!.data, 'replaced')
+  const secondClosed = once(second, 'close')
+  const third = await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })), { agent })
+  await secondClosed
+  t.match(second.text, /octa-star-closed:replaced/)
+  t.strictSame([...app.fastify.streamRegistry], [streams[2]])
+  third.leave()
 })
 
-t.test('a stream whose peer does not read is reset after closeGrace, and its neighbour goes on', async t => {
-  const { session, streams } = await connect(t, stream => stream.onReplaced(() => stream.send('a last word')))
-  const deaf = await open(session, 'a')
-  deaf.pause()
-  const blocked = streams[0]!.send('x'.repeat(1024 * 1024))
-  blocked.catch(() => {})
-  const closed = once(deaf, 'close')
-  const successor = await open(session, 'a')
-  t.equal(await streams[0]!.gone, 'replaced')
-  streams[1]!.send('goes on')
-  await once(successor, 'data')
-  t.equal(successor.text, 'data: goes on\n\n')
-  await closed
-  t.equal(deaf.rstCode, http2.constants.NGHTTP2_CANCEL)
+// Property: whatever happens to one stream, all others that are read receive what is sent next.
+
+type Step = { type: 'open' | 'evict' | 'finish' | 'fail' | 'stall' | 'leave', session: number, tab: string } | { type: 'cut', session: number }
+
+const steps = fc.array(fc.oneof(
+  { arbitrary: fc.record({ type: fc.constant('open' as const), session: fc.nat(2), tab: fc.constantFrom('a', 'b', 'c', 'd', 'e') }), weight: 8 },
+  { arbitrary: fc.record({ type: fc.constantFrom('evict' as const, 'finish' as const, 'fail' as const, 'stall' as const, 'leave' as const), session: fc.nat(2), tab: fc.constantFrom('a', 'b', 'c', 'd', 'e') }), weight: 5 },
+  { arbitrary: fc.record({ type: fc.constant('cut' as const), session: fc.nat(2) }), weight: 1 }
+), { minLength: 5, maxLength: 30, size: 'max' }) as fc.Arbitrary<Step[]>
+
+interface Live { client: Http2Client, stream: Stream, session: number, stalled: boolean }
+
+class Sessions {
+  readonly live = new Map<string, Live>()
+  readonly #app: Http2App
+  readonly #scope: string
+  readonly #sessions: Array<ClientHttp2Session | undefined> = []
+  #sent = 0
+
+  constructor (app: Http2App, scope: string) {
+    this.#app = app
+    this.#scope = scope
+  }
+
+  async run (steps: Step[]): Promise<void> {
+    for (const step of steps) {
+      await this.#take(step)
+      await this.#allReceive()
+    }
+    for (const session of this.#sessions) session?.destroy()
+    await Promise.all([...this.live.values()].map(({ stream }) => stream.gone))
+  }
+
+  async #take (step: Step): Promise<void> {
+    if (step.type === 'cut') {
+      this.#sessions[step.session]?.destroy()
+      this.#sessions[step.session] = undefined
+      for (const [tab, live] of this.live) if (live.session === step.session) await this.#expect(tab, live, 'disconnected')
+      return
+    }
+    const { type, session, tab } = step
+    const own = this.live.get(tab)
+    if (type === 'open') {
+      const client = await openIn(this.#sessions[session] ??= this.#app.session(), tab, `/stream/${this.#scope}`)
+      if (own !== undefined) await this.#expect(tab, own, 'replaced')
+      this.live.set(tab, { client, stream: this.#app.fastify.streamRegistry.get(this.#scope, tab)!, session, stalled: false })
+    } else if (own !== undefined) {
+      switch (type) {
+        case 'stall':
+          own.stalled = true
+          own.client.pause()
+          own.stream.send('x'.repeat(512 * 1024))
+          return
+        case 'evict': this.#app.fastify.streamRegistry.evict(this.#scope, tab); return this.#expect(tab, own, 'evicted')
+        case 'finish': own.stream.close(); return this.#expect(tab, own, 'finished')
+        case 'fail': own.stream.close('failed'); return this.#expect(tab, own, 'failed')
+        case 'leave': own.client.close(NGHTTP2_CANCEL); return this.#expect(tab, own, 'disconnected')
+      }
+    }
+  }
+
+  async #expect (tab: string, { client, stream, stalled }: Live, reason: CloseReason): Promise<void> {
+    this.live.delete(tab)
+    const gone = await stream.gone
+    if (gone !== reason) throw new Error(`a stream ended as ${gone}, not as ${reason}`)
+    if (!client.closed) await once(client, 'close')
+    if (reason === 'disconnected') return
+    const code = reason === 'failed' || stalled ? NGHTTP2_CANCEL : NGHTTP2_NO_ERROR
+    if (client.rstCode !== code) throw new Error(`after ${reason} the code was ${client.rstCode}, not ${code}`)
+  }
+
+  async #allReceive (): Promise<void> {
+    const word = `data: ${++this.#sent}\n\n`
+    for (const { client, stream, stalled } of this.live.values()) {
+      if (stalled) continue
+      stream.send(String(this.#sent))
+      await received(client, word)
+    }
+  }
+}
+
+for (const transport of TRANSPORTS) {
+  t.test(`${transport}: whatever happens to one of five tabs' streams in three sessions, the others receive all that is sent`, transportOptions(transport), async t => {
+    const { app } = await listen(t, transport)
+    let runs = 0
+    await fc.assert(fc.asyncProperty(steps, async steps => {
+      const sessions = new Sessions(app, `scope-${++runs}`)
+      await sessions.run(steps)
+    }), { numRuns: 40 })
+    t.ok(runs >= 40)
+  })
+}
+
+t.test('all of this, and Node has printed no warning', async t => {
+  await new Promise(setImmediate)
+  t.strictSame(warnings, [])
 })
