@@ -1,0 +1,130 @@
+// HTTP/1.1 keep-alive and pipelining: after a stream's clean end its socket is as good as new, and belongs to no stream.
+import http from 'node:http'
+import net, { type Socket } from 'node:net'
+import { once } from 'node:events'
+import { setImmediate as turn } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import type { Stream } from '../lib/index.ts'
+import { buildApp, streamRoute, withSignals, type App } from './kit/app.ts'
+import { connect } from './kit/client.ts'
+
+const path = withSignals('/stream/ann', { tabId: 'a' })
+
+async function listen (t: Test): Promise<{ app: App, streams: Stream[] }> {
+  const app = await buildApp(t, { closeGrace: 200 })
+  app.fastify.get('/plain', async () => 'plain')
+  const streams = streamRoute(app)
+  await app.listen()
+  return { app, streams }
+}
+
+// One socket for one request after another, as a browser keeps it.
+function oneSocket (t: Test): http.Agent {
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+  t.teardown(() => agent.destroy())
+  return agent
+}
+
+async function until (condition: () => boolean): Promise<void> {
+  while (!condition()) await turn()
+}
+
+for (const reason of ['finished', 'replaced', 'evicted'] as const) {
+  t.test(`${reason}: the next request on the socket works, and what becomes of the old key does not touch it`, async t => {
+    const { app, streams } = await listen(t)
+    const { streamRegistry } = app.fastify
+    const [oldSocket, newSocket] = [oneSocket(t), oneSocket(t)]
+    const old = await connect(app.url(path), { agent: oldSocket })
+    if (reason === 'finished') streams[0]!.close()
+    if (reason === 'evicted') await streamRegistry.evict('ann')
+    const successor = await connect(app.url(path), { agent: newSocket })
+    t.equal(await old.ended, 'clean')
+    t.equal(await streams[0]!.gone, reason)
+
+    // The next on the old socket is a stream of another tab: whatever ends the old key must leave it alone.
+    const next = await connect(app.url(withSignals('/stream/ann', { tabId: 'another' })), { agent: oldSocket })
+    t.equal(next.socket, old.socket)
+    streams[0]!.close('failed')
+    streams[0]!.destroy!()
+    await streamRegistry.evict('ann', 'a')
+    t.equal(await successor.ended, 'clean')
+    await streams[2]!.send('unharmed')
+    t.match(await next.event(1), { data: 'unharmed' })
+
+    const plain = await connect(app.url('/plain'), { agent: newSocket })
+    t.equal(plain.socket, successor.socket, 'the successor\'s socket is as good as new too')
+    await plain.ended
+    t.equal(plain.text, 'plain')
+    t.strictSame([...streamRegistry], [streams[2]], 'a plain request holds nothing')
+    streams[2]!.close()
+    t.equal(await next.ended, 'clean')
+  })
+}
+
+interface Pipe {
+  socket: Socket
+  /** Sends requests in one packet, and does not wait for responses: those queue up behind each other. */
+  ask: (...paths: string[]) => void
+  text: () => string
+}
+
+async function pipeline (t: Test, app: App): Promise<Pipe> {
+  let text = ''
+  const socket = net.connect(app.port(), '127.0.0.1').setEncoding('utf8').on('data', data => { text += data }).on('error', () => {})
+  t.teardown(() => socket.destroy())
+  await once(socket, 'connect')
+  const ask = (...paths: string[]) => { socket.write(paths.map(path => `GET ${path} HTTP/1.1\r\nhost: localhost\r\n\r\n`).join('')) }
+  return { socket, ask, text: () => text }
+}
+
+t.test('pipelined behind a stream: a plain request is answered when the stream has ended', async t => {
+  const { app, streams } = await listen(t)
+  const { ask, text } = await pipeline(t, app)
+  ask(path, '/plain')
+  await until(() => streams.length === 1)
+  streams[0]!.send('an event')
+  await until(() => text().includes('an event'))
+  t.notMatch(text(), /plain/)
+  await app.fastify.streamRegistry.evict('ann')
+  await until(() => text().endsWith('plain'))
+  t.match(text(), /^HTTP\/1.1 200 [^]*octa-star-closed:evicted[^]*\r\n0\r\n\r\nHTTP\/1.1 200 [^]*plain$/)
+})
+
+t.test('pipelined behind a stream: the next stream of the same tab ends it, and follows on the same socket', async t => {
+  const { app, streams } = await listen(t)
+  const { ask, text } = await pipeline(t, app)
+  ask(path)
+  await until(() => streams.length === 1)
+  ask(path)
+  t.equal(await streams[0]!.gone, 'replaced')
+  await until(() => streams.length === 2)
+  streams[1]!.send('the second')
+  await until(() => text().includes('the second'))
+  t.match(text(), /octa-star-closed:replaced[^]*\r\n0\r\n\r\nHTTP\/1.1 200 [^]*the second/)
+  t.strictSame([...app.fastify.streamRegistry], [streams[1]])
+})
+
+t.test('pipelined in one packet, two starts of one tab race: the newer wins, and the older is answered 204', async t => {
+  const { app, streams } = await listen(t)
+  const { ask, text } = await pipeline(t, app)
+  ask(path, path)
+  await until(() => text().includes('text/event-stream'))
+  t.match(text(), /^HTTP\/1.1 204 [^]*\r\n\r\nHTTP\/1.1 200 /)
+  t.equal(streams.length, 1)
+})
+
+t.test('pipelined behind a stream: one that ends before its turn does not disturb the one before it', async t => {
+  const { app, streams } = await listen(t)
+  const { ask, text } = await pipeline(t, app)
+  ask(...['a', 'b', 'c'].map(tabId => withSignals('/stream/ann', { tabId })))
+  await until(() => streams.length === 3)
+  streams[1]!.close('failed')
+  await app.fastify.streamRegistry.evict('ann', 'c')
+  t.equal(await streams[1]!.gone, 'failed')
+  t.equal(await streams[2]!.gone, 'evicted')
+  streams[0]!.send('unharmed')
+  await until(() => text().includes('unharmed'))
+  streams[0]!.close()
+  await until(() => text().includes('\r\n0\r\n\r\n'))
+  t.equal(await streams[0]!.gone, 'finished')
+})
