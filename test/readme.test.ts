@@ -11,6 +11,7 @@ import octaStarStreams, * as lib from '../lib/index.ts'
 import { browserFile } from '../lib/browser-file.ts'
 import { withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
+import { nginxOptions, startNginx } from './kit/nginx.ts'
 import { redisOptions, redisServer } from './kit/redis.ts'
 
 const require = createRequire(import.meta.url)
@@ -261,6 +262,30 @@ t.test('recipe: htmx swaps what is sent, and stops at the farewell', async t => 
   // The extension would try again after half a second.
   await new Promise(resolve => setTimeout(resolve, 800))
   t.equal(requests, 1)
+})
+
+const nginxBlock = block('Behind nginx', 'nginx')
+t.test('recipe: behind nginx', nginxOptions, async t => {
+  // More of it is test/nginx.test.ts.
+  const fastify = await app(t)
+  fastify.get('/orders', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
+  const { port } = new URL(await listen(fastify))
+  const nginx = await startNginx(t, nginxBlock.replace('3000', port))
+  const client = await connect(nginx.url('/orders'))
+  await fastify.close()
+  t.equal(await client.ended, 'broken')
+})
+
+t.test('recipe: shutdown', async t => {
+  // That close-with-grace calls it for a signal is test/application-faults.test.ts.
+  const fastify = await app(t)
+  let whenAsked: (why: { err?: Error }) => Promise<void> = async () => {}
+  modules['close-with-grace'] = async () => ({ default: (close: typeof whenAsked) => { whenAsked = close } })
+  await run(block('Shutdown', 'js'), { fastify })
+  fastify.get('/stream', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
+  const client = await connect(`${await listen(fastify)}/stream`)
+  await whenAsked({})
+  t.equal(await client.ended, 'broken')
 })
 
 t.test('recipe: metrics', async t => {

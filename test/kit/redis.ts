@@ -2,12 +2,12 @@
 import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import net from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Redis, type RedisOptions } from 'ioredis'
 import type { Test } from 'tap'
+import { freePort } from './free-port.ts'
 
 const missing = spawnSync('which', ['redis-server']).status !== 0
 
@@ -102,14 +102,3 @@ function temporaryDirectory (t: Test): string {
 }
 
 // Below the ports that the kernel hands out to clients, one of which could take it before the server does.
-async function freePort (): Promise<number> {
-  for (;;) {
-    const port = 20_000 + Math.floor(Math.random() * 10_000)
-    const server = net.createServer().listen(port, '127.0.0.1')
-    const free = await once(server, 'listening').then(() => true, () => false)
-    if (!free) continue
-    server.close()
-    await once(server, 'close')
-    return port
-  }
-}
