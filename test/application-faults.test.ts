@@ -1,0 +1,223 @@
+// Faults of the application around its stream: handlers that throw or do not wait, cleanups that throw or start something anew.
+import { setImmediate as turn } from 'node:timers/promises'
+import t from 'tap'
+import type { CloseReason, Stream } from '../lib/index.ts'
+import { buildApp, holdUp, LEVELS, streamRoute, withSignals, type App } from './kit/app.ts'
+import { connect } from './kit/client.ts'
+import { watchUnhandled } from './kit/unhandled.ts'
+
+const path = withSignals('/stream/ann', { tabId: 'a' })
+const warnings = (app: App) => app.log.filter(line => line.level === LEVELS.warn)
+const errors = (app: App) => app.log.filter(line => line.level >= LEVELS.error)
+
+t.test('a handler that throws before the start, in whatever style, is answered by the application\'s error handler, and hurts no holder', async t => {
+  const app = await buildApp(t, { errorsExpected: true })
+  app.fastify.setErrorHandler((error: Error, _request, reply) => reply.code(418).send(`handled: ${error.message}`))
+  app.fastify.get('/sync', { sse: 'only' }, () => { throw new Error('sync') })
+  app.fastify.get('/async', { sse: 'only' }, async () => { throw new Error('async') })
+  app.fastify.get('/sent', { sse: 'only' }, (_request, reply) => { reply.send(new Error('sent')) })
+  const streams = streamRoute(app)
+  await app.listen()
+  await connect(app.url(path))
+  for (const style of ['sync', 'async', 'sent']) {
+    const client = await connect(app.url(withSignals(`/${style}`, { tabId: 'a' })))
+    await client.ended
+    t.match(client, { status: 418, text: `handled: ${style}` })
+  }
+  t.notOk(streams[0]!.signal.aborted)
+  t.equal(app.fastify.streamRegistry.size, 1)
+})
+
+t.test('a start that is refused for its scope key may be tried again with a right one, and hurts no holder', async t => {
+  const app = await buildApp(t)
+  const refused: string[] = []
+  app.fastify.get('/signed-out', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream(undefined as never).catch(error => {
+      refused.push(error.code)
+      return reply.startStream('guest')
+    })
+    stream.keepAlive()
+  })
+  const streams = streamRoute(app)
+  await app.listen()
+  await connect(app.url(path))
+  t.equal((await connect(app.url(withSignals('/signed-out', { tabId: 'a' })))).status, 200)
+  t.strictSame(refused, ['FST_ERR_OCTA_STAR_SCOPE_KEY'])
+  t.strictSame([...app.fastify.streamRegistry].map(stream => stream.scopeKey), ['ann', 'guest'])
+  t.notOk(streams[0]!.signal.aborted)
+})
+
+t.test('a handler that catches the refusal of a full scope may answer otherwise', async t => {
+  const app = await buildApp(t, { maxStreamsPerScope: 1, onLimit: 'reject' })
+  app.fastify.get('/or-poll', { sse: 'only' }, async (_request, reply) => {
+    try {
+      const stream = await reply.startStream('ann')
+      stream.keepAlive()
+    } catch {
+      return { poll: true }
+    }
+  })
+  await app.listen()
+  await connect(app.url(withSignals('/or-poll', { tabId: 'a' })))
+  const client = await connect(app.url(withSignals('/or-poll', { tabId: 'b' })))
+  await client.ended
+  t.match(client, { status: 200, text: '{"poll":true}' })
+  t.equal(app.fastify.streamRegistry.size, 1)
+})
+
+t.test('a handler that catches being superseded and answers all the same changes nothing: the client has its 204', async t => {
+  const app = await buildApp(t)
+  let letGo = () => {}
+  app.fastify.get('/stubborn', { sse: 'only' }, async (_request, reply) => {
+    await reply.startStream('ann').catch(() => {})
+    return 'an answer that comes too late'
+  })
+  const streams = streamRoute(app, '/stream/:scope', stream => { letGo = holdUp(stream) })
+  await app.listen()
+  await connect(app.url(path))
+  const stubborn = connect(app.url(withSignals('/stubborn', { tabId: 'a' })))
+  while (!streams[0]!.signal.aborted) await turn()
+  const third = connect(app.url(path))
+  const { status, ended } = await stubborn
+  t.equal(status, 204)
+  await ended
+  letGo()
+  t.equal((await third).status, 200)
+  t.strictSame([...app.fastify.streamRegistry], [streams[1]])
+  letGo()
+})
+
+for (const thrown of [new Error('a fault'), null, undefined, 'a string']) {
+  t.test(`a handler that throws ${thrown} after the start: the stream has failed, one error is logged, and the next one starts`, async t => {
+    const app = await buildApp(t, { errorsExpected: true })
+    const reasons: CloseReason[] = []
+    app.fastify.get('/stream', { sse: 'only' }, (_request, reply) => reply.startStream('ann').then(stream => {
+      stream.onClose(reason => { reasons.push(reason) })
+      throw thrown
+    }))
+    streamRoute(app)
+    await app.listen()
+    t.equal(await (await connect(app.url(withSignals('/stream', { tabId: 'a' })))).ended, 'broken')
+    t.strictSame(reasons, ['failed'])
+    t.equal((await connect(app.url(path))).status, 200)
+    t.equal(errors(app).length, 1)
+    t.equal(app.fastify.streamRegistry.size, 1)
+  })
+}
+
+t.test('a handler that throws because of its end, in a finally: the error is logged, the client has its farewell, and the next one starts', async t => {
+  const app = await buildApp(t, { errorsExpected: true })
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream('ann')
+    try {
+      await new Promise((_resolve, reject) => stream.signal.addEventListener('abort', () => reject(stream.signal.reason)))
+    } finally {
+      // eslint-disable-next-line no-unsafe-finally
+      throw new Error('a fault in a finally')
+    }
+  })
+  streamRoute(app)
+  await app.listen()
+  const first = await connect(app.url(withSignals('/stream', { tabId: 'a' })))
+  t.equal((await connect(app.url(path))).status, 200)
+  t.equal(await first.ended, 'clean')
+  t.match(first.events, [{ data: 'replaced' }])
+  t.match(errors(app), [{ err: { message: 'a fault in a finally' } }])
+})
+
+t.test('a handler may be a plain function that returns the promise; one that does not return it has a stream as short as itself', async t => {
+  const unhandled = watchUnhandled(t)
+  const app = await buildApp(t)
+  app.fastify.get('/returned', { sse: 'only' }, (_request, reply) => reply.startStream('ann').then(stream => stream.keepAlive()))
+  app.fastify.get('/forgotten', { sse: 'only' }, (_request, reply) => { reply.startStream('bob').then(stream => stream.keepAlive()) })
+  await app.listen()
+  const returned = await connect(app.url('/returned'))
+  t.equal(await (await connect(app.url('/forgotten'))).ended, 'clean')
+  t.strictSame([...app.fastify.streamRegistry].map(stream => stream.scopeKey), ['ann'])
+  t.strictSame(unhandled, [])
+  returned.leave()
+})
+
+t.test('a reply.send after the start is refused, with a warning, and the stream goes on', async t => {
+  const app = await buildApp(t)
+  let stream: Stream
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    stream = await reply.startStream('ann')
+    stream.keepAlive()
+    reply.send('an answer')
+  })
+  await app.listen()
+  const client = await connect(app.url('/stream'))
+  await stream!.send('goes on')
+  t.equal((await client.event(1)).data, 'goes on')
+  t.match(warnings(app), [{ err: { code: 'FST_ERR_REP_ALREADY_SENT' } }])
+})
+
+t.test('an onClose that throws or rejects is logged with its route, keeps no other from running, and delays no successor', async t => {
+  const app = await buildApp(t)
+  const ran: CloseReason[] = []
+  const streams = streamRoute(app, '/stream/:scope', stream => {
+    stream.onClose(() => { throw new Error('thrown') })
+    stream.onClose(async () => { throw new Error('rejected') })
+    stream.onClose(reason => { ran.push(reason) })
+  })
+  await app.listen()
+  const first = await connect(app.url(path))
+  await connect(app.url(path))
+  t.equal(await first.ended, 'clean')
+  t.equal(await streams[0]!.gone, 'replaced')
+  t.strictSame(ran, ['replaced'])
+  const about = { msg: 'an onClose callback failed', streamId: streams[0]!.id, route: 'GET /stream/:scope' }
+  t.match(warnings(app), [{ ...about, err: { message: 'thrown' } }, { ...about, err: { message: 'rejected' } }])
+})
+
+t.test('an onClose that has the tab open another stream: that one is the newest, and still waits for the cleanup', async t => {
+  const app = await buildApp(t)
+  let letGo = () => {}
+  let third: ReturnType<typeof connect>
+  const streams = streamRoute(app, '/stream/:scope', stream => {
+    if (streams.length > 1) return
+    stream.onClose(() => { third = connect(app.url(path)) })
+    letGo = holdUp(stream)
+  })
+  await app.listen()
+  await connect(app.url(path))
+  t.equal((await connect(app.url(path))).status, 204, 'the second is superseded by what its start caused')
+  t.equal(streams.length, 1, 'the third waits')
+  letGo()
+  t.equal((await third!).status, 200)
+  t.strictSame([...app.fastify.streamRegistry], [streams[1]])
+})
+
+t.test('an onClose that waits for the stream that waits for it holds both up for replaceTimeout, and no longer', async t => {
+  const app = await buildApp(t, { replaceTimeout: 200 })
+  const streams = streamRoute(app, '/stream/:scope', stream => {
+    if (streams.length === 1) stream.onClose(() => connect(app.url(path)))
+  })
+  await app.listen()
+  await connect(app.url(path))
+  streams[0]!.close()
+  t.equal(await streams[0]!.gone, 'finished')
+  t.equal(streams.length, 2)
+  t.match(warnings(app), [{ msg: /1 of its onClose callbacks have not settled/ }])
+  t.strictSame([...app.fastify.streamRegistry], [streams[1]])
+})
+
+t.test('an onClose that evicts its own scope ends the others once, and if it waits for that, then for replaceTimeout at the most', async t => {
+  const app = await buildApp(t, { replaceTimeout: 200 })
+  const { streamRegistry } = app.fastify
+  const reasons: CloseReason[] = []
+  const evicted: number[] = []
+  streamRoute(app, '/stream/:scope', stream => {
+    stream.onClose(reason => { reasons.push(reason) })
+    stream.onClose(async () => { evicted.push(await streamRegistry.evict('ann')) })
+  })
+  await app.listen()
+  const clients = [await connect(app.url(path)), await connect(app.url(withSignals('/stream/ann', { tabId: 'b' })))]
+  t.equal(await streamRegistry.evict('ann'), 2)
+  for (const client of clients) t.equal(await client.ended, 'clean')
+  t.strictSame(reasons, ['evicted', 'evicted'])
+  while (evicted.length < 2) await turn()
+  t.strictSame(evicted, [2, 2])
+  while (streamRegistry.size > 0) await turn()
+})
