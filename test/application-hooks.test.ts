@@ -1,0 +1,180 @@
+// The application's own hooks, error handler and timeouts around a stream: which of them run, and what becomes of the stream when they throw.
+import { setImmediate as turn } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { buildApp, holdUp, LEVELS, streamRoute, withSignals, type App, type AppOptions } from './kit/app.ts'
+import { connect } from './kit/client.ts'
+
+const path = withSignals('/stream/ann', { tabId: 'a' })
+const errors = (app: App) => app.log.filter(line => line.level >= LEVELS.error).map(line => [line.msg, (line.err as Error | undefined)?.message])
+
+type Hook = 'onRequest' | 'preParsing' | 'preValidation' | 'preHandler' | 'onSend' | 'onError' | 'onResponse' | 'onRequestAbort' | 'onTimeout'
+
+// An app that keeps the names of those of its `hooks` that have run, for stream routes, and has them fail if `failing` says so.
+async function hooked (t: Test, hooks: Hook[], options: AppOptions = {}): Promise<{ app: App, ran: Hook[], failing: Set<Hook> }> {
+  const app = await buildApp(t, { errorsExpected: true, ...options })
+  const ran: Hook[] = []
+  const failing = new Set<Hook>()
+  for (const hook of hooks) {
+    // No async function: Fastify counts its arguments, and for each hook expects another number.
+    app.fastify.addHook(hook as 'onRequest', () => {
+      ran.push(hook)
+      return failing.has(hook) ? Promise.reject(new Error(`a fault in ${hook}`)) : Promise.resolve()
+    })
+  }
+  return { app, ran, failing }
+}
+
+t.test('a hook that throws before the handler answers, touches no holder, and leaves nothing behind', async t => {
+  const hooks: Hook[] = ['onRequest', 'preParsing', 'preValidation', 'preHandler']
+  const { app, failing } = await hooked(t, hooks)
+  const streams = streamRoute(app)
+  await app.listen()
+  const first = await connect(app.url(path))
+  for (const hook of hooks) {
+    failing.add(hook)
+    const client = await connect(app.url(path))
+    await client.ended
+    t.match(JSON.parse(client.text), { statusCode: 500, message: `a fault in ${hook}` })
+    failing.delete(hook)
+  }
+  t.strictSame([...app.fastify.streamRegistry], [streams[0]])
+  t.notOk(streams[0]!.signal.aborted)
+  first.leave()
+})
+
+t.test('onSend is for answers, not for streams: one that throws does not reach a stream, and turns a superseded request\'s 204 into a 500', async t => {
+  const { app, ran, failing } = await hooked(t, ['onSend'])
+  failing.add('onSend')
+  const streams = streamRoute(app)
+  await app.listen()
+  const first = await connect(app.url(path))
+  await streams[0]!.send('hello')
+  t.equal((await first.event(1)).data, 'hello')
+  t.strictSame(ran, [])
+  const letGo = holdUp(streams[0]!)
+  const second = connect(app.url(path))
+  while (!streams[0]!.signal.aborted) await turn()
+  const third = connect(app.url(path))
+  t.equal((await second).status, 500)
+  letGo()
+  t.equal((await third).status, 200)
+  t.strictSame([...app.fastify.streamRegistry], [streams[1]])
+})
+
+t.test('onError and the error handler see a fault before the start; after it there is no answer to make, and the log has it', async t => {
+  const { app, ran } = await hooked(t, ['onError'])
+  let handled = 0
+  app.fastify.setErrorHandler((error, _request, reply) => {
+    handled++
+    reply.code(503).send(error)
+  })
+  for (const when of ['before', 'after']) {
+    app.fastify.get(`/${when}`, { sse: 'only' }, async (_request, reply) => {
+      if (when === 'after') await reply.startStream('ann')
+      throw new Error(when)
+    })
+  }
+  await app.listen()
+  t.equal((await connect(app.url('/before'))).status, 503)
+  t.strictSame([ran, handled], [['onError'], 1])
+  t.equal(await (await connect(app.url('/after'))).ended, 'broken')
+  t.strictSame([ran, handled], [['onError'], 1])
+  t.strictSame(errors(app).at(-1), ['Promise errored, but reply.sent = true was set', 'after'])
+})
+
+t.test('an onError hook or an error handler that throws is answered by Fastify, and hurts no holder', async t => {
+  const { app, failing } = await hooked(t, ['onError'])
+  failing.add('onError')
+  app.fastify.setErrorHandler(() => { throw new Error('a fault in the error handler') })
+  app.fastify.get('/fault', { sse: 'only' }, async () => { throw new Error('a fault') })
+  const streams = streamRoute(app)
+  await app.listen()
+  const first = await connect(app.url(path))
+  t.equal((await connect(app.url(withSignals('/fault', { tabId: 'a' })))).status, 500)
+  t.notOk(streams[0]!.signal.aborted)
+  first.leave()
+})
+
+t.test('onRequestAbort and onResponse run around a stream as around any response, and may throw', async t => {
+  const { app, ran, failing } = await hooked(t, ['onRequestAbort', 'onResponse'])
+  failing.add('onRequestAbort').add('onResponse')
+  const streams = streamRoute(app)
+  await app.listen()
+  const leaver = await connect(app.url(path))
+  leaver.leave()
+  t.equal(await streams[0]!.gone, 'disconnected')
+  while (errors(app).length < 1) await turn()
+  const stayer = await connect(app.url(path))
+  streams[1]!.close()
+  t.equal(await stayer.ended, 'clean')
+  t.equal(await streams[1]!.gone, 'finished')
+  while (errors(app).length < 2) await turn()
+  t.strictSame(ran, ['onRequestAbort', 'onResponse'])
+  t.match(errors(app), [[/onRequestAborted hook failed/, 'a fault in onRequestAbort'], [/.*/, 'a fault in onResponse']])
+})
+
+t.test('a connectionTimeout cuts off a stream that is silent for longer, as disconnected; a heartbeat keeps it', async t => {
+  const { app, ran } = await hooked(t, ['onTimeout'], { fastify: { connectionTimeout: 200 } })
+  const streams = streamRoute(app)
+  await app.listen()
+  const client = await connect(app.url(path))
+  t.equal(await client.ended, 'broken')
+  t.equal(await streams[0]!.gone, 'disconnected')
+  t.strictSame(ran, [], 'Fastify gives up its own hook for a response that is not its own')
+
+  const beating = await buildApp(t, { fastify: { connectionTimeout: 200 }, sse: { heartbeatInterval: 40 } })
+  const kept = streamRoute(beating)
+  await beating.listen()
+  const listener = await connect(beating.url(path))
+  while (listener.text.split(': heartbeat').length < 12) await turn()
+  t.notOk(kept[0]!.signal.aborted)
+  listener.leave()
+})
+
+t.test('a connectionTimeout while a stream waits for its predecessor: onTimeout runs, and the newcomer never becomes a holder', async t => {
+  const { app, ran } = await hooked(t, ['onTimeout'], { fastify: { connectionTimeout: 200 }, sse: { heartbeatInterval: 40 } })
+  const streams = streamRoute(app)
+  await app.listen()
+  await connect(app.url(path))
+  const letGo = holdUp(streams[0]!)
+  const seen = new Promise(resolve => app.fastify.server.on('request', (_request, response) => response.on('close', resolve)))
+  await t.rejects(connect(app.url(path)), { code: 'ECONNRESET' })
+  t.strictSame(ran, ['onTimeout'])
+  await seen
+  letGo()
+  await streams[0]!.gone
+  while (await app.fastify.streamRegistry.count('ann') > 0) await turn()
+  t.equal(streams.length, 1)
+})
+
+t.test('a handlerTimeout while a stream waits for its predecessor: 503, it never becomes a holder, and the next one starts', async t => {
+  const app = await buildApp(t, { errorsExpected: true, fastify: { handlerTimeout: 100 } })
+  const streams = streamRoute(app)
+  await app.listen()
+  await connect(app.url(path))
+  const letGo = holdUp(streams[0]!)
+  const late = await connect(app.url(path))
+  t.equal(late.status, 503)
+  letGo()
+  t.equal((await connect(app.url(path))).status, 200)
+  t.strictSame([...app.fastify.streamRegistry], [streams[1]])
+  t.equal(errors(app).length, 1, 'Fastify\'s own')
+})
+
+t.test('a handlerTimeout before the start: startStream says that the reply was sent, and touches no holder', async t => {
+  const app = await buildApp(t, { errorsExpected: true, fastify: { handlerTimeout: 100 } })
+  let goOn = () => {}
+  app.fastify.get('/slow', { sse: 'only' }, async (_request, reply) => {
+    await new Promise<void>(resolve => { goOn = resolve })
+    await reply.startStream('ann')
+  })
+  const streams = streamRoute(app)
+  await app.listen()
+  const first = await connect(app.url(path))
+  t.equal((await connect(app.url(withSignals('/slow', { tabId: 'a' })))).status, 503)
+  goOn()
+  while (errors(app).length < 2) await turn()
+  t.match(app.log.at(-1), { err: { code: 'FST_ERR_OCTA_STAR_REPLY_SENT' } })
+  t.notOk(streams[0]!.signal.aborted)
+  first.leave()
+})
