@@ -277,7 +277,7 @@ t.test('recipe: behind nginx', nginxOptions, async t => {
 })
 
 t.test('recipe: shutdown', async t => {
-  // That close-with-grace calls it for a signal is test/application-faults.test.ts.
+  // That close-with-grace calls it for a signal is test/process-signals.test.ts.
   const fastify = await app(t)
   let whenAsked: (why: { err?: Error }) => Promise<void> = async () => {}
   modules['close-with-grace'] = async () => ({ default: (close: typeof whenAsked) => { whenAsked = close } })

@@ -1,0 +1,44 @@
+// A server that closes as the README has it, on the build: it says what it starts and loses, a line of JSON each.
+import closeWithGrace from 'close-with-grace'
+import Fastify from 'fastify'
+import octaStarStreams from 'octa-star-streams'
+
+const say = line => process.stdout.write(`${JSON.stringify(line)}\n`)
+const fastify = Fastify({ forceCloseConnections: 'idle' })
+await fastify.register(octaStarStreams, { tabId: request => request.query.tab, replaceTimeout: 500 })
+
+const behaviour = {
+  subscribes: stream => stream.keepAlive(),
+  'cleans up': stream => {
+    stream.keepAlive()
+    stream.onClose(async () => {
+      await new Promise(resolve => setTimeout(resolve, 100))
+      say({ event: 'cleaned up' })
+    })
+  },
+  hangs: () => new Promise(() => {}),
+  'has a listener that throws': stream => {
+    stream.keepAlive()
+    stream.signal.addEventListener('abort', () => { throw new Error('a fault in a listener') })
+  }
+}
+fastify.get('/stream/:behaviour', { sse: 'only' }, async (request, reply) => {
+  const stream = await reply.startStream('ann')
+  stream.gone.then(reason => say({ event: 'gone', tab: stream.tabId, reason }))
+  await behaviour[request.params.behaviour](stream)
+})
+fastify.get('/throw', async () => {
+  setImmediate(() => { throw new Error('a fault somewhere') })
+  return 'soon'
+})
+
+if (process.env.SURVIVE) process.on('uncaughtException', error => say({ event: 'survived', error: error.message }))
+else {
+  closeWithGrace({ logger: false }, async ({ err, signal }) => {
+    say({ event: 'closing', signal, error: err?.message })
+    await fastify.close()
+    say({ event: 'closed' })
+  })
+}
+await fastify.listen({ port: 0, host: '127.0.0.1' })
+say({ event: 'listening', port: fastify.server.address().port })
