@@ -1,21 +1,16 @@
 // A Fastify that speaks HTTP/2, in the clear or over TLS, and clients that open several streams in one session.
-import { execFileSync, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import http2, { type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import type { FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import { buildApp, withSignals, type App, type AppOptions } from './app.ts'
+import { makeCertificate, withoutOpenssl } from './certificate.ts'
 
 export type Transport = 'in the clear' | 'over TLS'
 
-const missing = spawnSync('openssl', ['version']).status !== 0
-
 /** What a test file passes to t.test: a reason to skip, unless CI asks for all. */
 export function transportOptions (transport: Transport) {
-  return { skip: transport === 'over TLS' && missing && process.env.CI !== 'true' ? 'openssl is not installed' : false as const }
+  return { skip: transport === 'over TLS' && withoutOpenssl }
 }
 
 export interface Http2App extends App {
@@ -30,7 +25,7 @@ export interface Http2Client extends ClientHttp2Stream {
 
 /** As `buildApp`; HTTP/1.1 is spoken as well, over TLS. */
 export async function http2App (t: Test, transport: Transport, options: AppOptions = {}): Promise<Http2App> {
-  const https = transport === 'over TLS' ? { allowHTTP1: true, ...certificate() } : undefined
+  const https = transport === 'over TLS' ? { allowHTTP1: true, ...makeCertificate() } : undefined
   const server = { http2: true, https, forceCloseConnections: true }
   const app = await buildApp(t, { ...options, fastify: server as FastifyServerOptions })
   const origin = () => `${transport === 'over TLS' ? 'https' : 'http'}://127.0.0.1:${app.port()}`
@@ -56,19 +51,4 @@ export async function openIn (session: ClientHttp2Session, tabId: string, path =
 /** Resolves when `text` has come. */
 export async function received (client: Http2Client, text: string): Promise<void> {
   while (!client.text.includes(text)) await once(client, 'data')
-}
-
-let made: { key: Buffer, cert: Buffer } | undefined
-
-function certificate (): { key: Buffer, cert: Buffer } {
-  if (made !== undefined) return made
-  const directory = mkdtempSync(join(tmpdir(), 'octa-star-certificate-'))
-  try {
-    const [key, cert] = [join(directory, 'key.pem'), join(directory, 'cert.pem')]
-    execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=127.0.0.1', '-keyout', key, '-out', cert], { stdio: 'ignore' })
-    made = { key: readFileSync(key), cert: readFileSync(cert) }
-    return made
-  } finally {
-    rmSync(directory, { recursive: true })
-  }
 }

@@ -1,12 +1,13 @@
 // Redis servers of the test's own, on free ports and without persistence: one, in the clear or over TLS, or the nodes of a Redis Cluster.
-import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Redis, type RedisOptions } from 'ioredis'
 import type { Test } from 'tap'
+import { makeCertificate } from './certificate.ts'
 import { freePort } from './free-port.ts'
 
 const missing = spawnSync('which', ['redis-server']).status !== 0
@@ -69,8 +70,8 @@ export async function redisServer (t: Test, args: string[] = [], access: RedisOp
 export async function redisOverTls (t: Test): Promise<RedisServer> {
   const directory = temporaryDirectory(t)
   const [key, cert] = [join(directory, 'key.pem'), join(directory, 'cert.pem')]
-  execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1', '-days', '2', '-keyout', key, '-out', cert], { stdio: 'ignore' })
-  const pem = { key: readFileSync(key), cert: readFileSync(cert), ca: readFileSync(cert) }
+  const made = makeCertificate(directory)
+  const pem = { ...made, ca: made.cert }
   return await redisServer(t, ['--port', '0', '--tls-port', '{port}', '--tls-key-file', key, '--tls-cert-file', cert, '--tls-ca-cert-file', cert], { host: '127.0.0.1', tls: pem })
 }
 
