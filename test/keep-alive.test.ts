@@ -128,3 +128,16 @@ t.test('pipelined behind a stream: one that ends before its turn does not distur
   await until(() => text().includes('\r\n0\r\n\r\n'))
   t.equal(await streams[0]!.gone, 'finished')
 })
+
+t.test('pipelined behind a stream: when the client leaves, those that wait for their turn end as well', async t => {
+  // Node emits no `close` of a response that has no socket yet: such a stream went on for ever, and anybody could make a thousand.
+  const { app, streams } = await listen(t)
+  const { socket, ask } = await pipeline(t, app)
+  ask(...Array.from({ length: 20 }, (_, i) => withSignals('/stream/ann', { tabId: `tab ${i}` })))
+  await until(() => streams.length === 20)
+  socket.destroy()
+  t.equal(await streams[0]!.gone, 'disconnected')
+  for (let i = 0; i < 20; i++) await turn()
+  t.strictSame(streams.map(stream => stream.closing), Array(20).fill(true))
+  for (const stream of streams) stream.close('stalled')
+})
