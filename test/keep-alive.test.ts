@@ -2,7 +2,7 @@
 import http from 'node:http'
 import net, { type Socket } from 'node:net'
 import { once } from 'node:events'
-import { setImmediate as turn } from 'node:timers/promises'
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import type { Stream } from '../lib/index.ts'
 import { buildApp, streamRoute, withSignals, type App } from './kit/app.ts'
@@ -140,4 +140,21 @@ t.test('pipelined behind a stream: when the client leaves, those that wait for t
   for (let i = 0; i < 20; i++) await turn()
   t.strictSame(streams.map(stream => stream.closing), Array(20).fill(true))
   for (const stream of streams) stream.close('stalled')
+})
+
+t.test('pipelined behind a stream: a plain request may take longer than the stream\'s stallTimeout', async t => {
+  // The timeout stayed on the socket: Node takes it off for a request that comes later, not for one that has come already.
+  const app = await buildApp(t, { stallTimeout: 100 })
+  const streams = streamRoute(app)
+  app.fastify.get('/slow', async () => {
+    await sleep(400)
+    return 'unharmed'
+  })
+  await app.listen()
+  const { socket, ask, text } = await pipeline(t, app)
+  ask(path, '/slow')
+  await until(() => streams.length === 1)
+  streams[0]!.close()
+  await until(() => text().endsWith('unharmed') || socket.destroyed)
+  t.match(text(), /unharmed$/)
 })
