@@ -111,3 +111,22 @@ t.test('thirty replacements a second apart are no flapping', async t => {
   }
   t.strictSame(lines, [])
 })
+
+t.test('a holder whose end starts another of its key at once: that one waits for it as well', async t => {
+  // It waited for the newcomer alone, which did not know yet for whom it was to wait itself.
+  const { registry } = build()
+  const key = streamKey('ann', 'a')
+  const [first, second, third] = [new PlainHolder(), new PlainHolder(), new PlainHolder()]
+  let newest: Promise<boolean>
+  let held = false
+  first.close = () => { newest = registry.replaceAndRegister(key, third).then(holds => (held = holds)) }
+  second.close = () => second.leave()
+  await registry.replaceAndRegister(key, first)
+  const overtaken = registry.replaceAndRegister(key, second)
+  for (let i = 0; i < 20; i++) await turn()
+  t.notOk(held, 'the first is not gone')
+  first.leave()
+  t.equal(await overtaken, false)
+  t.equal(await newest!, true)
+  t.strictSame([...registry] as Holder[], [third])
+})
