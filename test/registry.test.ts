@@ -130,3 +130,24 @@ t.test('a holder whose end starts another of its key at once: that one waits for
   t.equal(await newest!, true)
   t.strictSame([...registry] as Holder[], [third])
 })
+
+t.test('a holder whose close or destroy throws is a fault of its own: all others end, newcomers start, and nothing is left behind', async t => {
+  // Of an eviction those that came after it went on; a newcomer was refused, and its key never given back.
+  const { registry, lines } = build({ replaceTimeout: 20 })
+  const [faulty, neighbour, newcomer] = [new PlainHolder(), new PlainHolder(), new PlainHolder()]
+  Object.assign(faulty, { close () { throw new Error('a fault in close') }, destroy () { throw new Error('a fault in destroy') } })
+  await registry.replaceAndRegister(streamKey('ann', 'a'), faulty)
+  await registry.replaceAndRegister(streamKey('ann', 'b'), neighbour)
+  t.equal(await registry.replaceAndRegister(streamKey('ann', 'a'), newcomer), true)
+  t.match(lines, [{ level: 'warn', details: { err: { message: 'a fault in close' } } }, { level: 'warn', details: { err: { message: 'a fault in destroy' } } }])
+
+  Object.assign(newcomer, { close: faulty.close })
+  neighbour.close = () => neighbour.leave()
+  t.equal(await registry.evict('ann'), 2)
+  t.notOk([...registry].includes(neighbour as never), 'it was evicted')
+  faulty.leave()
+  newcomer.leave()
+  await turn()
+  t.equal(registry.size, 0)
+  t.equal(await registry.count('ann'), 0)
+})
