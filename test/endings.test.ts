@@ -182,3 +182,16 @@ t.test('a last word that hangs or fails delays the farewell by closeGrace at the
   t.equal(await second.ended, 'clean')
   t.match(app.log.filter(line => line.level === 40), [{ msg: 'an onReplaced callback failed', err: { message: 'no word' } }])
 })
+
+t.test('whatever reason the application gives, the stream ends', async t => {
+  // `other.onClose(reason => stream.close(reason))`: for `disconnected` nothing was done, and the client stayed on.
+  for (const reason of ['disconnected', 'a reason of its own'] as CloseReason[]) {
+    const app = await buildApp(t)
+    const streams = streamRoute(app)
+    await app.listen()
+    const client = await connect(app.url(path))
+    streams[0]!.close(reason)
+    t.equal(await client.ended, 'broken')
+    t.equal(await streams[0]!.gone, reason)
+  }
+})
