@@ -1,5 +1,6 @@
 // How a stream ends decides whether its client comes back: a test for each row of that table, for two kinds of client.
 import { once } from 'node:events'
+import net from 'node:net'
 import { EventSource } from 'eventsource'
 import t, { type Test } from 'tap'
 import type { CloseReason, Stream } from '../lib/index.ts'
@@ -195,3 +196,19 @@ t.test('whatever reason the application gives, the stream ends', async t => {
     t.equal(await streams[0]!.gone, reason)
   }
 })
+
+for (const reason of ['failed', 'stalled', 'shutdown'] as const) {
+  t.test(`${reason}: over HTTP/1.0, which nginx speaks by default, the connection is reset`, async t => {
+    // There the end of the connection is the clean end of the response: behind nginx no client came back after a restart.
+    const app = await buildApp(t)
+    const streams = streamRoute(app)
+    await app.listen()
+    const socket = net.connect(app.port(), '127.0.0.1')
+    const ended = new Promise<string>(resolve => socket.on('end', () => resolve('clean')).on('error', error => resolve((error as NodeJS.ErrnoException).code!)))
+    socket.write(`GET ${path} HTTP/1.0\r\n\r\n`)
+    await once(socket, 'data')
+    if (reason === 'shutdown') await app.fastify.close()
+    else streams[0]!.close(reason)
+    t.equal(await ended, 'ECONNRESET')
+  })
+}
