@@ -221,3 +221,29 @@ t.test('an onClose that evicts its own scope ends the others once, and if it wai
   t.strictSame(evicted, [2, 2])
   while (streamRegistry.size > 0) await turn()
 })
+
+t.test('a start that its handler awaits later may be refused before that, and it is no unhandled rejection', async t => {
+  // `const starting = reply.startStream(...)`, a query, `await starting`: a client that left meanwhile ended the process.
+  const unhandled = watchUnhandled(t)
+  const app = await buildApp(t)
+  const outcomes: string[] = []
+  let goOn = () => {}
+  app.fastify.get('/late', { sse: 'only' }, async (_request, reply) => {
+    const starting = reply.startStream('ann')
+    await new Promise<void>(resolve => { goOn = resolve })
+    await starting.catch(error => outcomes.push(error.reason))
+  })
+  const streams = streamRoute(app)
+  await app.listen()
+  await connect(app.url(path))
+  const letGo = holdUp(streams[0]!)
+  const late = connect(app.url(withSignals('/late', { tabId: 'a' })))
+  while (!streams[0]!.signal.aborted) await turn()
+  const third = connect(app.url(path))
+  t.equal((await late).status, 204)
+  goOn()
+  letGo()
+  t.equal((await third).status, 200)
+  while (outcomes.length === 0) await turn()
+  t.strictSame([outcomes, unhandled], [['replaced'], []])
+})
