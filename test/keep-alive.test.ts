@@ -158,3 +158,16 @@ t.test('pipelined behind a stream: a plain request may take longer than the stre
   await until(() => text().endsWith('unharmed') || socket.destroyed)
   t.match(text(), /unharmed$/)
 })
+
+t.test('pipelined behind a stream: one that breaks off before its turn breaks the connection off when it is its turn', async t => {
+  // Under Node 24 it got its head, and then nothing for ever.
+  const { app, streams } = await listen(t)
+  const { socket, ask, text } = await pipeline(t, app)
+  ask(path, withSignals('/stream/ann', { tabId: 'b' }))
+  await until(() => streams.length === 2)
+  streams[1]!.close('failed')
+  const closed = once(socket, 'close')
+  streams[0]!.close()
+  await closed
+  t.match(text(), /\r\n0\r\n\r\n/, 'the first ended cleanly')
+})
