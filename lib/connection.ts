@@ -1,4 +1,5 @@
 // The wire: one response, opened, written, ended, destroyed, over. The only file that knows HTTP/1.1 from HTTP/2.
+import { setMaxListeners } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import { constants, type ServerHttp2Stream } from 'node:http2'
 import { Socket } from 'node:net'
@@ -40,6 +41,21 @@ export class Connection {
     // The one event that always comes, for an aborted GET or POST as for a finished response. The request's own `close`
     // comes with the end of its body.
     raw.once('close', () => this.settle())
+    if (raw.socket === null) this.#watchSocket(raw.req.socket)
+  }
+
+  // A pipelined response that waits for its turn has no socket yet, and emits no `close` when the client leaves.
+  #watchSocket (socket: Socket): void {
+    if (socket.destroyed) this.#over = true
+    const left = () => {
+      this.settle()
+      // Its heartbeat would go on for ever.
+      this.#sse?.close()
+    }
+    // Any number of them may wait on one socket.
+    setMaxListeners(0, socket)
+    socket.once('close', left)
+    this.#raw.once('close', () => socket.off('close', left))
   }
 
   // What carries the response and knows its state: HTTP/2's compatibility layer has neither `destroyed` nor `writableNeedDrain`.
