@@ -97,12 +97,13 @@ export class Registry implements StreamRegistry {
       return true
     }
 
-    if (previous !== undefined) this.#replace(previous, claim)
-    for (const other of crowd) other.end('evicted')
     const waitedFor = this.#waitFor(previous === undefined ? crowd : [previous, ...crowd], elsewhere)
-    // Whoever comes next has to wait for those as well, even if this one ends while it waits.
+    // Whoever comes next has to wait for those as well, even if this one ends while it waits. Known before any of them is
+    // told to end, since that may set off a claim on the same key.
     claim.gone = Promise.allSettled([holder.gone, waitedFor])
     this.#forgetWhenGone(claim)
+    if (previous !== undefined) this.#replace(previous, claim)
+    for (const other of crowd) other.end('evicted')
     await waitedFor
     if (claim.ending) return false
     this.#hold(claim)
