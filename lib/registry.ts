@@ -30,11 +30,13 @@ export class RegisteredClaim implements Claim {
 
   readonly key: StreamKey
   readonly holder: Holder
+  readonly #log: FastifyBaseLogger
 
-  constructor (key: StreamKey, holder: Holder) {
+  constructor (key: StreamKey, holder: Holder, log: FastifyBaseLogger) {
     this.key = key
     this.holder = holder
     this.gone = holder.gone
+    this.#log = log
   }
 
   get ending (): boolean {
@@ -48,7 +50,21 @@ export class RegisteredClaim implements Claim {
       reportReplace({ stream: this.holder, by, held: performance.now() - this.heldSince })
     }
     this.told = true
-    this.holder.close(reason)
+    this.#call('close', () => this.holder.close(reason))
+  }
+
+  destroy (): void {
+    this.#call('destroy', () => this.holder.destroy?.())
+  }
+
+  // The holder may be the application's. What it throws must not keep others from their end, or a newcomer from its start.
+  #call (method: string, call: () => void): void {
+    try {
+      call()
+    } catch (err) {
+      const { scope, tabId, name } = this.key
+      this.#log.warn({ err, scope, tabId, name }, `a holder failed in its ${method}()`)
+    }
   }
 }
 
@@ -88,7 +104,7 @@ export class Registry implements StreamRegistry {
       return false
     }
     const crowd = this.#crowd(key)
-    const claim = new RegisteredClaim(key, holder)
+    const claim = new RegisteredClaim(key, holder, this.#log)
     const previous = this.#backend.claim(claim)
     const elsewhere = this.#cluster.claim(claim)
     if (previous === undefined && crowd.length === 0 && elsewhere === undefined) {
@@ -192,7 +208,7 @@ export class Registry implements StreamRegistry {
   async #waitFor (claims: RegisteredClaim[], elsewhere?: Promise<unknown>, timeout = this.#options.replaceTimeout): Promise<void> {
     if (await within(Promise.allSettled([elsewhere, ...claims.map(claim => claim.gone)]), timeout)) return
     for (const claim of claims) {
-      if (!claim.isGone) claim.holder.destroy?.()
+      if (!claim.isGone) claim.destroy()
     }
   }
 }
