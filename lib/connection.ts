@@ -119,7 +119,7 @@ export class Connection {
   /** Breaks the connection off, so that the client sees an error: over HTTP/1.1 the socket, over HTTP/2 the one stream. */
   destroy (): void {
     if (this.#over) return
-    if (this.#raw.stream === undefined) this.#raw.destroy()
+    if (this.#raw.stream === undefined) breakOff(this.#raw)
     else this.#raw.stream.close(constants.NGHTTP2_CANCEL)
     // Not left to `close`: a pipelined response that waits for its turn has no socket and emits none.
     this.settle()
@@ -166,4 +166,15 @@ export class Connection {
 function refuseConnectionHeader (raw: RawResponse): void {
   const { setHeader } = raw
   raw.setHeader = (name, value) => name.toLowerCase() === 'connection' ? raw : setHeader.call(raw, name, value)
+}
+
+// Over HTTP/1.0, which nginx speaks to its upstreams unless told otherwise, the end of the connection is the clean end of
+// the response (RFC 9112, 6.3): only a reset breaks it off. TLS and Unix sockets have none.
+function breakOff (raw: RawResponse): void {
+  if (raw.req.httpVersion === '1.0') {
+    try {
+      raw.socket?.resetAndDestroy()
+    } catch {}
+  }
+  raw.destroy()
 }
