@@ -12,11 +12,8 @@ export function endResponse (reason: CloseReason, connection: Connection, closeG
     case 'replaced':
     case 'evicted': return connection.end(farewell(reason), closeGrace)
     case 'finished': return connection.end('', closeGrace)
-    case 'shutdown':
-    case 'failed':
-    case 'stalled':
-    case 'expired': return connection.destroy()
-    case 'disconnected':
+    // `disconnected` as well: the application may say so, handing on the reason of another stream.
+    default: return connection.destroy()
   }
 }
 
