@@ -46,7 +46,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   const registry = new Registry(new LocalBackend(), cluster, options, fastify.log)
   fastify.decorate('streamRegistry', registry)
 
-  fastify.decorateReply('startStream', async function startStream (this: Reply, scopeKey: ScopeKey, { name }: StartStreamOptions = {}): Promise<Stream> {
+  async function start (this: Reply, scopeKey: ScopeKey, { name }: StartStreamOptions = {}): Promise<Stream> {
     const { request, sse, log } = this
     const route = `${request.method} ${request.routeOptions.url}`
     const current = this[kStreamRequest]
@@ -70,6 +70,13 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     // From here on the response is the stream's: no handlerTimeout, no second answer.
     this.hijack()
     return stream
+  }
+
+  fastify.decorateReply('startStream', function startStream (this: Reply, scopeKey: ScopeKey, options?: StartStreamOptions): Promise<Stream> {
+    const started = start.call(this, scopeKey, options)
+    // A handler may await it later, and its client leave before: no fault, so no unhandled rejection, which ends the process.
+    if (this[kStreamRequest]?.stream !== undefined) started.catch(() => {})
+    return started
   })
 
   fastify.addHook('onRoute', (route) => {
