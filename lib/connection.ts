@@ -24,6 +24,9 @@ export interface ConnectionOptions {
 /** Node's response; over HTTP/2 its compatibility layer's, which has the stream besides. */
 export type RawResponse = ServerResponse & { readonly stream?: ServerHttp2Stream }
 
+// What Node keeps of the server in a socket, and does not declare.
+type ServerSocket = Socket & { readonly server?: { timeout?: number, keepAlive?: boolean, keepAliveInitialDelay?: number } }
+
 export class Connection {
   readonly #raw: RawResponse
   #sse: SSEReplyInterface | undefined
@@ -33,6 +36,7 @@ export class Connection {
   #stallTimeout = Infinity
   #stall: NodeJS.Timeout | undefined
   #probed: Socket | undefined
+  #watched: Socket | undefined
 
   constructor (raw: RawResponse) {
     this.#raw = raw
@@ -112,6 +116,8 @@ export class Connection {
     if (this.#over || this.#carrier.destroyed) return
     if (lastWords !== '') this.#raw.write(lastWords)
     this.#grace = setTimeout(() => this.destroy(), grace)
+    // The grace bounds what is left, and the socket may go on to requests that are no streams, some of which may wait already.
+    if (this.#watched !== undefined) this.#watched.setTimeout((this.#watched as ServerSocket).server?.timeout ?? 0)
     // Stops its heartbeat as well, which would write after the end.
     this.#sse?.close()
   }
@@ -145,7 +151,10 @@ export class Connection {
     // Over HTTP/2 Node's timeout counts what any stream of the session took, so there it is all or nothing that is taken.
     if (this.#raw.stream !== undefined) this.#stallTimeout = stallTimeout
     // A socket's timeout counts also a part of one write that the peer took: https://nodejs.org/api/net.html#socketsettimeouttimeout-callback
-    else this.#raw.setTimeout(stallTimeout, () => { if (this.buffered > 0) this.#listener?.stalled() })
+    else {
+      this.#watched = this.#raw.req.socket
+      this.#raw.setTimeout(stallTimeout, () => { if (this.buffered > 0) this.#listener?.stalled() })
+    }
   }
 
   // TCP keepalive: Node sends ten probes, a second apart. Over HTTP/2 it is the session's socket, and probed as long as that lives.
@@ -157,7 +166,7 @@ export class Connection {
   // The socket may go on, kept alive for requests that are no streams: as the application's server has it, then.
   #stopProbing (): void {
     if (this.#probed === undefined || this.#probed.destroyed) return
-    const { keepAlive = false, keepAliveInitialDelay = 0 } = (this.#probed as { server?: { keepAlive?: boolean, keepAliveInitialDelay?: number } }).server ?? {}
+    const { keepAlive = false, keepAliveInitialDelay = 0 } = (this.#probed as ServerSocket).server ?? {}
     this.#probed.setKeepAlive(keepAlive, keepAliveInitialDelay * 1000)
   }
 }
