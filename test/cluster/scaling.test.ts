@@ -44,8 +44,8 @@ for (const [tabs, bytes] of [[1, perOne], [5, perFive]] as const) {
 
     await pause(LEASE)
     const renewed = await restart(admin)
-    // Twice 16 buckets, of which each is one command for each 1,000 claims begun.
-    t.ok(renewed.calls >= 60 && renewed.calls <= 70, `${renewed.calls} commands in one lease`)
+    // Twice 16 buckets, of which each is one command for each 1,000 claims begun; fewer where a busy machine is late.
+    t.ok(renewed.calls > 40 && renewed.calls <= 70, `${renewed.calls} commands in one lease`)
 
     const released: Cost[] = []
     for (let i = 0; i < STREAMS; i += BATCH) {
