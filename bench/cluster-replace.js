@@ -1,0 +1,34 @@
+// A replacement across two processes, against two raw pub/sub hops and one EVALSHA: the same scripts and messages, by the same client.
+import { inTurn, median, quantile, ratios, row } from './kit/pairs.js'
+import { startServer } from './kit/processes.js'
+import { startRedis } from './kit/redis.js'
+
+export const sizes = {
+  full: { rounds: 21, replaces: 200 },
+  moment: { rounds: 2, replaces: 6 }
+}
+
+export async function run ({ rounds, replaces }) {
+  const redis = await startRedis()
+  const members = []
+  try {
+    for (const i of [0, 1]) members.push(await startServer('member', redis.url, i))
+    // Each holds what the other replaces next.
+    const measure = command => async () => {
+      const times = []
+      for (let i = 0; i < replaces; i++) times.push(await members[i % 2].ask(command))
+      return times
+    }
+    for (const command of ['replace', 'raw']) await members[1].ask(command, 'first')
+    const { octa, raw } = await inTurn({ octa: measure('replace'), raw: measure('raw') }, rounds)
+    const p50 = times => quantile(times, 0.5)
+    return {
+      rows: [row({ what: 'cluster: replacement across two processes, p50', against: 'two raw pub/sub hops and one `EVALSHA`', values: ratios(octa, raw, p50), atMost: 1.5, note: `${micros(octa.map(p50))} against ${micros(raw.map(p50))}; the first hop begins within the \`EVALSHA\` of both` })]
+    }
+  } finally {
+    for (const member of members) await member.close()
+    await redis.close()
+  }
+}
+
+const micros = values => `${Math.round(median(values) * 1000)} us`

@@ -1,0 +1,56 @@
+// Measuring in turn, A B A B, so that what else the machine does meets both; and what is said of the results.
+
+/**
+ * Calls each of `contestants` in turn, `rounds` times, after one round that does not count. Resolves to the results of
+ * each, by name.
+ */
+export async function inTurn (contestants, rounds) {
+  const results = Object.fromEntries(Object.keys(contestants).map(name => [name, []]))
+  for (let round = -1; round < rounds; round++) {
+    for (const [name, measure] of Object.entries(contestants)) {
+      const result = await measure()
+      if (round >= 0) results[name].push(result)
+    }
+  }
+  return results
+}
+
+/** The results of several calls of `inTurn` as those of one. */
+export function joined (list) {
+  return Object.fromEntries(Object.keys(list[0]).map(name => [name, list.flatMap(results => results[name])]))
+}
+
+/** What `of` makes of each pair. */
+export function each (as, bs, of) {
+  return as.map((a, i) => of(a, bs[i]))
+}
+
+/** The ratio of each pair, of the numbers that `pick` takes from its two results. */
+export function ratios (as, bs, pick = result => result) {
+  return each(as, bs, (a, b) => pick(a) / pick(b))
+}
+
+/** The value below which `share` (0 to 1) of the values are. */
+export function quantile (values, share) {
+  const sorted = Float64Array.from(values).sort()
+  const place = (sorted.length - 1) * share
+  const below = sorted[Math.floor(place)]
+  return below + (sorted[Math.ceil(place)] - below) * (place % 1)
+}
+
+export function median (values) {
+  return quantile(values, 0.5)
+}
+
+/**
+ * One row of the table. `values`, one for each pair, become their median and quartiles; what it must reach is
+ * `atLeast`, `atMost`, `above` or `below`, or nothing.
+ */
+export function row ({ what, against, values, unit = 'x', note = '', ...limit }) {
+  const measured = median(values)
+  return { what, against, measured, low: quantile(values, 0.25), high: quantile(values, 0.75), pairs: values.length, unit, note, limit, reached: reaches(measured, limit) }
+}
+
+function reaches (measured, { atLeast = -Infinity, atMost = Infinity, above = -Infinity, below = Infinity }) {
+  return measured >= atLeast && measured <= atMost && measured > above && measured < below
+}

@@ -1,0 +1,125 @@
+// The load client: one HTTP/1.1 connection kept alive, on a bare socket, which reads no more of a response than where it begins and ends.
+import net from 'node:net'
+import { once } from 'node:events'
+
+const LAST_CHUNK = '0\r\n\r\n'
+// What is read is looked at before the next read: one buffer does for all.
+const buffer = Buffer.allocUnsafeSlow(1 << 16)
+/** How many connections are opened at once: less than the 511 that a server lets wait. */
+const AT_ONCE = 200
+
+export class Wire {
+  /** Called when the head of a response is there. */
+  onHead = () => {}
+  /** Called with each piece of a body, as text. */
+  onBody = () => {}
+  /** Called when a response is complete. */
+  onEnd = () => {}
+  #socket
+  #head = ''
+  // The last bytes of a body, in case the last chunk comes in pieces.
+  #tail = ''
+  // What is missing of a body whose length is known; undefined for one in chunks.
+  #missing
+  #expects = 'nothing'
+
+  constructor (port) {
+    this.#socket = net.connect({
+      port,
+      host: '127.0.0.1',
+      noDelay: true,
+      onread: { buffer, callback: (length, bytes) => { this.#read(bytes.latin1Slice(0, length)); return true } }
+    })
+  }
+
+  /** Opens `count` connections to a port. */
+  static async connect (port, count) {
+    const wires = []
+    while (wires.length < count) {
+      const some = Array.from({ length: Math.min(AT_ONCE, count - wires.length) }, () => new Wire(port))
+      await Promise.all(some.map(wire => once(wire.#socket, 'connect')))
+      for (const wire of some) wire.#socket.on('close', () => { if (!wire.#socket.left) throw new Error('the server broke a connection') })
+      wires.push(...some)
+    }
+    return wires
+  }
+
+  request (path) {
+    this.#expects = 'head'
+    this.#head = ''
+    this.#socket.write(`GET ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n`, 'latin1')
+  }
+
+  /** Resolves when the response to a request is there, as far as its head. */
+  open (path) {
+    return new Promise(resolve => {
+      this.onHead = resolve
+      this.request(path)
+    })
+  }
+
+  /** Breaks the connection off. With a reset: what closes a connection otherwise keeps its port for a minute. */
+  leave () {
+    this.#socket.left = true
+    this.#socket.resetAndDestroy()
+  }
+
+  #read (text) {
+    if (this.#expects === 'nothing') throw new Error(`the server sent what was not asked for: ${text}`)
+    if (this.#expects === 'head') {
+      this.#head += text
+      const end = this.#head.indexOf('\r\n\r\n')
+      if (end === -1) return
+      if (!this.#head.startsWith('HTTP/1.1 200')) throw new Error(`the server answered ${this.#head}`)
+      const length = /\r\ncontent-length: (\d+)/i.exec(this.#head)
+      this.#missing = length === null ? undefined : Number(length[1])
+      this.#tail = ''
+      this.#expects = 'body'
+      text = this.#head.slice(end + 4)
+      this.onHead()
+    }
+    if (text !== '') this.#readBody(text)
+  }
+
+  #readBody (text) {
+    this.onBody(text)
+    if (this.#missing !== undefined) this.#missing -= text.length
+    else this.#tail = text.length >= LAST_CHUNK.length ? text : this.#tail.slice(-LAST_CHUNK.length) + text
+    if (this.#missing === 0 || this.#tail.endsWith(LAST_CHUNK)) {
+      this.#expects = 'nothing'
+      this.onEnd()
+    }
+  }
+}
+
+/** Keeps all `wires` asking, for a while, each for the next path when its response is complete. Resolves to how many were a second. */
+export function throughput (wires, nextPath, milliseconds) {
+  return new Promise(resolve => {
+    const start = performance.now()
+    let count = 0
+    let busy = wires.length
+    for (const wire of wires) {
+      wire.onEnd = () => {
+        count++
+        if (performance.now() - start < milliseconds) wire.request(nextPath())
+        else if (--busy === 0) resolve(count / (performance.now() - start) * 1000)
+      }
+      wire.request(nextPath())
+    }
+  })
+}
+
+/** Calls `task` with each item, `atOnce` of them at a time. */
+export async function forEach (items, atOnce, task) {
+  let next = 0
+  await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, async () => {
+    while (next < items.length) await task(items[next], next++)
+  }))
+}
+
+let lastTab = 0
+
+/** The path of a request for a stream, of a tab that is new unless it is given. */
+export function streamPath (route, tab = ++lastTab) {
+  return `/${route}/user${tab}?datastar=%7B%22tabId%22%3A%22tab${tab}%22%7D`
+}

@@ -1,0 +1,174 @@
+// `replaceAndRegister` in process, with fresh and with held keys and others held, against a Map swap and one resolved promise;
+// and, for scale, against what the Elixir original did on such a machine.
+import Fastify from 'fastify'
+import octaStarStreams, { streamKey } from 'octa-star-streams'
+import { inTurn, median, quantile, ratios, row } from './kit/pairs.js'
+import { memory } from './kit/processes.js'
+
+export const sizes = {
+  full: { rounds: 151, calls: 1_000, held: [1_000, 10_000, 100_000] },
+  moment: { rounds: 2, calls: 20, held: [10, 50, 100] }
+}
+
+/** What the Elixir original did: the better end of what was seen. */
+const ELIXIR = { freshPerSecond: 290_000, freshMicros: 3.5, replaceMicros: 6.2, bytes: 490 }
+
+export async function run ({ rounds, calls, held }) {
+  const contestants = {}
+  for (const count of held) {
+    const octa = await register(await octaRegistry(), count, calls)
+    const swap = await register(new SwapRegistry(), count, calls)
+    for (const kind of ['fresh', 'held']) {
+      contestants[`octa ${kind} ${count}`] = () => octa[kind](timed)
+      contestants[`swap ${kind} ${count}`] = () => swap[kind](timed)
+    }
+  }
+  // The round that inTurn does not count compiles nothing yet.
+  await inTurn(contestants, Math.ceil(rounds / 5))
+  const times = await inTurn(contestants, rounds)
+
+  const most = held.at(-1)
+  const against = kind => held.map(count => [count, ratios(times[`octa ${kind} ${count}`], times[`swap ${kind} ${count}`])])
+  const rows = []
+  for (const kind of ['fresh', 'held']) {
+    const what = (count) => `\`replaceAndRegister\` in process, ${kind} keys, ${count.toLocaleString('en')} others held`
+    const all = against(kind)
+    for (const [count, values] of all.filter(([count]) => count === held[0] || count === most)) {
+      rows.push(row({ what: what(count), against: 'a `Map` swap and one resolved promise', values, atMost: 4 }))
+    }
+    const least = all[0][1]
+    rows.push(row({ what: `the same distance, ${most.toLocaleString('en')} held`, against: `${held[0].toLocaleString('en')} held`, values: ratios(all.at(-1)[1], least), atMost: 1.2, note: 'flat in the number held' }))
+  }
+  return {
+    rows: [...rows, ...await forScale(rounds, calls, most)],
+    series: Object.entries({ 'octa fresh': 'replaceAndRegister, fresh keys', 'swap fresh': 'the Map swap, fresh keys', 'octa held': 'replaceAndRegister, held keys' }).map(([name, label]) => ({
+      label: `${label}, by others held`,
+      points: held.map(count => [count, median(ratios(times[`${name} ${count}`], times[`${name} ${held[0]}`]))])
+    }))
+  }
+}
+
+/** What is registered is made from its scope and tab here, as by whoever opens a stream. */
+async function forScale (rounds, calls, count) {
+  const octa = await register(await octaRegistry(), count, calls)
+  const empty = await octaRegistry()
+  const measures = { fresh: () => octa.fresh(timed), freshEach: () => octa.fresh(timedEach), replaceEach: () => octa.held(timedEach), bytes: () => octa.fresh(allocated), replaceBytes: () => octa.held(allocated) }
+  const { fresh, freshEach, replaceEach, bytes, replaceBytes } = await inTurn(measures, Math.ceil(rounds / 5))
+  const { kept } = await inTurn({ kept: () => keptBy(empty, count) }, Math.min(rounds, 7))
+  const what = `the same, ${count.toLocaleString('en')} others held: `
+  const against = number => `the Elixir original: ${number}`
+  return [
+    row({ what: `${what}fresh registrations a second`, against: against('290,000 at best'), values: fresh.map(time => calls / time * 1000 / ELIXIR.freshPerSecond), above: 1, note: `${thousands(calls / median(fresh) * 1000)} a second` }),
+    row({ what: `${what}a fresh one, p50`, against: against('3.5 us'), values: freshEach.map(times => median(times) * 1000 / ELIXIR.freshMicros), below: 1, note: `${(median(freshEach.map(median)) * 1000).toFixed(2)} us; p99 ${(median(freshEach.map(times => quantile(times, 0.99))) * 1000).toFixed(2)} us` }),
+    row({ what: `${what}a replacement, p50`, against: against('6.2 us'), values: replaceEach.map(times => median(times) * 1000 / ELIXIR.replaceMicros), below: 1, note: `${(median(replaceEach.map(median)) * 1000).toFixed(2)} us; p99 ${(median(replaceEach.map(times => quantile(times, 0.99))) * 1000).toFixed(2)} us` }),
+    row({ what: `${what}bytes that a held one takes`, against: against('490 bytes'), values: kept.map(bytes => bytes / ELIXIR.bytes), below: 1, note: `${Math.round(median(kept))} bytes kept; ${Math.round(median(bytes))} allocated by a fresh call, ${Math.round(median(replaceBytes))} by a replacement` })
+  ]
+}
+
+const thousands = number => (Math.round(number / 1000) * 1000).toLocaleString('en')
+
+async function octaRegistry () {
+  const fastify = Fastify()
+  await fastify.register(octaStarStreams)
+  await fastify.ready()
+  return fastify.streamRegistry
+}
+
+/** The least that could be called the same: the newest holder is in the Map, and the one before it is gone. */
+class SwapRegistry {
+  #holders = new Map()
+
+  async replaceAndRegister ({ scope }, holder) {
+    const previous = this.#holders.get(scope)
+    this.#holders.set(scope, holder)
+    previous?.close('replaced')
+    await (previous?.gone ?? RESOLVED)
+    return true
+  }
+
+  forget ({ scope }) {
+    this.#holders.delete(scope)
+  }
+}
+const RESOLVED = Promise.resolve()
+
+class Holder {
+  constructor () {
+    this.gone = new Promise(resolve => { this.resolve = resolve })
+  }
+
+  close (reason) {
+    this.resolve(reason)
+  }
+}
+
+let lastUser = 0
+const newKeys = count => Array.from({ length: count }, () => streamKey(`user${++lastUser}`, `tab${lastUser}`))
+const newHolders = count => Array.from({ length: count }, () => new Holder())
+
+/** A registry in which `count` others are held, and what is measured there: `calls` calls, with all that they need made before. */
+async function register (registry, count, calls) {
+  await registerAll(registry, newKeys(count), newHolders(count))
+  const held = newKeys(calls)
+  await registerAll(registry, held, newHolders(calls))
+  return {
+    async fresh (measure) {
+      const keys = newKeys(calls)
+      const holders = newHolders(calls)
+      const result = await measure(registry, keys, holders)
+      for (const holder of holders) holder.close('finished')
+      for (const key of keys) registry.forget?.(key)
+      await turn()
+      return result
+    },
+    async held (measure) {
+      const result = await measure(registry, held, newHolders(calls))
+      await turn()
+      return result
+    }
+  }
+}
+
+/** What a registry keeps of one holder, without the holder and its key. Unit: bytes. */
+async function keptBy (registry, count) {
+  const keys = newKeys(count)
+  const holders = newHolders(count)
+  const before = memory()
+  await registerAll(registry, keys, holders)
+  const bytes = (memory() - before) / keys.length
+  for (const holder of holders) holder.close('finished')
+  await turn()
+  return bytes
+}
+
+const turn = () => new Promise(resolve => setImmediate(resolve))
+
+async function registerAll (registry, keys, holders) {
+  for (let i = 0; i < keys.length; i++) await registry.replaceAndRegister(keys[i], holders[i])
+}
+
+/** How long all calls took. Unit: milliseconds. */
+async function timed (registry, keys, holders) {
+  const start = performance.now()
+  await registerAll(registry, keys, holders)
+  return performance.now() - start
+}
+
+/** How long each call took. Unit: milliseconds. */
+async function timedEach (registry, keys, holders) {
+  const times = []
+  for (let i = 0; i < keys.length; i++) {
+    const start = performance.now()
+    await registry.replaceAndRegister(keys[i], holders[i])
+    times.push(performance.now() - start)
+  }
+  return times
+}
+
+/** What a call allocates: collected just before, nothing is while they run. Unit: bytes. */
+async function allocated (registry, keys, holders) {
+  globalThis.gc()
+  const before = process.memoryUsage().heapUsed
+  await registerAll(registry, keys, holders)
+  return (process.memoryUsage().heapUsed - before) / keys.length
+}

@@ -1,0 +1,53 @@
+// Bare @fastify/sse, which does what a client of octa-star-streams sees: the head at once, the end, the replacing.
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import Fastify from 'fastify'
+import { fastifySSE } from '@fastify/sse'
+import { broadcasting } from './broadcasting.js'
+import { serve } from '../kit/processes.js'
+
+const fastify = Fastify({ forceCloseConnections: true })
+await fastify.register(fastifySSE)
+
+const opened = new Set()
+const live = new Map()
+
+function open (reply) {
+  reply.sse.sendHeaders()
+  // @fastify/sse leaves the head with Node until the first byte of the body.
+  reply.raw.flushHeaders()
+}
+
+// @fastify/sse ends the response when the handler returns.
+fastify.get('/close/:user', { sse: 'only' }, async (request, reply) => {
+  open(reply)
+})
+fastify.get('/open/:user', { sse: 'only' }, async (request, reply) => {
+  reply.sse.keepAlive()
+  open(reply)
+})
+fastify.get('/send/:user', { sse: 'only' }, async (request, reply) => {
+  reply.sse.keepAlive()
+  open(reply)
+  opened.add(reply.sse)
+})
+fastify.get('/replace/:user', { sse: 'only' }, async (request, reply) => {
+  const key = request.params.user + request.query.datastar
+  live.get(key)?.end()
+  live.set(key, reply.raw)
+  reply.sse.keepAlive()
+  open(reply)
+})
+await fastify.listen({ port: 0, host: '127.0.0.1' })
+
+const delay = monitorEventLoopDelay({ resolution: 1 })
+serve(fastify.server.address().port, {
+  broadcast: broadcasting(() => [...opened]),
+  watchDelay () {
+    delay.reset()
+    delay.enable()
+  },
+  delay () {
+    delay.disable()
+    return { p99: delay.percentile(99) / 1e6 - 1, max: delay.max / 1e6 - 1 }
+  }
+})

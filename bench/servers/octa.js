@@ -1,0 +1,36 @@
+// octa-star-streams, as an application uses it.
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import Fastify from 'fastify'
+import octaStarStreams from 'octa-star-streams'
+import { broadcasting } from './broadcasting.js'
+import { serve } from '../kit/processes.js'
+
+const fastify = Fastify({ forceCloseConnections: true })
+await fastify.register(octaStarStreams)
+
+fastify.get('/close/:user', { sse: 'only' }, async (request, reply) => {
+  await reply.startStream(request.params.user)
+})
+for (const path of ['/open/:user', '/replace/:user']) {
+  fastify.get(path, { sse: 'only' }, async (request, reply) => {
+    const stream = await reply.startStream(request.params.user)
+    stream.keepAlive()
+  })
+}
+fastify.get('/plain', async () => ({ hello: 'world' }))
+await fastify.listen({ port: 0, host: '127.0.0.1' })
+
+const delay = monitorEventLoopDelay({ resolution: 1 })
+serve(fastify.server.address().port, {
+  size: () => fastify.streamRegistry.size,
+  broadcast: broadcasting(() => [...fastify.streamRegistry]),
+  watchDelay () {
+    delay.reset()
+    delay.enable()
+  },
+  // It is the time between two ticks of a timer of a millisecond: what is over that is the delay.
+  delay () {
+    delay.disable()
+    return { p99: delay.percentile(99) / 1e6 - 1, max: delay.max / 1e6 - 1 }
+  }
+})
