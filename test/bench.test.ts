@@ -1,0 +1,36 @@
+// The benchmarks, each for a moment: that they work, not how fast anything is.
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import t from 'tap'
+import { redisOptions } from './kit/redis.ts'
+
+interface Result {
+  name: string
+  rows: Array<{ what: string, measured: number, low: number, high: number, pairs: number }>
+  error?: string
+}
+
+t.test('every benchmark measures what it says, and loses or doubles no stream', { timeout: 120_000 }, async t => {
+  // Not this process's options: coverage of what runs there is none of ours.
+  const { NODE_OPTIONS, NODE_V8_COVERAGE, ...env } = process.env
+  // Where a benchmark could not be run its exit code is 1, and what it has printed says which.
+  const { stdout } = await promisify(execFile)(process.execPath, ['bench/run.js', '--moment', '--json'], { cwd: fileURLToPath(new URL('..', import.meta.url)), env })
+    .catch(error => error)
+  const results: Result[] = stdout.trim().split('\n').map((line: string) => JSON.parse(line))
+  t.equal(results.length, 9)
+  for (const { name, rows, error } of results) {
+    if (name.startsWith('cluster') && redisOptions.skip !== false) {
+      t.match(error, /^needs a Redis/)
+      t.pass(name, { skip: redisOptions.skip })
+      continue
+    }
+    t.equal(error, undefined, name)
+    t.ok(rows.length > 0, name)
+    for (const { what, measured, low, high } of rows) t.ok([measured, low, high].every(Number.isFinite), `${name}: ${what}`)
+  }
+  const load = results.find(({ name }) => name === 'load')!.rows
+  for (const which of ['lost', 'doubled']) {
+    t.equal(load.find(({ what }) => what.includes(`streams ${which}`))?.measured, 0, which)
+  }
+})
