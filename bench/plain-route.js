@@ -1,5 +1,5 @@
 // A route without `sse` in an application with the plugin, against the same application without it.
-import { inTurn, joined, ratios, row } from './kit/pairs.js'
+import { inTurn, joined, throughputRow } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
 import { throughput, Wire } from './kit/wire.js'
 
@@ -13,7 +13,7 @@ export async function run ({ starts, ...numbers }) {
   for (let start = 0; start < starts; start++) all.push(await once(numbers))
   const { octa, without } = joined(all)
   return {
-    rows: [row({ what: 'a route without `sse` in an app with the plugin', against: 'the same app without', values: ratios(octa, without), atLeast: 0.99, note: 'throughput' })]
+    rows: [throughputRow({ what: 'a route without `sse` in an app with the plugin', against: 'the same app without', as: octa, bs: without, atLeast: 0.99 })]
   }
 }
 
@@ -23,7 +23,7 @@ async function once ({ rounds, milliseconds, connections }) {
     const server = await startServer(file)
     const wires = await Wire.connect(server.port, connections)
     toClose.push(server, { close: () => wires.forEach(wire => wire.leave()) })
-    const measure = () => throughput(wires, () => '/plain', milliseconds)
+    const measure = () => throughput(server, wires, () => '/plain', milliseconds)
     // Until its code is compiled.
     for (let i = 0; i < 3; i++) await measure()
     return measure

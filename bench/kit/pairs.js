@@ -30,6 +30,13 @@ export function ratios (as, bs, pick = result => result) {
   return each(as, bs, (a, b) => pick(a) / pick(b))
 }
 
+/** A row about throughput, as `throughput` in wire.js measures it. */
+export function throughputRow ({ as, bs, note = '', ...rest }) {
+  const byCpu = median(ratios(as, bs, ({ perCpuSecond }) => perCpuSecond))
+  const notes = [`throughput; ${byCpu.toFixed(2)} x by the server's processor time`, ...note === '' ? [] : [note]]
+  return row({ ...rest, values: ratios(as, bs, ({ perSecond }) => perSecond), note: notes.join('; ') })
+}
+
 /** The value below which `share` (0 to 1) of the values are. */
 export function quantile (values, share) {
   const sorted = Float64Array.from(values).sort()

@@ -38,7 +38,7 @@ export async function startServer (name, ...args) {
 
 /** In the child: says that it listens at `port`, and answers the parent until that hangs up. */
 export function serve (port, commands = {}) {
-  const all = { memory, ...commands }
+  const all = { memory, cpu, ...commands }
   process.on('message', async ({ call, command, argument }) => process.send({ answer: call, value: await all[command](argument) }))
   process.once('disconnect', () => process.exit())
   process.send({ listening: port })
@@ -49,4 +49,10 @@ export function memory () {
   for (let i = 0; i < 3; i++) globalThis.gc()
   const { heapUsed, external } = process.memoryUsage()
   return heapUsed + external
+}
+
+/** What this process has computed so far. Unit: seconds of a processor. */
+function cpu () {
+  const { user, system } = process.cpuUsage()
+  return (user + system) / 1e6
 }

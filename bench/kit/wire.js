@@ -92,8 +92,17 @@ export class Wire {
   }
 }
 
-/** Keeps all `wires` asking, for a while, each for the next path when its response is complete. Resolves to how many were a second. */
-export function throughput (wires, nextPath, milliseconds) {
+/**
+ * Keeps all `wires` asking, for a while, each for the next path when its response is complete. Resolves to how many were
+ * a second, by the clock and of the server's processor time.
+ */
+export async function throughput (server, wires, nextPath, milliseconds) {
+  const cpuBefore = await server.ask('cpu')
+  const { count, seconds } = await keepAsking(wires, nextPath, milliseconds)
+  return { perSecond: count / seconds, perCpuSecond: count / (await server.ask('cpu') - cpuBefore) }
+}
+
+function keepAsking (wires, nextPath, milliseconds) {
   return new Promise(resolve => {
     const start = performance.now()
     let count = 0
@@ -102,7 +111,7 @@ export function throughput (wires, nextPath, milliseconds) {
       wire.onEnd = () => {
         count++
         if (performance.now() - start < milliseconds) wire.request(nextPath())
-        else if (--busy === 0) resolve(count / (performance.now() - start) * 1000)
+        else if (--busy === 0) resolve({ count, seconds: (performance.now() - start) / 1000 })
       }
       wire.request(nextPath())
     }
