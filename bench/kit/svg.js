@@ -1,7 +1,7 @@
 // The scaling rows as a picture: how much longer a call takes with more of them, each line against its own beginning.
 const WIDTH = 720
 const HEIGHT = 360
-const PLOT = { left: 48, right: 700, top: 24, bottom: 230 }
+const PLOT = { left: 48, right: 672, top: 24, bottom: 230 }
 
 /** `series`: a label, and points of a number of streams and a ratio. */
 export function scalingPlot (series) {
