@@ -72,6 +72,8 @@ export function reportCluster (event: ClusterEvent): void {
 }
 
 function debug (log: FastifyBaseLogger, stream: Stream, details: object, message: string): void {
+  // With logging off Fastify's has one function for all levels: no id is made for it.
+  if (log.debug === log.fatal) return
   // Pino's; a logger of another make may have none, and decides for itself.
   const { isLevelEnabled } = log as { isLevelEnabled?: (level: string) => boolean }
   if (isLevelEnabled?.call(log, 'debug') === false) return

@@ -33,7 +33,6 @@ export interface StreamContext {
 export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer }
 
 export class LiveStream implements Stream {
-  readonly id = randomUUID()
   openedAt = 0
   readonly #context: StreamContext
   readonly #sender: Sender
@@ -50,6 +49,7 @@ export class LiveStream implements Stream {
   #cleanupsRunning = 0
   #handlerOver = false
   // Made when somebody asks: most streams never need them all.
+  #id: string | undefined
   #closed: Deferred<CloseReason> | undefined
   #abort: AbortController | undefined
   #error: StreamClosedError | undefined
@@ -64,6 +64,7 @@ export class LiveStream implements Stream {
     context.connection.listen({ over: () => this.#over(), drained: () => this.#sender.drained(), stalled })
   }
 
+  get id (): string { return this.#id ??= randomUUID() }
   get scopeKey (): ScopeKey { return this.#context.key.scopeKey }
   get tabId (): string | undefined { return this.#context.key.tabId }
   get name (): string | undefined { return this.#context.key.name }
