@@ -29,12 +29,18 @@ export interface Backend<C extends Claim> extends Iterable<C> {
 
 /** The backend of one process: scope -> slot -> claim. */
 export class LocalBackend<C extends Claim> implements Backend<C> {
-  readonly #scopes = new Map<string, Map<string, C>>()
+  // Most scopes have one claim at a time: no map for it.
+  readonly #scopes = new Map<string, C | Map<string, C>>()
 
   claim (claim: C): C | undefined {
     const { scope, slot } = claim.key
-    let slots = this.#scopes.get(scope)
-    if (slots === undefined) this.#scopes.set(scope, slots = new Map())
+    const held = this.#scopes.get(scope)
+    if (held === undefined || (!(held instanceof Map) && held.key.slot === slot)) {
+      this.#scopes.set(scope, claim)
+      return held
+    }
+    const slots = held instanceof Map ? held : new Map([[held.key.slot, held]])
+    if (slots !== held) this.#scopes.set(scope, slots)
     const previous = slots.get(slot)
     // A Map keeps the place of a key that it knows: without this a replaced claim would pass for the oldest.
     if (previous !== undefined) slots.delete(slot)
@@ -44,21 +50,30 @@ export class LocalBackend<C extends Claim> implements Backend<C> {
 
   release (claim: C): void {
     const { scope, slot } = claim.key
-    const slots = this.#scopes.get(scope)
-    if (slots?.get(slot) !== claim) return
-    slots.delete(slot)
-    if (slots.size === 0) this.#scopes.delete(scope)
+    const held = this.#scopes.get(scope)
+    if (held === claim) this.#scopes.delete(scope)
+    else if (held instanceof Map && held.get(slot) === claim) {
+      held.delete(slot)
+      if (held.size === 0) this.#scopes.delete(scope)
+    }
   }
 
   get ({ scope, slot }: StreamKey): C | undefined {
-    return this.#scopes.get(scope)?.get(slot)
+    const held = this.#scopes.get(scope)
+    if (held instanceof Map) return held.get(slot)
+    return held?.key.slot === slot ? held : undefined
   }
 
   scope (scope: string): readonly C[] {
-    return [...this.#scopes.get(scope)?.values() ?? []]
+    const held = this.#scopes.get(scope)
+    if (held === undefined) return []
+    return held instanceof Map ? [...held.values()] : [held]
   }
 
   * [Symbol.iterator] (): Iterator<C> {
-    for (const slots of this.#scopes.values()) yield * slots.values()
+    for (const held of this.#scopes.values()) {
+      if (held instanceof Map) yield * held.values()
+      else yield held
+    }
   }
 }
