@@ -18,6 +18,8 @@ export function streamKey (scopeKey: ScopeKey, tabId?: string, name?: string, fr
 
 /** A scope key as a string: equal for equal keys, different for different ones. */
 export function canonical (scopeKey: ScopeKey, from: string): string {
+  // Most are: nothing is made for them but the result.
+  if (typeof scopeKey === 'string') return JSON.stringify(scopeKey)
   return encode(scopeKey, 'it', [])
 
   function encode (value: unknown, path: string, parents: object[]): string {
