@@ -150,12 +150,6 @@ function attach (route: RouteOptions, options: ResolvedOptions): void {
     done()
   })
 
-  route.onResponse = prepend(route.onResponse, (_request: FastifyRequest, reply: Reply, done: () => void) => {
-    // Absent when a hook of the application answered before ours ran.
-    reply[kStreamRequest]?.connection.settle()
-    done()
-  })
-
   // Whichever way round this wraps and is wrapped by @fastify/sse: after startStream, that one neither ends nor answers.
   route.handler = async function (this: FastifyInstance, request: FastifyRequest, reply: Reply) {
     const current = reply[kStreamRequest]!
