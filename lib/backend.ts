@@ -6,7 +6,7 @@ export interface Claim {
   readonly key: StreamKey
   readonly holder: Holder
   /** Settles when the holder is gone, and so is every predecessor that it waited for. Never rejects. */
-  gone: Promise<unknown>
+  readonly gone: Promise<unknown>
 }
 
 /**

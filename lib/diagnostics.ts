@@ -53,8 +53,10 @@ export function reportOpen (event: StreamOpenEvent, log: FastifyBaseLogger, rout
   debug(log, event.stream, { route, waited: event.waited }, 'stream opened')
 }
 
-export function reportReplace (event: StreamReplaceEvent): void {
-  if (channels.replace.hasSubscribers) channels.replace.publish(event)
+export function reportReplace (stream: Holder, by: Holder | undefined, since: number): void {
+  if (!channels.replace.hasSubscribers) return
+  const event: StreamReplaceEvent = { stream, by, held: performance.now() - since }
+  channels.replace.publish(event)
 }
 
 export function reportClose (event: StreamCloseEvent, log: FastifyBaseLogger, route: string): void {

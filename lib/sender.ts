@@ -7,21 +7,26 @@ import type { StreamMessage } from '../types/index.ts'
 
 const SENT = Promise.resolve()
 
+/** What a sender wants of its stream. */
+export interface SendingStream {
+  /** Why nothing can be sent any more. */
+  closedError (): StreamClosedError
+  /** Ends it: more than `maxBufferedBytes` wait for the peer. */
+  stalled (): void
+}
+
 export class Sender {
   readonly #connection: Connection
   readonly #maxBufferedBytes: number
-  readonly #stalled: () => void
-  readonly #closedError: () => StreamClosedError
+  readonly #stream: SendingStream
   #serialize: Serializer = JSON.stringify
   #may: 'send' | 'speak a last word' | 'not send' = 'not send'
   #drain: Deferred<void> | undefined
 
-  /** `stalled` ends the stream of a peer for whom more than `maxBufferedBytes` wait. */
-  constructor (connection: Connection, maxBufferedBytes: number, stalled: () => void, closedError: () => StreamClosedError) {
+  constructor (connection: Connection, maxBufferedBytes: number, stream: SendingStream) {
     this.#connection = connection
     this.#maxBufferedBytes = maxBufferedBytes
-    this.#stalled = stalled
-    this.#closedError = closedError
+    this.#stream = stream
   }
 
   open (serialize: Serializer | undefined): void {
@@ -41,9 +46,9 @@ export class Sender {
 
   send (message: string | StreamMessage): Promise<void> {
     // Before the write, not after: one large event is no sign of a slow peer.
-    if (this.#drain !== undefined && this.#connection.buffered > this.#maxBufferedBytes) this.#stalled()
+    if (this.#drain !== undefined && this.#connection.buffered > this.#maxBufferedBytes) this.#stream.stalled()
     const may = this.#may
-    if (may === 'not send') return ifAwaited(Promise.reject(this.#closedError()))
+    if (may === 'not send') return ifAwaited(Promise.reject(this.#stream.closedError()))
     let text: string
     try {
       text = formatEvent(message, this.#serialize)
@@ -52,7 +57,7 @@ export class Sender {
     }
     if (this.#connection.write(text)) return SENT
     this.#drain ??= deferred()
-    return ifAwaited(this.#drain.promise.then(() => { if (may !== this.#may) throw this.#closedError() }))
+    return ifAwaited(this.#drain.promise.then(() => { if (may !== this.#may) throw this.#stream.closedError() }))
   }
 
   drained (): void {

@@ -2,17 +2,19 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import type { SSEReplyInterface } from '@fastify/sse'
-import type { Connection, ConnectionOptions } from './connection.ts'
+import { Cleanups, type Cleanup } from './cleanups.ts'
+import type { Connection, ConnectionListener } from './connection.ts'
 import { reportClose, reportOpen } from './diagnostics.ts'
 import { endRequest, endResponse } from './ending.ts'
 import { isStreamClosed, streamClosed, type StreamClosedError } from './errors.ts'
 import type { Serializer } from './event.ts'
 import { Sender } from './sender.ts'
+import type { SocketOptions } from './socket.ts'
 import { deferred, within, type Deferred } from './wait.ts'
 import type { CloseReason, ScopeKey, Stream, StreamKey, StreamMessage } from '../types/index.ts'
 
 /** The options of the same names. */
-export interface StreamOptions extends ConnectionOptions {
+export interface StreamOptions extends SocketOptions {
   readonly closeGrace: number
   readonly maxBufferedBytes: number
   readonly maxAge: number
@@ -32,7 +34,7 @@ export interface StreamContext {
 // `serializer` is there, though @fastify/sse does not declare it.
 export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer }
 
-export class LiveStream implements Stream {
+export class LiveStream implements Stream, ConnectionListener {
   openedAt = 0
   readonly #context: StreamContext
   readonly #sender: Sender
@@ -46,25 +48,27 @@ export class LiveStream implements Stream {
   #keptAlive = false
   // What has to be over before the stream is closed.
   #responseOver = false
-  #cleanupsRunning = 0
   #handlerOver = false
   // Made when somebody asks: most streams never need them all.
   #id: string | undefined
   #closed: Deferred<CloseReason> | undefined
   #abort: AbortController | undefined
   #error: StreamClosedError | undefined
-  #onClose: Array<(reason: CloseReason) => unknown> | undefined
+  #cleanups: Cleanups | undefined
   #onReplaced: Array<() => unknown> | undefined
   #interrupt: ((error: StreamClosedError) => void) | undefined
 
   constructor (context: StreamContext) {
     this.#context = context
-    const stalled = () => this.close('stalled')
-    this.#sender = new Sender(context.connection, context.options.maxBufferedBytes, stalled, () => this.#closedError())
-    context.connection.listen({ over: () => this.#over(), drained: () => this.#sender.drained(), stalled })
+    this.#sender = new Sender(context.connection, context.options.maxBufferedBytes, this)
+    context.connection.listen(this)
   }
 
-  get id (): string { return this.#id ??= randomUUID() }
+  get id (): string {
+    this.#id ??= randomUUID()
+    return this.#id
+  }
+
   get scopeKey (): ScopeKey { return this.#context.key.scopeKey }
   get tabId (): string | undefined { return this.#context.key.tabId }
   get name (): string | undefined { return this.#context.key.name }
@@ -80,7 +84,7 @@ export class LiveStream implements Stream {
   get signal (): AbortSignal {
     if (this.#abort === undefined) {
       this.#abort = new AbortController()
-      if (this.closing) this.#abort.abort(this.#closedError())
+      if (this.closing) this.#abort.abort(this.closedError())
     }
     return this.#abort.signal
   }
@@ -90,7 +94,7 @@ export class LiveStream implements Stream {
     return new Promise((resolve, reject) => {
       this.#interrupt = reject
       registered.then(() => {
-        if (this.closing) return reject(this.#closedError())
+        if (this.closing) return reject(this.closedError())
         this.#open(sse)
         resolve()
       }).catch(reject)
@@ -113,9 +117,9 @@ export class LiveStream implements Stream {
     return this.#sender.send(message)
   }
 
-  onClose (callback: (reason: CloseReason) => unknown): void {
-    if (this.#reason !== undefined) this.#clean(callback, this.#reason)
-    else (this.#onClose ??= []).push(callback)
+  onClose (callback: Cleanup): void {
+    this.#cleanups ??= this.#newCleanups()
+    this.#cleanups.add(callback)
   }
 
   onReplaced (callback: () => unknown): void {
@@ -135,11 +139,11 @@ export class LiveStream implements Stream {
     this.#closingAt = performance.now()
     clearTimeout(this.#expiry)
     // Stops the handler, wherever it waits: for its signal, for a peer that never reads again, for its start.
-    this.#abort?.abort(this.#closedError())
+    this.#abort?.abort(this.closedError())
     this.#sender.shut()
-    this.#interrupt?.(this.#closedError())
+    this.#interrupt?.(this.closedError())
 
-    for (const callback of this.#onClose ?? []) this.#clean(callback, reason)
+    this.#cleanups?.run(reason)
     if (!opened) {
       this.#responseOver = true
       endRequest(reason, connection, refuse)
@@ -148,28 +152,24 @@ export class LiveStream implements Stream {
     this.#settle()
   }
 
+  #newCleanups (): Cleanups {
+    const { log, route } = this.#context
+    const cleanups = new Cleanups(err => log.warn({ err, streamId: this.id, route }, 'an onClose callback failed'), () => this.#settle())
+    if (this.#reason !== undefined) cleanups.run(this.#reason)
+    return cleanups
+  }
+
   async #speakLastWord (callbacks: Array<() => unknown>): Promise<void> {
     const { connection, options: { closeGrace }, log, route } = this.#context
     this.#sender.allowLastWord()
     const spoken = Promise.all(callbacks.map(async callback => callback()))
-      .catch(err => log.warn({ err, streamId: this.id, route }, 'an onReplaced callback failed'))
+      // A last word that the peer has not taken in time is no fault.
+      .catch(err => { if (!isStreamClosed(err)) log.warn({ err, streamId: this.id, route }, 'an onReplaced callback failed') })
     const inTime = await within(spoken, closeGrace)
     this.#sender.shut()
     // A peer that took nothing in all that time will not take the end either.
     if (!inTime && connection.blocked) connection.destroy()
     endResponse('replaced', connection, closeGrace)
-  }
-
-  async #clean (callback: (reason: CloseReason) => unknown, reason: CloseReason): Promise<void> {
-    const { log, route } = this.#context
-    this.#cleanupsRunning++
-    try {
-      await callback(reason)
-    } catch (err) {
-      log.warn({ err, streamId: this.id, route }, 'an onClose callback failed')
-    }
-    this.#cleanupsRunning--
-    this.#settle()
   }
 
   /** The handler that started this stream has returned. */
@@ -188,12 +188,22 @@ export class LiveStream implements Stream {
     return normal
   }
 
-  // The connection's word that the response is over, by its own end or by ours.
-  #over (): void {
+  /** The connection's word that the response is over, by its own end or by ours. */
+  over (): void {
     this.#responseOver = true
     this.close('disconnected')
     this.#sender.shut()
     this.#settle()
+  }
+
+  /** The connection's word that the peer keeps up again. */
+  drained (): void {
+    this.#sender.drained()
+  }
+
+  /** The connection's word, or the sender's, that the peer does not take what it is sent. */
+  stalled (): void {
+    this.close('stalled')
   }
 
   /** The registry's word that it waits no longer. */
@@ -202,7 +212,7 @@ export class LiveStream implements Stream {
     const hangs = [
       ...this.#responseOver ? [] : ['its client has not taken the end of the response'],
       ...this.#handlerOver ? [] : ['its handler has not returned; does it look at stream.signal?'],
-      ...this.#cleanupsRunning === 0 ? [] : [`${this.#cleanupsRunning} of its onClose callbacks have not settled`]
+      ...this.#cleaning ? [`${this.#cleanups!.running} of its onClose callbacks have not settled`] : []
     ]
     connection.destroy()
     log.warn(
@@ -211,13 +221,18 @@ export class LiveStream implements Stream {
     )
   }
 
-  #closedError (): StreamClosedError {
+  /** What those get who still wait for something of it. */
+  closedError (): StreamClosedError {
     this.#error ??= streamClosed(this.#reason!)
     return this.#error
   }
 
+  get #cleaning (): boolean {
+    return this.#cleanups !== undefined && this.#cleanups.running > 0
+  }
+
   #settle (): void {
-    if (this.#reason === undefined || !this.#responseOver || this.#cleanupsRunning > 0) return
+    if (this.#reason === undefined || !this.#responseOver || this.#cleaning) return
     this.#closed?.resolve(this.#reason)
     if (!this.#handlerOver || this.#state === 'closed') return
     this.#state = 'closed'

@@ -11,6 +11,27 @@ export async function within (promise: Promise<unknown>, milliseconds: number): 
   }
 }
 
+/**
+ * Resolves when `promise` has settled, either way, or else at `until`, when `late` has been called. Leaves no timer behind.
+ * Unit: milliseconds of `performance.now()`.
+ */
+export function settled (promise: Promise<unknown>, until: number, late: () => void): Promise<void> {
+  return new Promise(resolve => {
+    let isOver = false
+    let timer: NodeJS.Timeout | undefined
+    const over = () => {
+      isOver = true
+      clearTimeout(timer)
+      resolve()
+    }
+    promise.then(over, over)
+    // One that has settled by now says so first, and needs no timer.
+    NOW.then(() => { if (!isOver) timer = setTimeout(() => resolve(NOW.then(late)), until - performance.now()) })
+  })
+}
+
+const NOW = Promise.resolve()
+
 export interface Deferred<T> {
   readonly promise: Promise<T>
   readonly resolve: (value: T) => void

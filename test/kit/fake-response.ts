@@ -37,7 +37,9 @@ export class FakeResponse extends EventEmitter {
 
   end (): void {
     this.ended = true
-    if (!this.frozen) this.#close()
+    // The end is written as well: the last chunk.
+    if (this.frozen) this.writableLength++
+    else this.#close()
   }
 
   destroy (): void {
