@@ -66,7 +66,7 @@ export class Connection {
     this.#listener = listener
   }
 
-  /** Sends the head at once, so that the client's `onopen` fires before the first event. */
+  /** Sends the head, so that the client's `onopen` fires before there is any event. */
   open (sse: SSEReplyInterface, options: SocketOptions): void {
     this.#sse = sse
     this.#options = options
@@ -74,8 +74,7 @@ export class Connection {
     sse.keepAlive()
     if (this.#raw.stream !== undefined) refuseConnectionHeader(this.#raw)
     sse.sendHeaders()
-    // Node keeps the head back until the first byte of the body.
-    this.#raw.flushHeaders()
+    process.nextTick(flushHead, this.#raw)
     lendSocket(this.#raw, options, () => this.#listener?.stalled())
   }
 
@@ -103,6 +102,8 @@ export class Connection {
   /** Breaks the connection off, so that the client sees an error: over HTTP/1.1 the socket, over HTTP/2 the one stream. */
   destroy (): void {
     if (this.#over) return
+    // A client that has the head knows that the server took its request.
+    if (this.#options !== undefined) flushHead(this.#raw)
     if (this.#raw.stream === undefined) breakOff(this.#raw)
     else this.#raw.stream.close(constants.NGHTTP2_CANCEL)
     // Not left to `close`: a pipelined response that waits for its turn has no socket and emits none.
@@ -129,6 +130,11 @@ export class Connection {
       this.#listener?.drained()
     })
   }
+}
+
+// Node keeps the head back until the first byte of the body. What the handler sends at once goes with it, in one packet.
+function flushHead (raw: RawResponse): void {
+  if (!raw.writableEnded && !raw.destroyed) raw.flushHeaders()
 }
 
 // @fastify/sse sets `Connection`, which HTTP/2 does not have (RFC 9113, 8.2.2): Node drops it, and prints a warning.

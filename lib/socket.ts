@@ -50,6 +50,8 @@ export function closeWithSocket (raw: RawResponse): void {
 export function breakOff (raw: RawResponse): void {
   // A pipelined response that waits for its turn: since Node 24 it would get the socket then, and keep it for ever.
   if (raw.socket === null) raw.once('socket', (socket: Socket) => socket.destroy())
+  // Node holds back what is written in one turn until the next tick.
+  raw.socket?.uncork()
   // Over HTTP/1.0, which nginx speaks to its upstreams unless told otherwise, the end of the connection is the clean end of
   // the response (RFC 9112, 6.3): only a reset breaks it off. TLS and Unix sockets have none.
   if (raw.req.httpVersion === '1.0') {

@@ -145,6 +145,8 @@ class Sessions {
     } else if (own !== undefined) {
       switch (type) {
         case 'stall':
+          // Once is less than maxBufferedBytes.
+          if (own.stalled) return
           own.stalled = true
           own.client.pause()
           own.stream.send('x'.repeat(512 * 1024))

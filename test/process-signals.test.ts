@@ -72,7 +72,7 @@ t.test('a listener of a signal that throws is a fault that nobody caught: its st
   t.equal(await bystander.ended, 'broken')
   t.strictSame(await server.exited, [1, null])
   t.match(server.said.find(line => line.event === 'closing'), { error: 'a fault in a listener' })
-  t.match(server.said.find(line => line.event === 'gone'), { tab: 'a', reason: 'replaced' })
+  t.match(server.said.find(line => line.event === 'gone' && line.tab === 'a'), { reason: 'replaced' })
 })
 
 t.test('where the process survives such a listener, its stream is gone and the successor starts', async t => {
