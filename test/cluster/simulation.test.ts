@@ -11,6 +11,7 @@ import { Registry } from '../../lib/registry.ts'
 import { streamKey } from '../../lib/stream-key.ts'
 import type { CloseReason, Holder } from '../../lib/index.ts'
 import { memoryLog } from '../kit/memory-log.ts'
+import { Random } from '../kit/random.ts'
 import { RedisModel } from '../kit/redis-model.ts'
 
 const SEEDS = Number(process.env.SEEDS ?? 10_000)
@@ -20,17 +21,6 @@ const REPLACE_TIMEOUT = 1_000
 const FAULTS_UNTIL = 3_000
 // How much later than it was made a claim may count as made: what latency and a short halt can turn round.
 const UNORDERED = 1_300
-
-class Random {
-  #state: number
-  constructor (seed: number) { this.#state = (seed * 2654435761) % 2147483646 + 1 }
-  below (limit: number): number {
-    this.#state = (this.#state * 48271) % 2147483647
-    return this.#state % limit
-  }
-
-  chance (percent: number): boolean { return this.below(100) < percent }
-}
 
 class SimulatedLink implements Link {
   sends = true
