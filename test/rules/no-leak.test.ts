@@ -1,8 +1,11 @@
 // Rule 4: a key belongs to a stream, not to its connection, and nothing is left behind when all streams are closed.
+import { once } from 'node:events'
 import http from 'node:http'
+import net from 'node:net'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { setImmediate as turn } from 'node:timers/promises'
+import type { FastifyReply } from 'fastify'
 import t from 'tap'
 import { LocalBackend } from '../../lib/backend.ts'
 import { alone } from '../../lib/cluster.ts'
@@ -167,3 +170,31 @@ t.test('100 streams opened and closed in each way leave no timer and no listener
   t.ok(socket!.listenerCount('close') < 10)
   t.equal(app.fastify.streamRegistry.size, 0)
 })
+
+for (const [what, request] of [
+  ['GET', (tab: string) => `GET ${withSignals('/stream/ann', { tabId: tab })} HTTP/1.1\r\nHost: x\r\n\r\n`],
+  ['POST', (tab: string) => `POST /stream/ann HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${JSON.stringify({ tabId: tab }).length}\r\n\r\n${JSON.stringify({ tabId: tab })}`]
+] as const) {
+  t.test(`streams that are pipelined behind another (${what}) are gone when their client leaves before their turn`, async t => {
+    // Node emits no `close` for a response that has no socket yet: they stayed registered, open, for good.
+    const app = await buildApp(t)
+    const replies: FastifyReply[] = []
+    app.fastify.addHook('onRequest', async (_request, reply) => { replies.push(reply) })
+    const streams = streamRoute(app)
+    await app.listen()
+    const warnings: Error[] = []
+    const onWarning = (warning: Error) => { warnings.push(warning) }
+    process.on('warning', onWarning)
+    t.teardown(() => process.off('warning', onWarning))
+    const socket = net.connect(app.port(), '127.0.0.1')
+    socket.write(Array.from({ length: 20 }, (_, i) => request(`tab ${i}`)).join(''))
+    while (streams.length < 20) await turn()
+    socket.destroy()
+    await once(socket, 'close')
+    t.strictSame(await Promise.all(streams.map(stream => stream.closed)), streams.map(() => 'disconnected'))
+    await Promise.all(streams.map(stream => stream.gone))
+    t.notOk(replies.some(reply => reply.sse.isConnected), 'their heartbeats have stopped')
+    t.equal(app.fastify.streamRegistry.size, 0)
+    t.strictSame(warnings, [], 'however many')
+  })
+}
