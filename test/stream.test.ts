@@ -2,6 +2,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import { openStream, pendingStream } from './kit/fake-stream.ts'
+import { memoryLog } from './kit/memory-log.ts'
 import { watchUnhandled } from './kit/unhandled.ts'
 
 t.test('a send to a stream that has ended rejects, and goes unnoticed where nobody awaits it', async t => {
@@ -54,6 +55,19 @@ t.test('a last word to a peer that does not read is given up after closeGrace', 
   t.ok(response.destroyed)
   t.notOk(response.ended)
   t.strictSame(words, ['replaced'])
+})
+
+t.test('a last word that its peer has not taken in time is no fault, and no warning', async t => {
+  // A client that did not read was enough to have each of its last words logged as one.
+  const { lines, log } = memoryLog()
+  const { stream, response } = pendingStream({ log })
+  await stream.start(Promise.resolve(), response.sse)
+  response.frozen = true
+  stream.onReplaced(() => stream.send('a last word'))
+  stream.close('replaced')
+  await stream.closed
+  await turn()
+  t.strictSame(lines.filter(({ level }) => level === 'warn'), [])
 })
 
 t.test('the signal is aborted for whoever asks late, with the reason', async t => {
