@@ -1,0 +1,124 @@
+// 200,000 requests of every shape against a live server: it answers none with a 5xx, loses nothing, and keeps nothing.
+import { randomInt } from 'node:crypto'
+import { once } from 'node:events'
+import net from 'node:net'
+import { setImmediate as turn } from 'node:timers/promises'
+import t from 'tap'
+import { withSignals, LEVELS } from '../kit/app.ts'
+import { describe, drawAttack, type Attack } from '../kit/attack.ts'
+import { connect } from '../kit/client.ts'
+import { startHostile } from '../kit/hostile.ts'
+import { Random } from '../kit/random.ts'
+
+const REQUESTS = Number(process.env.FUZZ_REQUESTS ?? 200_000)
+const SEED = Number(process.env.FUZZ_SEED ?? randomInt(2 ** 31))
+const AT_ONCE = 64
+// Node does not read on while what was pipelined behind a stream waits, and so does not see the client leave: a heartbeat does.
+const HEARTBEAT_MS = 500
+// How long an answer may take: far beyond `closeGrace`, and beyond what a busy machine adds.
+const PATIENCE_MS = 30_000
+const repeat = `repeat it with FUZZ_SEED=${SEED}`
+
+const seen: Record<string, number> = {}
+
+/** Resolves when the client has left; rejects if a whole request is not answered, or one with a 5xx. */
+async function carryOut (attack: Attack, port: number, nth: number): Promise<void> {
+  // Addresses of its own: those of one are used up for a minute after 28,000 connections.
+  const socket = net.connect({ port, host: '127.0.0.1', localAddress: `127.0.0.${1 + nth % 200}` })
+  // A reset is an answer as well.
+  socket.on('error', () => {})
+  let heard = ''
+  let answered = false
+  let leave = () => {}
+  const answer = new Promise<void>(resolve => { leave = resolve })
+  let wrong: string | undefined
+  const closed = new Promise<void>(resolve => socket.once('close', () => resolve()))
+  closed.then(leave)
+  socket.setEncoding('latin1').on('data', (text: string) => {
+    // A status line may come in two pieces.
+    heard = heard.slice(-12) + text
+    for (const [, status] of heard.matchAll(/HTTP\/1\.1 (\d{3})/g)) {
+      seen[status!] = (seen[status!] ?? 0) + 1
+      if (status! >= '500') wrong = `answered ${status}`
+      answered = true
+    }
+    heard = heard.slice(-11)
+    leave()
+  })
+  if (!attack.reads) socket.pause()
+  const impatience = setTimeout(() => {
+    wrong ??= `not answered, or not closed, within ${PATIENCE_MS} ms`
+    socket.destroy()
+  }, PATIENCE_MS)
+
+  for (const chunk of attack.chunks) {
+    socket.write(chunk)
+    if (attack.chunks.length > 1) await turn()
+  }
+  if (attack.waits && attack.reads) await answer
+  if (attack.waits && attack.reads && !answered) wrong ??= 'closed without an answer'
+  for (let i = attack.turns; i > 0; i--) await turn()
+  if (attack.how === 'end') {
+    socket.end()
+    // The server may not see that before it has read what comes first, which waits for the streams before it.
+    if (attack.requests > 1 || !attack.whole) {
+      await turn()
+      socket.destroy()
+    } else socket.resume()
+  } else if (attack.how === 'reset') socket.resetAndDestroy()
+  else socket.destroy()
+  await closed
+  clearTimeout(impatience)
+  if (wrong !== undefined) throw new Error(`${wrong}: ${describe(attack)}`)
+}
+
+t.test(`${REQUESTS} requests, seed ${SEED}: no 5xx, no error, no other scope touched, and nothing left`, { timeout: 600_000 }, async t => {
+  const server = await startHostile(t, { heartbeat: 100, options: { sse: { heartbeatInterval: HEARTBEAT_MS } } })
+  const bystanders = await Promise.all(Array.from({ length: 4 }, (_, i) => connect(server.url(withSignals('/only/bystander', { tabId: `bystander ${i}` })))))
+  const holders = [await connect(server.url(withSignals('/only/holder', { tabId: 'holder' }))), await connect(server.url('/schema/holder'), { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"tabId":"holder"}' })]
+  const random = new Random(SEED)
+  let drawn = 0
+  let nth = 0
+  const failures: string[] = []
+  async function attacker () {
+    while (drawn < REQUESTS && failures.length === 0) {
+      const attack = drawAttack(random)
+      drawn += attack.requests
+      await carryOut(attack, server.port, nth++).catch(error => failures.push(`connection ${nth}: ${error.message}`))
+    }
+  }
+  const crash = server.exited.then(([code, signal]) => { failures.push(`the server ended: ${code} ${signal} ${server.errors()}`) })
+  await Promise.race([Promise.all(Array.from({ length: AT_ONCE }, attacker)), crash])
+  t.strictSame(failures, [], repeat)
+  if (failures.length > 0) return
+
+  // Those of the bystanders and the holders are left, and nothing of any other is alive.
+  const over = performance.now()
+  const { log, escaped, statuses, reasons } = await server.until(({ connections, size, objects }) => connections === 6 && size === 6 && Object.values(objects).every(count => count === 6))
+  const wait = performance.now() - over
+  t.ok(wait < 20 * HEARTBEAT_MS, `gone ${Math.round(wait)} ms after the last client: ${repeat}`)
+  t.strictSame(log.filter(({ level, msg }) => level >= LEVELS.error || !msg.includes('two tabs share one tab id')), [], repeat)
+  t.strictSame(escaped, [], repeat)
+  t.equal(server.errors(), '', repeat)
+  t.strictSame(Object.keys(statuses).filter(status => status >= '500'), [], repeat)
+
+  // Each event from the first to the last, on the connection that they opened.
+  const { beats } = await server.state()
+  for (const bystander of bystanders) {
+    while (Number(bystander.events.at(-1)!.data) < beats) await once(bystander, 'received')
+    const heard = bystander.events.filter(({ event }) => event === 'beat').map(({ data }) => Number(data))
+    t.strictSame(heard, heard.map((_, i) => heard[0]! + i), `an event is missing: ${repeat}`)
+    t.ok(heard.length > 10)
+  }
+  t.equal(await server.count('bystander'), 4, repeat)
+  t.equal(await server.count('holder'), 2, repeat)
+  t.strictSame([...bystanders, ...holders].filter(client => client.text.includes('octa-star-closed')).length, 0, repeat)
+
+  for (const client of [...bystanders, ...holders]) client.leave()
+  const { heap } = await server.until(({ size, connections, objects }) => size === 0 && connections === 0 && Object.values(objects).every(count => count === 0))
+
+  t.comment(JSON.stringify({ connections: nth, seen, reasons, wait, heap }))
+  // It is worth nothing if it does not get that far.
+  for (const status of ['200', '204', '400', '404', '406', '413', '415', '417', '431']) t.ok((seen[status] ?? 0) + (statuses[status] ?? 0) > 0, `no ${status}`)
+  t.ok(reasons.disconnected! > REQUESTS / 20 && reasons.replaced! > REQUESTS / 1_000 && reasons.finished! > REQUESTS / 100, JSON.stringify(reasons))
+})
