@@ -80,10 +80,3 @@ t.test('@arethetypeswrong/cli and publint have nothing to say', async t => {
   await t.resolves(run(bin('attw'), [tarball, '--profile', 'esm-only', '--no-color'], root))
   t.match(await run(bin('publint'), ['run', tarball, '--strict'], root), /All good!/)
 })
-
-t.test('the production tree has no install script, and the lockfile no download address', async t => {
-  const lock = JSON.parse(await readFile(join(root, 'package-lock.json'), 'utf8'))
-  const scripts = Object.entries<{ dev?: boolean, hasInstallScript?: boolean, resolved?: string }>(lock.packages)
-  t.strictSame(scripts.filter(([, { dev, hasInstallScript }]) => dev !== true && hasInstallScript === true).map(([path]) => path), [])
-  t.strictSame(scripts.filter(([, { resolved }]) => resolved !== undefined).map(([path]) => path), [], 'no download address in the lockfile')
-})
