@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { streamKey } from '../lib/stream-key.ts'
 import type { ScopeKey } from '../lib/index.ts'
+import { decodeScope, decodeSlot, same } from './kit/decode-key.ts'
 
 const key = (scopeKey: unknown, tabId?: string, name?: string) => {
   const { scope, slot } = streamKey(scopeKey as ScopeKey, tabId, name)
@@ -19,14 +20,6 @@ const scopeKeys = fc.letrec<{ value: ScopeKey }>(tie => ({
   )
 })).value
 
-// What "by value" means, independent of the encoding under test.
-function same (a: ScopeKey, b: ScopeKey): boolean {
-  if (typeof a !== 'object' || typeof b !== 'object') return a === b
-  if (Array.isArray(a) || Array.isArray(b)) return Array.isArray(a) && Array.isArray(b) && a.length === b.length && a.every((item, i) => same(item, b[i]!))
-  const [left, right] = [Object.entries(a), new Map(Object.entries(b))]
-  return left.length === right.size && left.every(([property, value]) => right.has(property) && same(value, right.get(property)!))
-}
-
 t.test('two scope keys are one if and only if they are equal by value', async t => {
   fc.assert(fc.property(scopeKeys, scopeKeys, (a, b) => (streamKey(a).scope === streamKey(b).scope) === same(a, b)), { numRuns: 20_000 })
   fc.assert(fc.property(scopeKeys, a => streamKey(a).scope === streamKey(structuredClone(a)).scope), { numRuns: 5_000 })
@@ -37,6 +30,18 @@ t.test('a stream key is injective in scope key, tab id and name', async t => {
   const part = fc.oneof(fc.string({ minLength: 1 }), fc.constantFrom('a', '"', '" "', 'a" "b', '\\', '\n', '1', '\ud800', '\udfff', '\\ud800'))
   const parts = fc.tuple(fc.oneof(part, fc.integer({ max: 3 })), part, fc.option(part, { nil: undefined }))
   fc.assert(fc.property(parts, parts, (a, b) => (key(...a) === key(...b)) === a.every((value, i) => value === b[i])), { numRuns: 20_000 })
+  t.pass()
+})
+
+t.test('there is a way back from a stream key to its scope key, tab id and name together: no two share one', async t => {
+  const text = fc.oneof(fc.string({ minLength: 1 }), fc.string({ unit: 'binary', minLength: 1 }), fc.constantFrom('"', '" "', 'a" "b', '\\', '\\"', '\ud800', '\\ud800', '1', '1n', '[', '{}'))
+  fc.assert(fc.property(scopeKeys, text, fc.option(text, { nil: undefined }), (scopeKey, tabId, name) => {
+    const { scope, slot } = streamKey(scopeKey, tabId, name)
+    const [decodedTabId, decodedName] = decodeSlot(slot)
+    return same(decodeScope(scope), scopeKey) && decodedTabId === tabId && decodedName === name
+  }), { numRuns: 20_000 })
+  // Without a tab id each is another one, and none that a tab id can make.
+  fc.assert(fc.property(scopeKeys, fc.option(text, { nil: undefined }), (scopeKey, name) => /^\d+$/.test(streamKey(scopeKey, undefined, name).slot)))
   t.pass()
 })
 

@@ -56,7 +56,7 @@ t.test('npm audit knows of no vulnerability in the production tree', { timeout: 
   child.stderr.resume()
   const [code] = await once(child, 'close')
   const report = JSON.parse(said)
-  if (report.auditReportVersion === undefined) return t.skip(`the registry does not answer: ${report.message ?? report.error?.summary}`)
+  if (report.auditReportVersion === undefined) return t.pass('the audit', { skip: `the registry does not answer: ${report.message ?? report.error?.summary}` })
   t.equal(code, 0, JSON.stringify(report.vulnerabilities))
 })
 

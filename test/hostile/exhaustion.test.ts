@@ -4,15 +4,15 @@ import net, { type Socket } from 'node:net'
 import t from 'tap'
 import { LEVELS, withSignals } from '../kit/app.ts'
 import { connect, type Client } from '../kit/client.ts'
-import { startHostile, type HostileServer, type HostileState } from '../kit/hostile.ts'
+import { localAddress, startHostile, type HostileServer, type HostileState } from '../kit/hostile.ts'
 
 const LIMIT = 10
 const KiB = 1024
 const options = { timeout: 180_000 }
 
-/** Sends `text` on a connection of its own. Each address has ports for 28,000 of them. */
+/** Sends `text` on a connection of its own. */
 async function dial ({ port }: HostileServer, nth: number, text: string): Promise<Socket> {
-  const socket = net.connect({ port, host: '127.0.0.1', localAddress: `127.0.0.${1 + nth % 200}` })
+  const socket = net.connect({ port, host: '127.0.0.1', localAddress: localAddress(nth) })
   await once(socket, 'connect')
   // From here on the server may end it as it likes.
   socket.on('error', () => {})

@@ -63,3 +63,9 @@ export async function startHostile (t: Test, { options = {}, server = {}, heartb
     }
   }
 }
+
+/** An address of this machine for the nth connection: one has ports for 28,000, each of which is used up for a minute. */
+export function localAddress (nth: number): string {
+  // Of 127.0.0.0/8 other systems have only the first.
+  return process.platform === 'linux' ? `127.0.0.${1 + nth % 200}` : '127.0.0.1'
+}

@@ -1,0 +1,48 @@
+// What reads a client's signals and makes its stream key, fuzzed with the coverage as guide: `npm run fuzz` does it for longer.
+import { spawn } from 'node:child_process'
+import { randomInt } from 'node:crypto'
+import { once } from 'node:events'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { build } from 'esbuild'
+import t from 'tap'
+
+const RUNS = Number(process.env.FUZZ_RUNS ?? 30_000)
+const SEED = Number(process.env.FUZZ_SEED ?? randomInt(2 ** 31))
+
+const require = createRequire(import.meta.url)
+const cannotRun = (() => {
+  try {
+    // Its fuzzer is a binary for glibc 2.38 or later, macOS and Windows.
+    require('@jazzer.js/fuzzer')
+    return false
+  } catch (error) {
+    return `Jazzer.js does not run here: ${String(error).split('\n')[0]}`
+  }
+})()
+
+for (const target of ['signals', 'stream-key']) {
+  t.test(`${RUNS} runs of ${target}, seed ${SEED}, find nothing`, { skip: cannotRun, timeout: 60_000 + RUNS }, async t => {
+    const directory = await mkdtemp(join(tmpdir(), 'octa-star-fuzz-'))
+    t.teardown(() => rm(directory, { recursive: true, force: true }))
+    const source = join(import.meta.dirname, `${target}.fuzz.ts`)
+    const bundle = join(directory, 'octa-star-target.js')
+    await build({ entryPoints: [source], outfile: bundle, bundle: true, platform: 'node', format: 'cjs', logLevel: 'error' })
+    const corpus = join(directory, 'corpus')
+    await mkdir(corpus)
+    for (const [i, text] of (require(bundle).corpus as string[]).entries()) await writeFile(join(corpus, String(i)), text)
+
+    const args = [require.resolve('@jazzer.js/core/dist/cli.js'), bundle, corpus, '--includes', 'octa-star-target', '--sync', '--', `-runs=${RUNS}`, `-seed=${SEED}`, `-artifact_prefix=${directory}/`]
+    // Not this process's options: the loaders of the tests are none of the target's.
+    const child = spawn(process.execPath, args, { cwd: directory, env: { PATH: process.env.PATH } })
+    let said = ''
+    for (const output of [child.stdout, child.stderr]) output.on('data', text => { said += text })
+    const [code] = await once(child, 'close')
+    if (code !== 0) t.fail(`${said.slice(-3_000)}: repeat it with FUZZ_SEED=${SEED}`)
+    t.match(said, new RegExp(`Done ${RUNS} runs`), 'it did not end early')
+    const covered = [...said.matchAll(/cov: (\d+)/g)].map(match => Number(match[1]))
+    t.ok(covered.at(-1)! > 20, `the code under test is instrumented: ${covered.at(-1)} edges`)
+  })
+}

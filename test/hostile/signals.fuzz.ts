@@ -1,0 +1,26 @@
+// For any bytes: the answer is a tab id, none, or a 400, and no more of the prototype than that.
+import { readTabId } from '../../lib/signals.ts'
+
+export const corpus = ['{"tabId":"a"}', '{"tabId":1}', '[]', '{"__proto__":{"tabId":"a"}}', '{"constructor":{"prototype":{}}}', '{"tabId":"\\ud800"}']
+
+export function fuzz (data: Buffer): void {
+  const text = data.toString()
+  let body: unknown
+  try {
+    body = JSON.parse(text)
+  } catch {}
+  const requests = [
+    { query: { datastar: text }, body: undefined, headers: {} },
+    { query: {}, body, headers: { 'content-type': 'application/json' } },
+    { query: body, body: text, headers: { 'content-type': text } }
+  ]
+  for (const request of requests) {
+    try {
+      const tabId = readTabId(request, 'tabId')
+      if (tabId !== undefined && (typeof tabId !== 'string' || tabId === '' || tabId.length > 128)) throw new Error(`a tab id: ${tabId}`)
+    } catch (error) {
+      if ((error as { statusCode?: number }).statusCode !== 400) throw error
+    }
+  }
+  if ('tabId' in {} || Object.prototype.hasOwnProperty !== {}.hasOwnProperty) throw new Error('a prototype was changed')
+}

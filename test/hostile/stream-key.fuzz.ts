@@ -1,0 +1,27 @@
+// For any scope key, tab id and name that bytes can be read as: there is a way back from the stream key, so no two share one.
+import { streamKey } from '../../lib/stream-key.ts'
+import { decodeScope, decodeSlot, same } from '../kit/decode-key.ts'
+import type { ScopeKey } from '../../types/index.ts'
+
+export const corpus = ['["a",1]\0tab\0name', '{"a":{"b":[true]}}\0tab\0', '"n123"\0"\0" "', '-1.5e300\0\\\0\\']
+
+export function fuzz (data: Buffer): void {
+  // UTF-16 has what UTF-8 has not: lone surrogates.
+  for (const text of [data.toString(), data.toString('utf16le')]) {
+    const [json = '', tabId = '', name = ''] = text.split('\0')
+    const scopeKey = read(json)
+    if (tabId === '') continue
+    const { scope, slot } = streamKey(scopeKey, tabId, name === '' ? undefined : name)
+    const [decodedTabId, decodedName = ''] = decodeSlot(slot)
+    if (!same(decodeScope(scope), scopeKey) || decodedTabId !== tabId || decodedName !== name) throw new Error(`no way back from ${scope} ${slot}`)
+  }
+}
+
+/** JSON, where a string of n and digits is a bigint and null is -0; else the text itself. */
+function read (json: string): ScopeKey {
+  try {
+    return JSON.parse(json, (_name, value) => value === null || value === Infinity || value === -Infinity ? -0 : /^n\d+$/.test(String(value)) ? BigInt(String(value).slice(1)) : value)
+  } catch {
+    return json
+  }
+}
