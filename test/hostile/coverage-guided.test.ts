@@ -23,6 +23,9 @@ const cannotRun = (() => {
   }
 })()
 
+// Beyond what tap gives a file.
+t.setTimeout(120_000 + RUNS * 2)
+
 for (const target of ['signals', 'stream-key']) {
   t.test(`${RUNS} runs of ${target}, seed ${SEED}, find nothing`, { skip: cannotRun, timeout: 60_000 + RUNS }, async t => {
     const directory = await mkdtemp(join(tmpdir(), 'octa-star-fuzz-'))

@@ -29,6 +29,9 @@ async function inBatches<T> (count: number, size: number, make: (nth: number) =>
 const faults = ({ log, escaped }: HostileState) => [...log.filter(({ level }) => level >= LEVELS.warn), ...escaped]
 const only = (count: number) => ({ LiveStream: count, Connection: count, RegisteredClaim: count })
 
+// Beyond what tap gives a file.
+t.setTimeout(300_000)
+
 t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'replace-oldest' never has more than ${LIMIT} open, and leaves the newest`, options, async t => {
   const server = await startHostile(t, { options: { maxStreamsPerScope: LIMIT, onLimit: 'replace-oldest' } })
   const other = await connect(server.url(withSignals('/only/bob', { tabId: 'a' })))

@@ -71,6 +71,9 @@ async function carryOut (attack: Attack, port: number, nth: number): Promise<voi
   if (wrong !== undefined) throw new Error(`${wrong}: ${describe(attack)}`)
 }
 
+// Beyond what tap gives a file.
+t.setTimeout(120_000 + REQUESTS * 2)
+
 t.test(`${REQUESTS} requests, seed ${SEED}: no 5xx, no error, no other scope touched, and nothing left`, { timeout: 120_000 + REQUESTS * 2 }, async t => {
   const server = await startHostile(t, { heartbeat: 100, options: { sse: { heartbeatInterval: HEARTBEAT_MS } } })
   const bystanders = await Promise.all(Array.from({ length: 4 }, (_, i) => connect(server.url(withSignals('/only/bystander', { tabId: `bystander ${i}` })))))
