@@ -133,12 +133,10 @@ function body (random: Random): { headers: string[], text: string, whole: boolea
   // A body of just as much as Fastify takes, and one of more. Large ones are few: they cost the most.
   if (random.below(500) === 0) text = `{"tabId":"a","big":"${'x'.repeat(random.of([1_048_552, 1_048_560, 1_200_000]))}"}`
   const headers = random.chance(97) ? [`Content-Type: ${type}`] : random.of([[], ['Content-Type: application/json', 'Content-Type: text/plain']])
-  // What is refused unread may be answered with a reset, which overtakes the answer.
-  const whole = text.length <= 1_048_576
   const framing = random.below(100)
-  if (framing < 75) return { headers: [...headers, `Content-Length: ${text.length}`], text, whole }
+  if (framing < 75) return { headers: [...headers, `Content-Length: ${text.length}`], text, whole: true }
   const chunked = `${text.length === 0 ? '' : `${text.length.toString(16)}\r\n${text}\r\n`}0\r\n\r\n`
-  if (framing < 90) return { headers: [...headers, 'Transfer-Encoding: chunked'], text: chunked, whole }
+  if (framing < 90) return { headers: [...headers, 'Transfer-Encoding: chunked'], text: chunked, whole: true }
   const odd: Array<[string[], string]> = [
     [[`Content-Length: ${text.length + 1 + random.below(100)}`], text],
     [[`Content-Length: ${random.below(text.length + 1)}`], text],

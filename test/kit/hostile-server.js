@@ -40,7 +40,11 @@ const route = (url, options, handler) => fastify.route({ method: all, url, handl
 async function start (request, reply, options) {
   const stream = await reply.startStream(request.params.scope, options)
   most = Math.max(most, fastify.streamRegistry.size)
-  stream.onClose(reason => { reasons[reason] = (reasons[reason] ?? 0) + 1 })
+  stream.onClose(reason => {
+    reasons[reason] = (reasons[reason] ?? 0) + 1
+    // As an emitter does that fires before its subscription has ended: nobody awaits it.
+    stream.send('too late')
+  })
   return stream
 }
 

@@ -31,7 +31,7 @@ export interface HostileServer extends Child {
   url: (path: string) => string
   state: () => Promise<HostileState>
   count: (scope: string) => Promise<number>
-  /** Resolves to the state as soon as `condition` holds. */
+  /** Resolves to the state as soon as `condition` holds, or to what it is half a minute later. */
   until: (condition: (state: HostileState) => boolean) => Promise<HostileState>
 }
 
@@ -55,9 +55,9 @@ export async function startHostile (t: Test, { options = {}, server = {}, heartb
     state: () => ask('/state'),
     count: scope => ask(`/${encodeURIComponent(scope)}`),
     async until (condition) {
-      for (;;) {
+      for (const start = performance.now(); ;) {
         const state: HostileState = await ask('/state')
-        if (condition(state)) return state
+        if (condition(state) || performance.now() - start > 30_000) return state
         await pause(100)
       }
     }
