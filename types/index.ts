@@ -53,7 +53,7 @@ export interface StreamKey {
 export interface StreamMessage {
   /** The event's type. Without it the browser dispatches `message`. Must not contain CR or LF. */
   event?: string
-  /** The last event id, which the client sends back as `Last-Event-ID`. Must not contain CR, LF or NUL. */
+  /** The last event id, which the client sends back as `Last-Event-ID`. Must not contain control characters, such as CR, LF or NUL. */
   id?: string
   /**
    * The payload. A string goes out as it is, one `data:` line for each of its lines; anything else goes through the
