@@ -56,7 +56,10 @@ export function readSignals<T extends object = Record<string, unknown>> (request
 
 // The SDK makes a data line, `elements ...`, of each line that LF ends. CR ends a line too, alone or before LF, and what
 // follows it needs the same first word: else Datastar takes its own first word for the name of an option.
-function prefixEachLine (dataLine: string): string[] {
+function prefixEachLine (dataLine: string, index: number, dataLines: string[]): string[] {
   const word = dataLine.slice(0, dataLine.indexOf(' ') + 1)
-  return dataLine.slice(word.length).replace(/\r$/, '').split('\r').map(rest => word + rest)
+  const text = dataLine.slice(word.length)
+  // Where the same word follows, the SDK has split at an LF, and a CR before it is no line end of its own.
+  const line = dataLines[index + 1]?.startsWith(word) ? text.replace(/\r$/, '') : text
+  return line.split('\r').map(rest => word + rest)
 }
