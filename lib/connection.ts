@@ -32,7 +32,7 @@ export class Connection {
     const waitsForItsTurn = raw.socket === null
     if (waitsForItsTurn) closeWithSocket(raw)
     // The client may have left while a hook of the application worked, and `close` comes once.
-    this.#over = waitsForItsTurn ? raw.req.socket.destroyed : this.#carrier.destroyed
+    this.#over = waitsForItsTurn ? raw.req.socket.destroyed : this.#severed
     // The one event that always comes, for an aborted GET or POST as for a finished response. The request's own `close`
     // comes with the end of its body.
     raw.on('close', () => this.settle())
@@ -41,6 +41,12 @@ export class Connection {
   // What carries the response and knows its state: HTTP/2's compatibility layer has neither `destroyed` nor `writableNeedDrain`.
   get #carrier (): ServerResponse | ServerHttp2Stream {
     return this.#raw.stream ?? this.#raw
+  }
+
+  // Whether the connection is cut, or about to be, though `close` has not come yet. After a `Connection: close` Node reads on and
+  // gives the ended socket to what was pipelined behind it, out of order: to end that response would end the process.
+  get #severed (): boolean {
+    return this.#carrier.destroyed || (this.#raw.stream === undefined && this.#raw.socket?.writable === false)
   }
 
   // Over HTTP/2 it is the session that waits for the peer, in a buffer that does not show here.
@@ -81,7 +87,7 @@ export class Connection {
   /** Writes, and returns whether the peer keeps up; if not, `drained` is called when it does again. */
   write (text: string): boolean {
     // After a destroy and before its `close` a write would emit an error.
-    if (this.#carrier.destroyed) return false
+    if (this.#severed) return false
     const keepsUp = this.#raw.write(text)
     // Most peers do: no listener for them.
     if (!keepsUp && !this.#awaitsDrain) this.#awaitDrain()
@@ -90,7 +96,7 @@ export class Connection {
 
   /** Ends the response cleanly; destroys it if the peer has not taken all of it after `grace` milliseconds. */
   end (lastWords: string, grace: number): void {
-    if (this.#over || this.#carrier.destroyed) return
+    if (this.#over || this.#severed) return
     if (lastWords !== '') this.#raw.write(lastWords)
     // Stops its heartbeat as well, which would write after the end.
     this.#sse?.close()

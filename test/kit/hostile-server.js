@@ -7,7 +7,7 @@ import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
 import { readSignals } from 'octa-star-streams/datastar'
 import { Connection } from '../../dist/lib/connection.js'
-import { RegisteredClaim } from '../../dist/lib/registry.js'
+import { RegisteredClaim } from '../../dist/lib/claim.js'
 import { LiveStream } from '../../dist/lib/stream.js'
 
 setFlagsFromString('--expose-gc')
