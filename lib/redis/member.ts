@@ -17,6 +17,10 @@ export interface MemberOptions {
   readonly log: FastifyBaseLogger
 }
 
+/** A holder that was told to end: its member, its number, who heard it. */
+type Told = [member: string, number: string, heard: number]
+type ClaimReply = [token: string, now: string, member?: string, number?: string, heard?: number, expired?: 0 | 1, ...before: Told | []]
+
 /** How late a claim may reach Redis before it counts from when it was made. */
 const HELD_UP_MS = 1_000
 
@@ -61,15 +65,18 @@ export class Member implements Cluster {
     const { lease } = this.#options
     const at = this.#redis.knowsTime ? entry.token : 0
     const done = () => { entry.claiming = false }
-    return this.#redis.ask(CLAIM, [entry.scope], [entry.field, this.id, entry.number, lease, this.#channels, at, Math.min(HELD_UP_MS, this.#patience) * 1000], reply => {
+    return this.#redis.ask(CLAIM, [entry.scope], [entry.field, this.id, entry.number, lease, this.#channels, at, Math.min(HELD_UP_MS, this.#patience) * 1000], (reply, askedAt) => {
       // Overtaken by a claim of this process, before Redis saw it: sent now it would pass for the newer one.
       if (reply === undefined) return
-      const [token, now, other, otherNumber, heard, expired] = reply as [string, string, string?, string?, number?, number?]
-      this.#redis.learnTime(Number(now))
+      const [token, now, other, otherNumber, heard, expired, ...before] = reply as ClaimReply
+      this.#redis.learnTime(Number(now), askedAt)
       if (token === '') return this.#lose(entry)
       entry.token = Number(token)
       if (other === undefined || expired === 1) return
-      return this.#answers.of({ member: other, number: entry.number, heard: heard!, channel: this.#channels + other, message: `end replaced ${this.id} ${entry.number} ${otherNumber}` })
+      const told = [[other, otherNumber!, heard!], ...before.length === 0 ? [] : [before]] as Told[]
+      return Promise.all(told.map(([member, number, heard]) => (
+        this.#answers.of({ member, number: entry.number, heard, channel: this.#channels + member, message: `end replaced ${this.id} ${entry.number} ${number}` })
+      )))
     }, { stillWanted: () => this.#entries.isNewest(entry), done })
   }
 
@@ -119,7 +126,7 @@ export class Member implements Cluster {
   async joined (): Promise<void> {
     if (!await within(this.#joined.promise, this.#patience)) return this.#redis.goAway(new Error(`no connection within ${this.#patience} ms`))
     // To know Redis's clock before the first claim: one that is held up counts from when it was made.
-    await this.#redis.ask(RESTATE, [], this.#beatArgs(), reply => this.#redis.learnTime(timeOf(reply)))
+    await this.#redis.ask(RESTATE, [], this.#beatArgs(), (reply, askedAt) => this.#redis.learnTime(timeOf(reply), askedAt))
   }
 
   /** The link's word that a message came by this member's channel. */
@@ -187,8 +194,8 @@ export class Member implements Cluster {
       for (const entry of chunk) entry.sent = true
       this.#unheardSince ??= performance.now()
       const args = [...this.#beatArgs(), ...chunk.flatMap(({ field, number, token }) => [field, number, token])]
-      this.#redis.ask(RESTATE, chunk.map(({ scope }) => scope), args, reply => {
-        this.#redis.learnTime(timeOf(reply))
+      this.#redis.ask(RESTATE, chunk.map(({ scope }) => scope), args, (reply, askedAt) => {
+        this.#redis.learnTime(timeOf(reply), askedAt)
         const [, , ...lost] = reply as [string, number, ...number[]]
         for (const place of lost) this.#lose(chunk[place - 1]!)
       })

@@ -56,17 +56,23 @@ export class Presence {
 
   /** Redis's time, as far as is known. Unit: microseconds. */
   get now (): number {
-    return Math.round((performance.timeOrigin + performance.now()) * 1000 + (this.#offset ?? 0))
+    return Math.round(ownTime() + (this.#offset ?? 0))
   }
 
-  learnTime (now: number): void {
-    this.#offset = (this.#offset ?? 0) + now - this.now
+  /**
+   * Redis said `now` after it was asked, and before that was read: more no reply tells. A process that stood still before it read
+   * one would else take its clock to be late by as much, and its next claim for an old one.
+   */
+  learnTime (now: number, askedAt: number): void {
+    const [least, most] = [now - ownTime(), now - askedAt]
+    this.#offset = Math.max(least, Math.min(this.#offset ?? most, most))
   }
 
   /** Runs `script`, and `use` with its reply, whenever that comes. Resolves to whether it came in time, and `use` is done. */
-  async ask (script: Script, keys: string[], args: Array<string | number>, use: (reply: unknown) => unknown, { stillWanted, done }: AskOptions = {}): Promise<boolean> {
+  async ask (script: Script, keys: string[], args: Array<string | number>, use: (reply: unknown, askedAt: number) => unknown, { stillWanted, done }: AskOptions = {}): Promise<boolean> {
     let used: unknown
-    const replied = this.#link.run(script, keys, args, stillWanted).finally(done).then(reply => { used = use(reply) })
+    const askedAt = ownTime()
+    const replied = this.#link.run(script, keys, args, stillWanted).finally(done).then(reply => { used = use(reply, askedAt) })
     try {
       if (!await within(replied, this.#options.patience)) throw new Error(`no answer within ${this.#options.patience} ms`)
     } catch (error) {
@@ -93,8 +99,9 @@ export class Presence {
     // One that hangs answers when Redis does.
     if (this.#probing || !this.#link.sends) return
     this.#probing = true
+    const askedAt = ownTime()
     try {
-      this.learnTime(await this.#options.beat(this.#unanswered))
+      this.learnTime(await this.#options.beat(this.#unanswered), askedAt)
       this.#comeBack()
     } catch {
       // The next one may succeed.
@@ -116,4 +123,9 @@ export class Presence {
     reportCluster({ state: 'back' })
     this.#options.back()
   }
+}
+
+/** Unit: microseconds. */
+function ownTime (): number {
+  return (performance.timeOrigin + performance.now()) * 1000
 }

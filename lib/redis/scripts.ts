@@ -8,6 +8,7 @@ export interface Script {
 
 // An entry is `token number expires member`. The token orders claims: microseconds of Redis's own clock, so that it
 // still orders them when Redis has lost its memory. Lua's numbers are doubles, exact up to the year 2255.
+// Beside the field of a claim that replaced another member's is `<field`: whom it waits for, as `member number`.
 const COMMON = `
 local function clock ()
   local time = redis.call('TIME')
@@ -19,6 +20,7 @@ local function parse (entry)
   local token, number, expires, member = string.match(entry, '^(%d+) (%d+) (%d+) (%S+)$')
   return tonumber(token), number, tonumber(expires), member
 end
+local function forget (key, field) redis.call('HDEL', key, field, '<' .. field) end
 local function hold (key, field, token, number, lease, member)
   redis.call('HSET', key, field, whole(token) .. ' ' .. number .. ' ' .. whole(now + lease * 1000) .. ' ' .. member)
   redis.call('PEXPIRE', key, lease)
@@ -33,7 +35,8 @@ end
  * ARGV[6] when the claim was made by Redis's clock, us, as far as its member knows, or 0
  * ARGV[7] how much later than that this may run, us: a command that was held up longer counts from when it was made
  *
- * Returns { token, now }, and of a holder that was told: { token, now, its member, its number, who heard it, expired 0 | 1 };
+ * Returns { token, now }, and of a holder that was told: { token, now, its member, its number, who heard it, expired 0 | 1 },
+ * and if nobody heard it, perhaps of whom that waited for: { ..., its member, its number, who heard it };
  * { '', now } where the claim comes late, and a newer one has been made.
  */
 export const CLAIM = script(`
@@ -55,8 +58,22 @@ if otherToken >= token then
 end
 hold(key, field, token, number, lease, member)
 if other == member then return { whole(token), whole(now) } end
-local heard = redis.call('PUBLISH', channels .. other, 'end replaced ' .. member .. ' ' .. number .. ' ' .. otherNumber)
-return { whole(token), whole(now), other, otherNumber, heard, expires < now and 1 or 0 }
+local function tell (other, otherNumber)
+  return redis.call('PUBLISH', channels .. other, 'end replaced ' .. member .. ' ' .. number .. ' ' .. otherNumber)
+end
+local heard = tell(other, otherNumber)
+local result = { whole(token), whole(now), other, otherNumber, heard, expires < now and 1 or 0 }
+local before = heard == 0 and redis.call('HGET', key, '<' .. field)
+if not before then
+  redis.call('HSET', key, '<' .. field, other .. ' ' .. otherNumber)
+  return result
+end
+-- It died while it waited, perhaps, and what it waited for lives on.
+local beforeMember, beforeNumber = string.match(before, '^(%S+) (%d+)$')
+if beforeMember ~= member then
+  for _, value in ipairs({ beforeMember, beforeNumber, tell(beforeMember, beforeNumber) }) do table.insert(result, value) end
+end
+return result
 `)
 
 /**
@@ -76,7 +93,7 @@ local function forgetExpired (key)
   local entries = redis.call('HGETALL', key)
   for i = 1, #entries, 2 do
     local _, _, expires = parse(entries[i + 1])
-    if expires < now then redis.call('HDEL', key, entries[i]) end
+    if expires and expires < now then forget(key, entries[i]) end
   end
 end
 for i, key in ipairs(KEYS) do
@@ -112,7 +129,7 @@ for i, key in ipairs(KEYS) do
   local entry = redis.call('HGET', key, field)
   if entry then
     local _, otherNumber, _, other = parse(entry)
-    if other == ARGV[1] and otherNumber == number then redis.call('HDEL', key, field) end
+    if other == ARGV[1] and otherNumber == number then forget(key, field) end
   end
 end
 `)
@@ -131,7 +148,7 @@ local numbers, result = {}, {}
 local entries = redis.call('HGETALL', KEYS[1])
 for i = 1, #entries, 2 do
   local _, otherNumber, expires, other = parse(entries[i + 1])
-  if string.sub(entries[i], 1, #prefix) == prefix and other ~= member and expires >= now then
+  if other and string.sub(entries[i], 1, #prefix) == prefix and other ~= member and expires >= now then
     numbers[other] = numbers[other] and numbers[other] .. ',' .. otherNumber or otherNumber
   end
 end
@@ -152,7 +169,7 @@ export const COUNT = script(`
 local count = 0
 for _, entry in ipairs(redis.call('HVALS', KEYS[1])) do
   local _, _, expires, other = parse(entry)
-  if other ~= ARGV[1] and expires >= now then count = count + 1 end
+  if other and other ~= ARGV[1] and expires >= now then count = count + 1 end
 end
 return count
 `)

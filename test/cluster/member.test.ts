@@ -1,7 +1,9 @@
 // What a member tells its link, seen without Redis.
+import { setTimeout as pause } from 'node:timers/promises'
 import t from 'tap'
 import type { Link } from '../../lib/redis/link.ts'
 import { Member } from '../../lib/redis/member.ts'
+import { CLAIM } from '../../lib/redis/scripts.ts'
 import { streamKey } from '../../lib/stream-key.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 
@@ -27,5 +29,43 @@ t.test('a claim that has to be sent again is wanted no longer once its process h
   t.strictSame(wanted.map(ask => ask()), [true, true])
   await claim('a')
   t.strictSame(wanted.map(ask => ask()), [false, true, true])
+  await member.leave()
+})
+
+// A process that had stood still took the answer it had not read yet for one of just now, and its clock to be seconds late: its
+// next claim passed for one held up, and lost to an older one.
+t.test('a claim tells the time at which it is made, however late the answers before it were read', async t => {
+  const clock = () => (performance.timeOrigin + performance.now()) * 1000
+  const told: number[] = []
+  const beats: string[] = []
+  const link: Link = {
+    sends: true,
+    hears: true,
+    countsHearers: true,
+    async run (script, _keys, args) {
+      const now = String(clock())
+      if (script === CLAIM) {
+        told.push(clock() - Number(args[5]))
+        return [now, now]
+      }
+      // What Redis said before the process stood still.
+      beats.push(now)
+      if (beats.length > 1) await pause(300)
+      return [now, 1]
+    },
+    publish: async () => 1,
+    resubscribe () {},
+    close () {}
+  }
+  const member = new Member({ prefix: '', lease: 1_000, replaceTimeout: 5_000, log: memoryLog().log }, () => link)
+  member.returned()
+  await member.joined()
+  const claim = (tab: string) => member.claim({ key: streamKey('ann', tab), gone: Promise.resolve(), end () {} })
+  await claim('a')
+  // Its restatement is answered late.
+  while (beats.length < 2) await pause(10)
+  await pause(320)
+  await claim('b')
+  t.ok(told[1]! < 100_000, `${Math.round(told[1]! / 1000)} ms ago`)
   await member.leave()
 })

@@ -3,7 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { connect, type Client } from '../kit/client.ts'
 import { startCluster, type Said } from '../kit/cluster.ts'
-import { redisOptions, redisServer } from '../kit/redis.ts'
+import { entriesOf, redisOptions, redisServer } from '../kit/redis.ts'
 
 async function build (t: Test, env: Record<string, string> = {}) {
   const server = await redisServer(t)
@@ -41,8 +41,7 @@ t.test('5,000 starts over 50 keys at random: at the end one stream for each key,
 
   // Who is the newest Redis says: the member and the number of the last claim.
   const redis = server.client()
-  const newest: string[] = []
-  for (const name of await redis.keys('*')) for (const entry of await redis.hvals(name)) newest.push(entry)
+  const newest = await entriesOf(redis)
   t.equal(newest.length, 50)
   const processOf = new Map<string, number>()
   const lives = keys.map(({ scope, tab }) => live(`${scope} ${tab}`)[0]!)
@@ -84,9 +83,8 @@ t.test('kill -9 of the holder: the newcomer starts without waiting, and the dead
   t.ok(performance.now() - killed < 2_500, 'half of replaceTimeout')
   await until(() => live('ann a').some(({ process }) => process === 1))
   const redis = server.client()
-  const entries = async () => (await Promise.all((await redis.keys('*')).map(name => redis.hvals(name)))).flat()
   // That of bob's dead stream lies in one hash with that of his living one.
-  while ((await entries()).length > 2) await pause(20)
+  while ((await entriesOf(redis)).length > 2) await pause(20)
   t.ok(performance.now() - killed < 2 * lease + 500)
   t.equal(await processes[2]!.ask('/count/bob'), 1)
 })
@@ -99,6 +97,23 @@ t.test('a holder whose process is killed while a newcomer waits for it is waited
   await pause(200)
   processes[0]!.signal('SIGKILL')
   t.equal((await waiting).status, 200)
+})
+
+// The newcomer of a newcomer that was killed while it waited found nobody to wait for, and opened beside the holder.
+t.test('a holder whose successor was killed while it waited is waited for by the one after that', redisOptions, async t => {
+  const { processes, open, live } = await build(t, { REPLACE_TIMEOUT: '4000' })
+  await open(0)
+  // It is there, and hears; only its end takes long.
+  processes[0]!.signal('SIGSTOP')
+  const waiting = open(1).catch(() => {})
+  await pause(300)
+  processes[1]!.signal('SIGKILL')
+  await Promise.all([processes[1]!.exited, waiting])
+  const newest = open(2)
+  await pause(1_000)
+  t.equal(live('ann a').length, 1, 'the holder is still alone')
+  processes[0]!.signal('SIGCONT')
+  t.equal((await newest).status, 200)
 })
 
 t.test('SIGSTOP of the holder for 20 s: the newcomer starts at replaceTimeout; on SIGCONT the old one ends within a second', redisOptions, async t => {

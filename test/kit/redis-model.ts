@@ -1,7 +1,7 @@
 // The protocol's scripts in TypeScript, for the simulation: a test holds them to what the real ones do in a real Redis.
 import { CLAIM, COUNT, EVICT, RELEASE, RESTATE, type Script } from '../../lib/redis/scripts.ts'
 
-interface Entry { token: number, number: number, expires: number, member: string }
+interface Entry { token: number, number: number, expires: number, member: string, before?: Pick<Entry, 'member' | 'number'> | undefined }
 type Args = Array<string | number>
 
 export class RedisModel {
@@ -37,7 +37,8 @@ export class RedisModel {
 
   #hold (key: string, field: string, token: number, number: number, lease: number, member: string): void {
     const expires = this.#clock() + lease * 1000
-    this.#scopes.set(key, { entries: this.#entries(key).set(field, { token, number, expires, member }), expires })
+    const entries = this.#entries(key)
+    this.#scopes.set(key, { entries: entries.set(field, { token, number, expires, member, before: entries.get(field)?.before }), expires })
   }
 
   #claim (key: string, [field, member, number, lease, channels, at, tolerance]: any[]): unknown {
@@ -54,8 +55,17 @@ export class RedisModel {
     }
     this.#hold(key, field, token, number, lease, member)
     if (previous === undefined || previous.member === member) return [String(token), String(now)]
-    const heard = this.#publish(channels + previous.member, `end replaced ${member} ${number} ${previous.number}`)
-    return [String(token), String(now), previous.member, String(previous.number), heard, previous.expires < now ? 1 : 0]
+    const tell = (other: Pick<Entry, 'member' | 'number'>) => (
+      [other.member, String(other.number), this.#publish(channels + other.member, `end replaced ${member} ${number} ${other.number}`)] as const
+    )
+    const told = tell(previous)
+    const result = [String(token), String(now), ...told, previous.expires < now ? 1 : 0]
+    const entry = this.#entries(key).get(field)!
+    if (told[2] > 0 || previous.before === undefined) {
+      entry.before = previous
+      return result
+    }
+    return previous.before.member === member ? result : [...result, ...tell(previous.before)]
   }
 
   #restate (keys: string[], [member, lease, channels, beat, ...claims]: any[]): unknown {

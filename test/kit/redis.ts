@@ -66,6 +66,12 @@ export async function redisServer (t: Test, args: string[] = [], access: RedisOp
   }
 }
 
+/** The entries of all claims; beside some of them lies whom the claim waits for. */
+export async function entriesOf (redis: Redis): Promise<string[]> {
+  const scopes = await Promise.all((await redis.keys('*')).map(name => redis.hgetall(name)))
+  return scopes.flatMap(scope => Object.entries(scope)).filter(([field]) => !field.startsWith('<')).map(([, entry]) => entry)
+}
+
 /** A server that takes TLS alone, whose clients must show a certificate too. */
 export async function redisOverTls (t: Test): Promise<RedisServer> {
   const directory = temporaryDirectory(t)
