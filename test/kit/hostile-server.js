@@ -1,4 +1,5 @@
 // A server on the build that is attacked: a route of each kind, and at another port what it says of itself afterwards.
+import { once } from 'node:events'
 import http from 'node:http'
 import { parse } from 'node:querystring'
 import { setFlagsFromString, queryObjects } from 'node:v8'
@@ -56,7 +57,8 @@ route('/only/:scope', { sse: 'only' }, async (request, reply) => {
 route('/dual/:scope', { sse: 'dual' }, async (request, reply) => {
   if (reply.sse === undefined) return { signals: Object.keys(readSignals(request)).length }
   const stream = await start(request, reply)
-  await new Promise(resolve => stream.signal.addEventListener('abort', resolve))
+  // It may have been replaced before this line.
+  if (!stream.signal.aborted) await once(stream.signal, 'abort')
 })
 route('/true/:scope', { sse: true }, async (request, reply) => {
   const stream = await start(request, reply)
