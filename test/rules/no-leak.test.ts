@@ -198,3 +198,17 @@ for (const [what, request] of [
     t.strictSame(warnings, [], 'however many')
   })
 }
+
+t.test('a client that leaves is seen to, though it sent a body with its GET that nobody reads', async t => {
+  // Fastify leaves the body of a GET where it is, and Node reads no further than that: not as far as the client's end.
+  const app = await buildApp(t, { sse: { heartbeatInterval: 0 } })
+  const streams = streamRoute(app)
+  await app.listen()
+  const socket = net.connect(app.port(), '127.0.0.1')
+  const body = 'x'.repeat(500_000)
+  socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\nContent-Length: ${body.length}\r\n\r\n${body}`)
+  await once(socket, 'data')
+  socket.destroy()
+  while (streams.length === 0) await turn()
+  t.equal(await streams[0]!.closed, 'disconnected')
+})
