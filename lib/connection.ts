@@ -81,6 +81,8 @@ export class Connection {
     if (this.#raw.stream !== undefined) refuseConnectionHeader(this.#raw)
     sse.sendHeaders()
     process.nextTick(flushHead, this.#raw)
+    // Fastify leaves a GET's body unread, and behind that a client's leaving is not seen.
+    if (this.#raw.req.method === 'GET') this.#raw.req.resume()
     lendSocket(this.#raw, options, () => this.#listener?.stalled())
   }
 
