@@ -21,7 +21,7 @@ export interface MemberOptions {
 type Told = [member: string, number: string, heard: number]
 type ClaimReply = [token: string, now: string, member?: string, number?: string, heard?: number, expired?: 0 | 1, ...before: Told | []]
 
-/** How late a claim may reach Redis before it counts from when it was made. */
+/** How late a claim or an eviction may reach Redis before it counts from when it was made. */
 const HELD_UP_MS = 1_000
 
 export class Member implements Cluster {
@@ -63,9 +63,8 @@ export class Member implements Cluster {
     if (!this.#redis.reachable) return undefined
     entry.sent = entry.claiming = true
     const { lease } = this.#options
-    const at = this.#redis.knowsTime ? entry.token : 0
     const done = () => { entry.claiming = false }
-    return this.#redis.ask(CLAIM, [entry.scope], [entry.field, this.id, entry.number, lease, this.#channels, at, Math.min(HELD_UP_MS, this.#patience) * 1000], (reply, askedAt) => {
+    return this.#redis.ask(CLAIM, [entry.scope], [entry.field, this.id, entry.number, lease, this.#channels, ...this.#madeAt(entry.token)], (reply, askedAt) => {
       // Overtaken by a claim of this process, before Redis saw it: sent now it would pass for the newer one.
       if (reply === undefined) return
       const [token, now, other, otherNumber, heard, expired, ...before] = reply as ClaimReply
@@ -93,7 +92,7 @@ export class Member implements Cluster {
     const { name } = scopeName(this.#options.prefix, scope)
     let count = 0
     const all: unknown[] = []
-    await this.#redis.ask(EVICT, [name], [this.id, number, this.#channels, tabId === undefined ? '' : tabName(tabId)], reply => {
+    await this.#redis.ask(EVICT, [name], [this.id, number, this.#channels, tabId === undefined ? '' : tabName(tabId), ...this.#madeAt(this.#redis.now)], reply => {
       const told = reply as Array<string | number>
       for (let i = 0; i < told.length; i += 3) {
         const [member, numbers, heard] = told.slice(i, i + 3) as [string, string, number]
@@ -200,6 +199,11 @@ export class Member implements Cluster {
         for (const place of lost) this.#lose(chunk[place - 1]!)
       })
     }
+  }
+
+  /** When something was made, for Redis to compare with its clock, or 0 as long as that is not known; and how late it may be. */
+  #madeAt (time: number): [at: number, tolerance: number] {
+    return [this.#redis.knowsTime ? time : 0, Math.min(HELD_UP_MS, this.#patience) * 1000]
   }
 
   #beatArgs (): Array<string | number> {

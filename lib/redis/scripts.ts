@@ -139,16 +139,19 @@ end
  *
  * KEYS[1] the scope
  * ARGV[1] member  ARGV[2] the number to be answered  ARGV[3] the channels' prefix  ARGV[4] what the field begins with, or ''
+ * ARGV[5] when they were to end, and ARGV[6] how much later this may run, as with CLAIM: past that what is newer is left alone
  *
  * Returns for each member that was told: its name, the numbers of its claims joined by commas, who heard it.
  */
 export const EVICT = script(`
-local member, number, channels, prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local member, number, channels, prefix, at = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local heldUp = at > 0 and now - at > tonumber(ARGV[6])
 local numbers, result = {}, {}
 local entries = redis.call('HGETALL', KEYS[1])
 for i = 1, #entries, 2 do
-  local _, otherNumber, expires, other = parse(entries[i + 1])
-  if other and string.sub(entries[i], 1, #prefix) == prefix and other ~= member and expires >= now then
+  local otherToken, otherNumber, expires, other = parse(entries[i + 1])
+  local meant = other and string.sub(entries[i], 1, #prefix) == prefix and not (heldUp and otherToken > at)
+  if meant and other ~= member and expires >= now then
     numbers[other] = numbers[other] and numbers[other] .. ',' .. otherNumber or otherNumber
   end
 end

@@ -146,6 +146,19 @@ t.test('a claim that Redis gets to see late does not replace one that is newer',
   t.strictSame(two.streams.map(({ signal }) => signal.aborted), [false, false])
 })
 
+// Redis got to see it seconds after it had returned, and what had come in the meantime was evicted: who had signed in again lost.
+t.test('an eviction that Redis gets to see late ends nothing that is newer', redisOptions, async t => {
+  const { one, two } = await build(t, { replaceTimeout: 4_000 })
+  await two.open('a')
+  await one.open('b')
+  one.proxy.freeze('commands')
+  t.equal(await one.registry.evict('ann'), 1, 'its own, and then it goes on without Redis')
+  await two.open('c')
+  one.proxy.thaw()
+  t.equal(await two.streams[0]!.closed, 'evicted', 'the older one is reached all the same')
+  t.equal(two.streams[1]!.signal.aborted, false)
+})
+
 t.test('a process that starts while Redis is away warns once, and joins when it is back', redisOptions, async t => {
   const { server, one, two } = await build(t)
   await server.kill()

@@ -14,7 +14,7 @@ const step = fc.oneof(
   fc.record({ type: fc.constant('claim' as const), member, place, age }),
   fc.record({ type: fc.constant('restate' as const), member, places: fc.array(fc.tuple(place, age), { maxLength: 4 }), asked: fc.constantFrom([], ['s2']) }),
   fc.record({ type: fc.constant('release' as const), member, places: fc.array(place, { minLength: 1, maxLength: 3 }) }),
-  fc.record({ type: fc.constant('evict' as const), member, scope: fc.constantFrom('s1', 's2'), prefix: fc.constantFrom('', 'a:') }),
+  fc.record({ type: fc.constant('evict' as const), member, scope: fc.constantFrom('s1', 's2'), prefix: fc.constantFrom('', 'a:'), age }),
   fc.record({ type: fc.constant('count' as const), member, scope: fc.constantFrom('s1', 's2') })
 )
 
@@ -63,7 +63,7 @@ function command (drawn: typeof step extends fc.Arbitrary<infer S> ? S : never, 
       return [RESTATE, [...places.map(([{ scope }]) => scope), ...drawn.asked], [drawn.member, LEASE, 'ch:', 7, ...places.flatMap(([{ field, number }, age]) => [field, number, time(age)])]]
     }
     case 'release': return [RELEASE, drawn.places.map(({ scope }) => scope), [drawn.member, ...drawn.places.flatMap(({ field, number }) => [field, number])]]
-    case 'evict': return [EVICT, [drawn.scope], [drawn.member, 9, 'ch:', drawn.prefix]]
+    case 'evict': return [EVICT, [drawn.scope], [drawn.member, 9, 'ch:', drawn.prefix, time(drawn.age), 10e6]]
     case 'count': return [COUNT, [drawn.scope], [drawn.member]]
   }
 }

@@ -96,9 +96,11 @@ export class RedisModel {
     }
   }
 
-  #evict (key: string, [member, number, channels, prefix]: any[]): unknown {
+  #evict (key: string, [member, number, channels, prefix, at, tolerance]: any[]): unknown {
+    const heldUp = at > 0 && this.#clock() - at > tolerance
     const numbers = new Map<string, number[]>()
     for (const [field, entry] of this.#entries(key)) {
+      if (heldUp && entry.token > at) continue
       if (field.startsWith(prefix) && entry.member !== member && entry.expires >= this.#clock()) {
         numbers.set(entry.member, [...numbers.get(entry.member) ?? [], entry.number])
       }
