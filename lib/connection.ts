@@ -81,8 +81,7 @@ export class Connection {
     if (this.#raw.stream !== undefined) refuseConnectionHeader(this.#raw)
     sse.sendHeaders()
     process.nextTick(flushHead, this.#raw)
-    // Fastify leaves a GET's body unread, and behind that a client's leaving is not seen.
-    if (this.#raw.req.method === 'GET') this.#raw.req.resume()
+    if (this.#raw.stream === undefined) readAway(this.#raw)
     lendSocket(this.#raw, options, () => this.#listener?.stalled())
   }
 
@@ -143,6 +142,12 @@ export class Connection {
 // Node keeps the head back until the first byte of the body. What the handler sends at once goes with it, in one packet.
 function flushHead (raw: RawResponse): void {
   if (!raw.writableEnded && !raw.destroyed) raw.flushHeaders()
+}
+
+// Fastify leaves the body of a GET unread, and Node sees no end of the client behind a large one. One that is all there is left alone:
+// a request that was read emits `close`, and then none when its client leaves, which onRequestAbort and request.signal hang on.
+function readAway ({ req }: RawResponse): void {
+  if (req.method === 'GET' && !req.complete) req.resume()
 }
 
 // @fastify/sse sets `Connection`, which HTTP/2 does not have (RFC 9113, 8.2.2): Node drops it, and prints a warning.

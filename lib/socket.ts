@@ -10,7 +10,7 @@ export interface SocketOptions {
 }
 
 // What Node keeps of the server in a socket, and does not declare.
-type ServerSocket = Socket & { readonly server?: { timeout?: number, keepAlive?: boolean, keepAliveInitialDelay?: number } }
+type ServerSocket = Socket & { readonly server: { timeout: number, keepAlive: boolean, keepAliveInitialDelay: number } }
 
 /** Calls `stalled` when the peer has taken nothing for `stallTimeout`; over HTTP/2 that is the connection's to find out. */
 export function lendSocket (raw: RawResponse, { stallTimeout, deadPeerProbe }: SocketOptions, stalled: () => void): void {
@@ -28,7 +28,7 @@ export function lendSocket (raw: RawResponse, { stallTimeout, deadPeerProbe }: S
 export function takeBackSocket (raw: RawResponse, { stallTimeout, deadPeerProbe }: SocketOptions): void {
   const { socket } = raw.req
   if (raw.stream !== undefined || !(socket instanceof Socket)) return
-  const { timeout = 0, keepAlive = false, keepAliveInitialDelay = 0 } = (socket as ServerSocket).server ?? {}
+  const { timeout, keepAlive, keepAliveInitialDelay } = (socket as ServerSocket).server
   if (deadPeerProbe > 0) socket.setKeepAlive(keepAlive, keepAliveInitialDelay * 1000)
   if (stallTimeout !== Infinity) socket.setTimeout(timeout)
 }

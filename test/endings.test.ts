@@ -1,6 +1,9 @@
 // How a stream ends decides whether its client comes back: a test for each row of that table, for two kinds of client.
 import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
 import net from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { EventSource } from 'eventsource'
 import t, { type Test } from 'tap'
 import type { CloseReason, Stream } from '../lib/index.ts'
@@ -212,3 +215,18 @@ for (const reason of ['failed', 'stalled', 'shutdown'] as const) {
     t.equal(await ended, 'ECONNRESET')
   })
 }
+
+t.test('over HTTP/1.0 and a Unix socket, which cannot be reset, the connection is closed, and nothing is thrown', async t => {
+  const app = await buildApp(t)
+  const streams = streamRoute(app)
+  const directory = await mkdtemp(join(tmpdir(), 'octa-star-'))
+  t.teardown(() => rm(directory, { recursive: true }))
+  const address = join(directory, 'socket')
+  await app.fastify.listen({ path: address })
+  const socket = net.connect(address)
+  socket.write(`GET ${path} HTTP/1.0\r\n\r\n`)
+  await once(socket, 'data')
+  streams[0]!.close('failed')
+  await once(socket, 'close')
+  t.equal(await streams[0]!.closed, 'failed')
+})

@@ -7,6 +7,9 @@ import type { Test } from 'tap'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
+/** Node hands this variable on even to a child whose environment leaves it out. */
+export const WITHOUT_COVERAGE = { NODE_V8_COVERAGE: '' }
+
 export interface Child {
   /** Its standard output, line by line. */
   lines: Interface
@@ -21,7 +24,7 @@ export interface Child {
 /** Starts `file`, by way of the command `via` if need be, and ends it when the test does. It gets no more of the environment than PATH and `env`. */
 export function startChild (t: Test, file: string, env: Record<string, string> = {}, via: string[] = []): Child {
   const [command = process.execPath, ...args] = [...via, process.execPath, file]
-  const child = spawn(command, args, { cwd: root, env: { PATH: process.env.PATH, ...env } })
+  const child = spawn(command, args, { cwd: root, env: { PATH: process.env.PATH, ...WITHOUT_COVERAGE, ...env } })
   let errors = ''
   child.stderr.on('data', text => { errors += text })
   const exited = once(child, 'close') as Child['exited']
