@@ -5,19 +5,27 @@ import type { Test } from 'tap'
 
 export interface FrozenProxy {
   url: (path: string) => string
-  /** Freezes every connection that is open now. */
-  pullCable: () => void
+  /** Freezes every connection that is open now, or the one of the client with this port. */
+  pullCable: (port?: number) => void
 }
 
 export async function frozenProxy (t: Test, port: number): Promise<FrozenProxy> {
-  const pairs = new Set<[Socket, Socket]>()
+  const pairs = new Set<[client: Socket, upstream: Socket]>()
+  const frozen = new WeakSet<Socket>()
   const server = net.createServer(client => {
     const upstream = net.connect(port, '127.0.0.1')
     const pair: [Socket, Socket] = [client, upstream]
     pairs.add(pair)
     client.pipe(upstream)
     upstream.pipe(client)
-    for (const socket of pair) socket.on('error', () => {})
+    for (const [socket, peer] of [pair, [upstream, client]] as const) {
+      socket.on('error', () => {})
+      socket.on('close', () => {
+        // A clean end is piped, behind what came before it; a reset is not.
+        if (!socket.readableEnded && !frozen.has(peer)) peer.destroy()
+        if (client.destroyed && upstream.destroyed) pairs.delete(pair)
+      })
+    }
   })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -27,8 +35,10 @@ export async function frozenProxy (t: Test, port: number): Promise<FrozenProxy> 
   })
   return {
     url: path => `http://127.0.0.1:${(server.address() as AddressInfo).port}${path}`,
-    pullCable () {
+    pullCable (port) {
       for (const [client, upstream] of pairs) {
+        if (port !== undefined && client.remotePort !== port) continue
+        frozen.add(client).add(upstream)
         client.unpipe(upstream)
         upstream.unpipe(client)
         // A socket that nobody reads fills the kernel's buffers, and then its peer's.

@@ -1,0 +1,109 @@
+// One request of a virtual tab, and of its response what the checks need: numbers without a gap, the farewell, the end.
+import http from 'node:http'
+import { clock } from './settings.js'
+
+export class Call {
+  status
+  /** The number of the last event. */
+  received = 0
+  /** What is wrong with the events, if anything is. */
+  broken
+  farewell
+  hadLastWord = false
+  heardAt = clock()
+  /** 'clean' or 'broken'; undefined while it lasts. */
+  ending
+  endedAt
+  // What its tab did to it.
+  left = false
+  pulled = false
+  deaf = false
+  /** Resolves to the status, or to undefined if there is none. */
+  answered
+  ended
+  #request
+  #response
+  #unparsed = ''
+
+  constructor (id, { port, path, method = 'GET', headers = {}, body, agent = false }) {
+    this.id = id
+    this.askedAt = clock()
+    const length = body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }
+    const request = this.#request = http.request({ port, host: '127.0.0.1', path, method, agent, headers: { accept: 'text/event-stream', ...length, ...headers } })
+    let end
+    this.ended = new Promise(resolve => { end = resolve })
+    const over = ending => {
+      if (this.ending !== undefined) return
+      this.ending = ending
+      this.endedAt = clock()
+      end(ending)
+    }
+    this.answered = new Promise(resolve => {
+      request.on('response', response => {
+        this.#response = response
+        this.status = response.statusCode
+        this.heardAt = clock()
+        response.setEncoding('utf8')
+        response.on('data', text => this.#receive(text))
+        response.on('end', () => over('clean'))
+        response.on('error', () => over('broken'))
+        response.on('close', () => over('broken'))
+        resolve(this.status)
+      })
+      request.on('error', () => {
+        over('broken')
+        resolve(undefined)
+      })
+      request.on('close', () => resolve(this.status))
+    })
+    request.end(body)
+  }
+
+  get open () {
+    return this.status === 200 && this.ending === undefined && !this.left && !this.pulled
+  }
+
+  /** The port of its own end of the connection. */
+  get localPort () {
+    return this.#request.socket?.localPort
+  }
+
+  get reusedSocket () {
+    return this.#request.reusedSocket
+  }
+
+  /** Leaves, as a browser does that closes the tab. */
+  leave () {
+    if (this.ending === undefined) this.left = true
+    this.#request.destroy()
+  }
+
+  pause () {
+    this.deaf = true
+    this.#response?.pause()
+  }
+
+  resume () {
+    this.#response?.resume()
+  }
+
+  #receive (text) {
+    this.heardAt = clock()
+    if (this.status !== 200) return
+    const blocks = (this.#unparsed + text).split('\n\n')
+    this.#unparsed = blocks.pop()
+    for (const block of blocks) if (!block.startsWith(':')) this.#take(block)
+  }
+
+  #take (block) {
+    const { event, id, data } = Object.fromEntries(block.split('\n').map(line => [line.slice(0, line.indexOf(':')), line.slice(line.indexOf(':') + 2)]))
+    if (this.farewell !== undefined) this.broken ??= `'${event} ${id}' after the farewell`
+    else if (event === 'octa-star-closed') this.farewell = { id, reason: data }
+    else {
+      if (event !== 'n' || Number(id) !== this.received + 1) this.broken ??= `'${event} ${id}' after ${this.received}`
+      if (!data.startsWith(`${this.id} `)) this.broken ??= `an event of another stream: ${data.slice(0, 40)}`
+      this.hadLastWord ||= data.endsWith(' last word')
+      this.received++
+    }
+  }
+}

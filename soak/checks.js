@@ -1,0 +1,268 @@
+// Holds what the servers say of their streams against what the clients saw, word by word, in the order of one clock.
+import { clock, CROWDED, HEAL, LIMITS, SLACK } from './settings.js'
+
+/** How long words are kept back, so that those of all processes come in order. */
+const DELAY = 1_000
+/** Claims of several processes at about the same time: Redis orders them, and counts one that is held up from when it was made. */
+const CONCURRENT = 1_500
+const WARNINGS = [/share one tab id/, /^Redis is away/, /^another process did not end a stream within replaceTimeout/]
+
+export class Checks {
+  #ledger
+  #servers
+  #replaceTimeout
+  #across
+  #words = []
+  #byStreamId = new Map()
+  /** By key: the calls that have started, the older first. */
+  #keys = new Map()
+  #evictions = new Map()
+  #troubles = []
+  samples = []
+
+  constructor (ledger, servers, replaceTimeout) {
+    this.#ledger = ledger
+    this.#servers = servers
+    this.#replaceTimeout = replaceTimeout
+    this.#across = servers.length > 1
+  }
+
+  hear (process, word) {
+    this.#words.push({ ...word, process })
+  }
+
+  /** From now on, until the function it returns is called and some time after: what needs Redis, or all processes, may fail. */
+  trouble (what) {
+    const trouble = { from: clock(), to: Infinity }
+    this.#troubles.push(trouble)
+    this.#ledger.note(undefined, `${what} ...`)
+    return () => {
+      if (trouble.to !== Infinity) return
+      trouble.to = clock() + HEAL
+      this.#ledger.note(undefined, `... ${what}: over`)
+    }
+  }
+
+  /** A process is dead, and so are its streams. */
+  died (process) {
+    const at = clock()
+    for (const call of this.#ledger.calls.values()) if (call.process === process) this.#words.push({ event: 'died', id: call.id, process, at })
+  }
+
+  /** Looks at all that was said, but the latest, and at what time alone tells. */
+  look (upTo = clock() - DELAY) {
+    this.#words.sort((a, b) => a.at - b.at)
+    while (this.#words.length > 0 && this.#words[0].at <= upTo) this.#take(this.#words.shift())
+    for (const call of [...this.#ledger.calls.values()]) this.#settle(call, upTo)
+    for (const [key, calls] of this.#keys) this.#lookAtKey(key, calls, upTo)
+    this.#troubles = this.#troubles.filter(({ to }) => to > upTo - 60_000)
+    for (const [id, { to }] of this.#evictions) if (to < upTo - 60_000) this.#evictions.delete(id)
+  }
+
+  #take (word) {
+    if (word.event === 'sample') return this.samples.push(word)
+    if (word.event === 'fault') return this.#ledger.lost('faults', `process ${word.process}: ${word.what}: ${word.error}`)
+    if (word.event === 'log') return this.#log(word)
+    if (word.event === 'away' || word.event === 'back') return this.#cluster(word)
+    if (word.event === 'evict') return this.#evictions.set(word.id, { scope: word.scope, from: word.at, to: Infinity })
+    if (word.event === 'evicted') return this.#evicted(word)
+    const call = this.#ledger.calls.get(word.id)
+    if (call === undefined) return
+    this.#ledger.note(call.key, `${word.id} ${word.event}${word.reason === undefined ? '' : ` ${word.reason}`}${word.sent === undefined ? '' : ` ${word.sent}`}`, word.at)
+    if (word.event === 'start') this.#start(call, word)
+    else if (word.event === 'open') this.#opened(call, word)
+    else if (word.event === 'refused') this.#refused(call, word)
+    else if (word.event === 'over') call.overAt = word.at
+    else if (word.event === 'gone') this.#gone(call, word)
+    else if (word.event === 'died') call.diedAt = word.at
+  }
+
+  #start (call, { at }) {
+    call.startAt = at
+    const calls = this.#keys.get(call.key)
+    if (calls === undefined) this.#keys.set(call.key, [call])
+    else calls.push(call)
+  }
+
+  #opened (call, { at, streamId }) {
+    const { scope, key, process } = call
+    this.#ledger.did('opened')
+    if (!this.#troubled(call.startAt, at)) this.#ledger.did('opened while nothing was excused')
+    Object.assign(call, { openAt: at, streamId })
+    this.#byStreamId.set(streamId, call)
+    const waited = at - call.startAt
+    if (waited > this.#replaceTimeout + SLACK && !this.#servers[process].wasDown(call.startAt, at)) this.#ledger.lost('bounded', `${call.id} waited ${Math.round(waited)} ms`, key)
+    const calls = this.#keys.get(key)
+    for (const other of calls) {
+      if (other === call || !isLive(other) || this.#pastTimeout(calls, other, at) || this.#troubled(other.startAt, at)) continue
+      this.#ledger.lost('one', `${call.id} opened beside ${other.id}`, key)
+    }
+    // Elsewhere some are slow to end, which frees a place for a newcomer past replaceTimeout.
+    if (scope !== CROWDED) return
+    const crowd = [...this.#ledger.calls.values()].filter(other => other.scope === scope && other.process === process && isLive(other)).length
+    if (crowd > LIMITS.maxStreamsPerScope && waited < this.#replaceTimeout - 50) this.#ledger.lost('limit', `${call.id} is number ${crowd} in ${scope}`, key)
+  }
+
+  /** Whether somebody has waited for `other` as long as anybody does. */
+  #pastTimeout (calls, other, at) {
+    return calls.some(newer => newer.startAt > other.startAt && at - newer.startAt > this.#replaceTimeout - 50)
+  }
+
+  #refused (call, { at, reason, code }) {
+    call.refused = reason ?? code
+    call.goneAt = at
+    if (reason === 'replaced' || reason === 'evicted') this.#cause(call, reason, at, call.expects === 204)
+  }
+
+  #gone (call, { at, reason, sent }) {
+    Object.assign(call, { goneAt: at, reason, sent })
+    this.#ledger.did(`ended as ${reason}`)
+    if (call.overAt === undefined) this.#ledger.lost('one', `${call.id} was said to be gone before its handler and its cleanups were over`, call.key)
+    this.#cause(call, reason, at)
+  }
+
+  #cause (call, reason, at, excused = false) {
+    if (!excused && !this.#hasCause(call, reason, at)) this.#ledger.lost('cause', `${call.id}, ${call.mode}, ended as ${reason}`, call.key)
+  }
+
+  #hasCause (call, reason, at) {
+    switch (reason) {
+      case 'replaced': return this.#keys.get(call.key).some(other => other !== call && other.startAt > call.startAt - (this.#across ? CONCURRENT : 0)) || (this.#across && call.tabId !== undefined && this.#troubled(call.startAt, at))
+      case 'evicted': return [...this.#evictions.values()].some(({ scope, from, to }) => scope === call.scope && from < at && to > call.startAt) || this.#wasFull(call, at)
+      case 'expired': return at - call.openAt > LIMITS.maxAge * 0.9 - 50
+      case 'failed': return call.mode === 'throws'
+      case 'finished': return call.mode === 'finishes'
+      case 'stalled': return call.deaf || call.pulled
+      case 'shutdown': return this.#servers[call.process].wasDown(at, at)
+      case 'disconnected': return call.left || call.pulled
+    }
+  }
+
+  /** Whether, in the life of `call`, another came to its scope that had as many streams as it may. */
+  #wasFull ({ scope, process, startAt, key }, until) {
+    const neighbours = [...this.#keys.values()].flat().filter(other => other.scope === scope && other.process === process)
+    return neighbours.some(({ startAt: at, key: newKey }) => {
+      if (newKey === key || at < startAt || at > until) return false
+      const taken = neighbours.filter(other => other.key !== newKey && other.startAt <= at && !(other.goneAt < at) && !(other.diedAt < at))
+      return new Set(taken.map(other => other.key)).size >= LIMITS.maxStreamsPerScope
+    })
+  }
+
+  #evicted ({ id, at, scope, process }) {
+    const eviction = this.#evictions.get(id)
+    if (eviction === undefined) return
+    eviction.to = at
+    if (at - eviction.from > this.#replaceTimeout - 50) return
+    for (const call of this.#ledger.calls.values()) {
+      // Across processes what opened a moment before may not have its place in Redis yet.
+      if (call.scope !== scope || !isLive(call) || call.openAt > eviction.from) continue
+      if (call.process !== process && (this.#troubled(call.startAt, at) || this.#servers[call.process].wasDown(eviction.from - HEAL, at))) continue
+      if (this.#pastTimeout(this.#keys.get(call.key), call, at)) continue
+      this.#ledger.lost('evicted', `${call.id} was alive when the eviction ${id} of its scope had returned`, call.key)
+    }
+  }
+
+  #log ({ process, line: { level, msg, err, streamId } }) {
+    const text = `process ${process}: ${msg}${err === undefined ? '' : ` (${err.message}; ${err.stack})`}`
+    if (level < 50 && WARNINGS.some(pattern => pattern.test(msg))) return this.#ledger.note(undefined, text.split('\n')[0])
+    if (err?.message.startsWith('deliberate: ') === true) return this.#ledger.did('failed on purpose')
+    const call = this.#byStreamId.get(streamId)
+    if (/did not end within replaceTimeout/.test(msg) && call !== undefined) {
+      this.#ledger.did('held up a successor past replaceTimeout')
+      const slow = call.hold > this.#replaceTimeout
+      if (slow || this.#servers[process].wasDown(call.startAt, clock())) return
+    }
+    this.#ledger.lost('faults', text, call?.key)
+  }
+
+  #cluster ({ event, process, held }) {
+    const server = this.#servers[process]
+    if (event === 'back') return server.mended?.()
+    const known = this.#troubled(clock() - DELAY * 2, clock()) || server.wasDown(clock() - HEAL, clock())
+    server.mended = this.trouble(`Redis is away for process ${process}`)
+    this.#ledger.did('missed Redis')
+    // A process that could not work for so long cannot know that it was not Redis that did not answer.
+    if (!known && held < this.#replaceTimeout / 4) this.#ledger.lost('faults', `process ${process} took Redis to be away, and nothing had befallen it`)
+  }
+
+  #settle (call, upTo) {
+    if (call.broken !== undefined && !call.reported) {
+      call.reported = true
+      this.#ledger.lost('events', `${call.id}: ${call.broken}`, call.key)
+    }
+    const serverKnows = call.goneAt !== undefined || call.diedAt !== undefined
+    const age = upTo - (call.endedAt ?? call.goneAt ?? Infinity)
+    if (serverKnows || (call.ending !== undefined && call.startAt === undefined && age > 0)) {
+      const awaited = call.ending === undefined && !call.left && !call.pulled
+      if (awaited && age < (call.deaf ? 3 * HEAL : HEAL)) return
+      if (awaited && !call.deaf && call.diedAt === undefined) this.#ledger.lost('farewell', `${call.id} is ${call.reason ?? call.refused}, and its client has not heard of it`, call.key)
+      this.#compare(call)
+      this.#forget(call)
+    } else this.#lookAtOpen(call, upTo)
+  }
+
+  /** One of which both sides have said all. */
+  #compare (call) {
+    const { id, key, status, reason, sent, received, farewell, ending } = call
+    const away = call.left || call.pulled || call.diedAt !== undefined
+    const down = this.#servers[call.process].wasDown(call.askedAt, call.endedAt ?? clock())
+    const right = call.expects === undefined ? status === 200 || (status === 204 && call.refused !== undefined) : status === call.expects
+    if (!right && !(status === undefined && (away || down)) && !(status === 503 && down)) this.#ledger.lost('answers', `${id}, ${call.mode}, was answered ${status}`, key)
+    if (status === 204) this.#ledger.did('answered 204')
+    if (status !== 200 || reason === undefined) return
+    if (received > sent) this.#ledger.lost('events', `${id} has ${received} of ${sent} events`, key)
+    if (away || call.deaf) return
+    const told = farewell?.reason ?? 'none'
+    const isLoser = reason === 'replaced' || reason === 'evicted'
+    const clean = isLoser || reason === 'finished'
+    if (told !== (isLoser ? reason : 'none') || ending !== (clean ? 'clean' : 'broken')) this.#ledger.lost('farewell', `${id} is ${reason}; its farewell: ${told}, its end: ${ending}`, key)
+    if (clean && received !== sent) this.#ledger.lost('events', `${id} has ${received} of ${sent} events`, key)
+    if (call.mode === 'has a last word' && reason === 'replaced' && !call.hadLastWord) this.#ledger.lost('events', `${id} has not heard the last word`, key)
+    this.#ledger.did('events received', received)
+  }
+
+  #lookAtOpen (call, upTo) {
+    if (call.reportedSilent || call.left || call.pulled || call.deaf || call.ending !== undefined || this.#servers[call.process].wasDown(upTo - HEAL, clock())) return
+    const since = upTo - (call.status === undefined ? call.askedAt : call.heardAt)
+    if (since < this.#replaceTimeout + HEAL) return
+    call.reportedSilent = true
+    if (call.status === undefined) this.#ledger.lost('answers', `${call.id} has waited ${Math.round(since)} ms for an answer`, call.key)
+    else this.#ledger.lost('events', `${call.id} has heard nothing for ${Math.round(since)} ms`, call.key)
+  }
+
+  #lookAtKey (key, calls, upTo) {
+    const live = calls.filter(isLive)
+    const newest = calls.findLast(call => call.openAt !== undefined || (call.refused === 'replaced' && call.expects === undefined))
+    const kept = calls.filter(call => call === newest || this.#ledger.calls.has(call.id) || call.startAt > upTo - 60_000)
+    if (live.length === 0 && kept.every(call => !this.#ledger.calls.has(call.id) && call.startAt <= upTo - 60_000)) return this.#keys.delete(key)
+    this.#keys.set(key, kept)
+    if (live.length === 0) return
+
+    // Neither a start, nor trouble, for longer than anything may take.
+    const quiet = HEAL + this.#replaceTimeout * 2
+    const last = calls.at(-1)
+    if (last.atRest || upTo - last.startAt < quiet || this.#troubled(upTo, upTo) || this.#servers.some(server => server.wasDown(upTo - quiet, upTo))) return
+    last.atRest = true
+    this.#ledger.did('keys looked at, at rest')
+    if (live.length > 1) this.#ledger.lost('newest', `${live.map(({ id }) => id).join(' and ')} are both alive`, key)
+    else if (newest !== live[0] && !this.#mayBeOlder(live[0], newest)) this.#ledger.lost('newest', `${live[0].id} is alive, and ${newest.id} is newer`, key)
+  }
+
+  // One that came and went while Redis was away has replaced nobody elsewhere.
+  #mayBeOlder (live, newest) {
+    return this.#across && (newest.startAt - live.startAt < CONCURRENT || this.#troubled(newest.startAt, newest.openAt ?? newest.goneAt))
+  }
+
+  #troubled (from, to) {
+    return this.#across && this.#troubles.some(trouble => trouble.from <= to && trouble.to >= from)
+  }
+
+  #forget (call) {
+    this.#ledger.calls.delete(call.id)
+    this.#byStreamId.delete(call.streamId)
+  }
+}
+
+function isLive (call) {
+  return call.openAt !== undefined && call.goneAt === undefined && call.diedAt === undefined
+}

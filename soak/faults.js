@@ -1,0 +1,96 @@
+// What befalls processes and Redis, one thing after another, as planned.
+import { setTimeout as pause } from 'node:timers/promises'
+import { planFaults } from './plan.js'
+import { clock } from './settings.js'
+
+/** All faults once, with time between them in which nothing is excused. */
+const ROUND_MS = 60_000
+
+/** For `duration` milliseconds, each fault as often as another. */
+export async function befall ({ seed, servers, redis, ledger, checks, duration }) {
+  const from = clock()
+  const rounds = Math.max(1, Math.floor(duration / ROUND_MS))
+  const interval = duration / rounds / Object.keys(FAULTS).length
+  let number = 0
+  for (const step of planFaults(seed)) {
+    if (number === rounds * Object.keys(FAULTS).length) return
+    await pause(Math.max(0, from + interval * (number++ + 0.3) - clock()))
+    await faults[step.fault](step, { servers, redis, ledger, checks })
+    ledger.did(FAULTS[step.fault])
+  }
+}
+
+const FAULTS = {
+  kill: 'killed a process and started it anew',
+  close: 'closed a process and started it anew',
+  stop: 'stopped a process for a while',
+  lose: 'lost messages of Redis',
+  cut: 'cut processes off from Redis, and mended it',
+  empty: 'killed Redis and started it anew, empty'
+}
+
+const faults = {
+  async kill ({ victim, lasts }, { servers, ledger, checks }) {
+    const server = servers[victim]
+    const up = server.down()
+    const over = checks.trouble(`process ${victim} is killed`)
+    server.signal('SIGKILL')
+    await server.ended()
+    checks.died(victim)
+    // Nothing that others do depends on a dead process: it is in nobody's way.
+    over()
+    await pause(lasts / 2)
+    await server.start()
+    up()
+    ledger.note(undefined, `process ${victim} is back`)
+  },
+
+  async close ({ victim }, { servers, ledger, checks }) {
+    const server = servers[victim]
+    const up = server.down()
+    const over = checks.trouble(`process ${victim} closes`)
+    server.signal('SIGTERM')
+    const { code, errors } = await server.ended()
+    if (code !== 0 || errors !== '') ledger.lost('faults', `process ${victim} closed with ${code}: ${errors}`)
+    checks.died(victim)
+    over()
+    await server.start()
+    up()
+    ledger.note(undefined, `process ${victim} is back`)
+  },
+
+  async stop ({ anyone, lasts }, { servers, checks }) {
+    const server = servers[anyone]
+    const up = server.down()
+    const over = checks.trouble(`process ${anyone} is stopped for ${lasts} ms`)
+    server.signal('SIGSTOP')
+    await pause(lasts)
+    server.signal('SIGCONT')
+    up()
+    over()
+  },
+
+  async lose ({ message }, { servers, ledger }) {
+    // Said again after a second, which is sooner than replaceTimeout: nothing is excused for it.
+    for (const { network } of servers) network.loseNext(message)
+    ledger.note(undefined, `the next message '${message}' to each process is lost`)
+  },
+
+  async cut ({ way, anyone, lasts }, { servers, checks }) {
+    const [how, which] = way.split(' ')
+    const cutOff = which === 'all' ? servers : [servers[anyone]]
+    const over = checks.trouble(`Redis: ${way}, process ${which === 'all' ? 'all' : anyone}, for ${lasts} ms`)
+    for (const { network } of cutOff) network[how](which === 'all' ? undefined : which)
+    await pause(lasts)
+    for (const { network } of cutOff) network[how === 'cut' ? 'mend' : 'thaw']()
+    over()
+  },
+
+  async empty ({ lasts }, { redis, checks }) {
+    const over = checks.trouble('Redis is killed')
+    await redis.kill()
+    await pause(lasts / 2)
+    await redis.start()
+    over()
+  }
+}

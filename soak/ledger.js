@@ -1,0 +1,78 @@
+// What was done, what was lost, and the history of each key, without which a loss tells nothing.
+import { Call } from './call.js'
+import { clock } from './settings.js'
+
+const LINES = 80
+
+/** A row each of what must not be lost. */
+export const RULES = {
+  events: 'events out of order, doubled, missing, or of another stream',
+  cause: 'streams that ended without their cause',
+  one: 'two streams of one key at a time',
+  newest: 'keys whose newest stream is not the one left',
+  farewell: 'farewells, and ends that were told as others',
+  answers: 'requests with another answer than they should have, or none',
+  bounded: 'starts that took longer than replaceTimeout',
+  evicted: 'streams that outlived their eviction',
+  limit: 'streams beyond maxStreamsPerScope',
+  faults: 'unhandled errors, and lines in the log that nobody asked for',
+  rest: 'things left behind when all had gone',
+  memory: 'memory curves that rise'
+}
+
+export class Ledger {
+  done = new Map()
+  losses = new Map()
+  /** The first loss, and what led to it. */
+  first
+  /** Calls that are not settled yet, by id. */
+  calls = new Map()
+  /** Calls whose cable was pulled: their sockets are the driver's to close. */
+  abandoned = new Set()
+  asked = 0
+  #phase
+  #histories = new Map()
+  #startedAt = clock()
+
+  constructor (phase) {
+    this.#phase = phase
+  }
+
+  did (what, times = 1) {
+    this.done.set(what, (this.done.get(what) ?? 0) + times)
+  }
+
+  lost (rule, detail, key) {
+    this.losses.set(rule, (this.losses.get(rule) ?? 0) + 1)
+    this.note(key, `LOST (${rule}): ${detail}`)
+    // Kept as it was then: more would push out what led to it.
+    this.first ??= { rule, detail, key, history: this.#history(key) }
+  }
+
+  /** The history of a key, or of what befell all where none is given. */
+  note (key, text, at = clock()) {
+    let lines = this.#histories.get(key)
+    if (lines === undefined) this.#histories.set(key, lines = [])
+    lines.push({ at, text })
+    if (lines.length > LINES) lines.shift()
+  }
+
+  #history (key) {
+    const lines = [...this.#histories.get(key) ?? [], ...key === undefined ? [] : (this.#histories.get(undefined) ?? []).map(({ at, text }) => ({ at, text: `(all) ${text}` }))]
+    return lines.sort((a, b) => a.at - b.at).map(({ at, text }) => `${((at - this.#startedAt) / 1000).toFixed(3).padStart(9)}  ${text}`)
+  }
+
+  /** Sends a request of a tab's, and follows it. */
+  ask ({ plan }, about, { path, ...request }) {
+    const number = ++this.asked
+    const id = `${this.#phase}-${number}`
+    // Without a tab id each stream has a key of its own.
+    const key = plan.key ?? id
+    const call = Object.assign(new Call(id, { ...request, path: typeof path === 'function' ? path(id) : path }), { number, key, tabId: plan.tabId, scope: plan.scope, ...about })
+    this.calls.set(id, call)
+    this.note(key, `${id} asks process ${call.process}: ${call.mode}${call.hold > 0 ? ` ${call.hold} ms` : ''}`)
+    call.answered.then(status => this.note(key, `${id} is answered ${status}`))
+    call.ended.then(ending => this.note(key, `${id} ended ${ending} after ${call.received}${call.left ? ', left' : ''}${call.pulled ? ', pulled' : ''}`))
+    return call
+  }
+}

@@ -1,0 +1,73 @@
+// What handlers do with a stream: those that behave, and those that do not.
+import { on, once } from 'node:events'
+import { setImmediate as turn, setTimeout as pause } from 'node:timers/promises'
+
+const BLOCK = 'x'.repeat(64 * 1024)
+// More than the kernel keeps for a socket, on both of its ends.
+const BLOCKS = 400
+
+/** Each is given the stream, the application's events, what sends a numbered event and registers a cleanup, and how long to take. */
+export const modes = {
+  subscribes,
+  async loops ({ stream, bus, send }) {
+    for await (const [news] of on(bus, 'news', { signal: stream.signal })) await send(news)
+  },
+  async finishes ({ send, hold }) {
+    await send('one')
+    await pause(hold)
+    await send('two')
+  },
+  async throws ({ send, hold }) {
+    await send('one')
+    await pause(hold)
+    throw new Error('deliberate: in its handler')
+  },
+  async 'ignores its signal' ({ stream, bus, send, hold }) {
+    const forward = news => send(news)
+    bus.on('news', forward)
+    if (!stream.signal.aborted) await once(stream.signal, 'abort')
+    await pause(hold)
+    bus.off('news', forward)
+  },
+  'cleans up slowly' (context) {
+    subscribes(context)
+    context.clean(() => pause(context.hold))
+  },
+  'fails to clean up' (context) {
+    subscribes(context)
+    context.clean(async () => {
+      await pause(context.hold)
+      throw new Error('deliberate: in its cleanup')
+    })
+    context.clean(() => { throw new Error('deliberate: in its cleanup') })
+  },
+  'has a last word' (context) {
+    subscribes(context)
+    context.stream.onReplaced(context.lastWord)
+  },
+  /** Sends faster than anybody reads, and waits for nobody. */
+  async floods (context) {
+    subscribes(context)
+    for (let i = 0; i < BLOCKS && !context.stream.closing; i++) {
+      context.send(BLOCK)
+      if (i % 4 === 3) await turn()
+    }
+  },
+  /** Sends as fast as its client reads. */
+  async pours (context) {
+    subscribes(context)
+    for (let i = 0; i < BLOCKS; i++) await context.send(BLOCK)
+  },
+  /** As much as a client that reads takes easily. */
+  async 'sends much' (context) {
+    subscribes(context)
+    for (let i = 0; i < 20; i++) await context.send(BLOCK)
+  }
+}
+
+function subscribes ({ stream, bus, send, clean }) {
+  const forward = news => send(news)
+  bus.on('news', forward)
+  clean(() => bus.off('news', forward))
+  stream.keepAlive()
+}

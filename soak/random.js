@@ -1,0 +1,34 @@
+// Chance that a seed repeats: a generator, and others derived from it by name, so that what one draws moves no other.
+
+/** mulberry32: https://github.com/cprosche/mulberry32 */
+export function generator (seed) {
+  let state = seed >>> 0
+  function next () {
+    state = (state + 0x6D2B79F5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296
+  }
+  const below = limit => Math.floor(next() * limit)
+  return {
+    below,
+    between: (low, high) => low + below(high - low + 1),
+    /** How long until the next of events that come by chance, `mean` apart; never more than five times that. */
+    wait: mean => Math.min(5 * mean, -Math.log(1 - next()) * mean),
+    pick: list => list[below(list.length)],
+    /** A key of `weights`, the more often the larger its number. */
+    weighted (weights) {
+      let left = next() * Object.values(weights).reduce((sum, weight) => sum + weight, 0)
+      return Object.keys(weights).find(key => (left -= weights[key]) < 0)
+    },
+    shuffle (list) {
+      return list.map(item => [next(), item]).sort(([a], [b]) => a - b).map(([, item]) => item)
+    }
+  }
+}
+
+export function derive (seed, name) {
+  let hash = seed
+  for (const char of name) hash = Math.imul(hash ^ char.charCodeAt(0), 0x01000193)
+  return generator(hash)
+}

@@ -1,0 +1,134 @@
+// One process under soak, on the build: it says what happens to its streams, and how it is, a line of JSON each.
+import { EventEmitter } from 'node:events'
+import diagnostics from 'node:diagnostics_channel'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import Fastify from 'fastify'
+import { Redis } from 'ioredis'
+import octaStarStreams from 'octa-star-streams'
+import { redisCluster } from 'octa-star-streams/redis'
+import { modes } from './modes.js'
+import { BROADCAST_MS, clock, KEEP_ALIVE_MS, LEASE, LIMITS, SAMPLE_MS } from './settings.js'
+
+const { PORT = '0', REPLACE_TIMEOUT, REDIS_PORT } = process.env
+const say = line => process.stdout.write(`${JSON.stringify({ ...line, at: clock() })}\n`)
+
+process.on('unhandledRejection', error => say({ event: 'fault', what: 'unhandledRejection', error: String(error?.stack) }))
+process.on('uncaughtException', error => say({ event: 'fault', what: 'uncaughtException', error: String(error?.stack) }))
+process.on('warning', warning => say({ event: 'fault', what: 'warning', error: String(warning.stack) }))
+// Whoever started this process is gone.
+process.stdin.on('end', () => process.exit(1)).resume().unref()
+
+const log = { level: 'warn', stream: { write: line => say({ event: 'log', line: JSON.parse(line) }) } }
+const fastify = Fastify({ logger: log, forceCloseConnections: true, keepAliveTimeout: KEEP_ALIVE_MS })
+let redis
+if (REDIS_PORT !== undefined) {
+  // No command waits for a connection: the plugin copes with either, and here it shall cope at once.
+  redis = new Redis({ port: Number(REDIS_PORT), retryStrategy: () => 100 })
+  redis.on('error', () => {})
+}
+
+await fastify.register(octaStarStreams, {
+  ...LIMITS,
+  replaceTimeout: Number(REPLACE_TIMEOUT),
+  sse: { heartbeatInterval: 2_000 },
+  ...redis === undefined ? {} : { cluster: redisCluster({ redis, lease: LEASE }) }
+})
+
+const bus = new EventEmitter().setMaxListeners(0)
+const sent = new Map()
+let broadcasts = 0
+const broadcasting = setInterval(() => bus.emit('news', `news ${++broadcasts}`), BROADCAST_MS)
+
+fastify.route({
+  method: ['GET', 'POST'],
+  url: '/stream/:scope',
+  sse: 'only',
+  async handler (request, reply) {
+    const { id, name, mode, hold } = request.query
+    say({ event: 'start', id })
+    if (mode === 'throws before') {
+      say({ event: 'refused', id, code: 'deliberate' })
+      throw new Error('deliberate: before its stream')
+    }
+    let stream
+    try {
+      stream = await reply.startStream(request.params.scope, name === undefined ? {} : { name })
+    } catch (error) {
+      say({ event: 'refused', id, reason: error.reason, code: error.code })
+      throw error
+    }
+    sent.set(id, 0)
+    say({ event: 'open', id, streamId: stream.id })
+    stream.gone.then(reason => {
+      say({ event: 'gone', id, reason, sent: sent.get(id) })
+      sent.delete(id)
+    })
+    // Each event has the number of those before it, so that its client sees what it misses.
+    const write = data => {
+      sent.set(id, sent.get(id) + 1)
+      return stream.send({ event: 'n', id: String(sent.get(id)), data: `${id} ${data}` })
+    }
+    // No async function: what the plugin forgives where nobody awaits is its own promise alone.
+    const send = data => stream.closing ? undefined : write(data)
+    // What the application itself knows of its end: the plugin's word for it is not taken.
+    let running = 1
+    const over = () => { if (--running === 0) say({ event: 'over', id }) }
+    const clean = work => {
+      running++
+      stream.onClose(async reason => {
+        try {
+          await work(reason)
+        } finally {
+          over()
+        }
+      })
+    }
+    try {
+      await modes[mode]({ stream, bus, send, clean, hold: Number(hold), lastWord: () => write('last word') })
+    } finally {
+      over()
+    }
+  }
+})
+
+fastify.get('/other', async () => 'other')
+fastify.get('/sent', async () => Object.fromEntries(sent))
+fastify.post('/evict/:scope', async ({ params: { scope }, query: { id } }) => {
+  say({ event: 'evict', id, scope })
+  const count = await fastify.streamRegistry.evict(scope)
+  say({ event: 'evicted', id, scope, count })
+  return String(count)
+})
+fastify.get('/rest', async ({ query: { scopes } }) => {
+  const counts = await Promise.all(scopes.split(',').map(scope => fastify.streamRegistry.count(scope)))
+  // This request's own is one of the sockets.
+  const sockets = await new Promise(resolve => fastify.server.getConnections((_error, count) => resolve(count - 1)))
+  return { size: fastify.streamRegistry.size, listed: [...fastify.streamRegistry].length, count: counts.reduce((a, b) => a + b), sockets, listeners: bus.listenerCount('news'), sent: sent.size }
+})
+
+setFlagsFromString('--expose-gc')
+const gc = runInNewContext('gc')
+const delay = monitorEventLoopDelay({ resolution: 10 })
+delay.enable()
+const sampling = setInterval(() => {
+  const [p99, max] = [delay.percentile(99) / 1e6, delay.max / 1e6]
+  gc()
+  const { rss, heapUsed } = process.memoryUsage()
+  say({ event: 'sample', rss, heapUsed, p99, max, live: fastify.streamRegistry.size })
+  // Not the collection that was asked for.
+  setImmediate(() => delay.reset())
+}, SAMPLE_MS)
+diagnostics.subscribe('octa-star:cluster', ({ state }) => say({ event: state, held: delay.max / 1e6 }))
+
+process.once('SIGTERM', async () => {
+  clearInterval(broadcasting)
+  clearInterval(sampling)
+  delay.disable()
+  await fastify.close()
+  redis?.disconnect()
+})
+
+await fastify.listen({ port: Number(PORT), host: '127.0.0.1' })
+say({ event: 'listening', port: fastify.server.address().port })

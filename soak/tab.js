@@ -1,0 +1,171 @@
+// A virtual tab: does what its plan says, against servers that may be gone.
+import http from 'node:http'
+import { setTimeout as pause } from 'node:timers/promises'
+
+const MALFORMED = [
+  { signals: '{"tabId":', status: 400 },
+  { signals: '[]', status: 400 },
+  { signals: '{"tabId":""}', status: 400 },
+  { signals: `{"tabId":"${'x'.repeat(129)}"}`, status: 400 },
+  { signals: '{"tabId":"a"}', headers: { accept: 'text/html' }, status: 406 }
+]
+
+export class Tab {
+  #current
+  #agent
+
+  constructor (plan, servers, ledger) {
+    this.plan = plan
+    this.servers = servers
+    this.ledger = ledger
+  }
+
+  async run (signal) {
+    const { plan } = this
+    await pause(plan.firstPause)
+    while (!signal.aborted) {
+      const step = plan.next()
+      await this[step.action](step)
+      await pause(step.pause, undefined, { signal }).catch(() => {})
+    }
+  }
+
+  close () {
+    this.#agent?.destroy()
+    this.#current?.leave()
+  }
+
+  async navigate (step) {
+    const previous = this.#current
+    const opening = this.#open(step)
+    previous?.leave()
+    await opening
+    this.ledger.did('navigated')
+  }
+
+  async reload (step) {
+    this.#current?.leave()
+    await pause(5)
+    await this.#open(step)
+    this.ledger.did('reloaded')
+  }
+
+  /** The one before stays, as in a page that is kept, and hears of its end. */
+  async replace (step) {
+    await this.#open(step)
+    this.ledger.did('opened beside the one before')
+  }
+
+  async race (step) {
+    await Promise.all(Array.from({ length: step.racers }, async (_, i) => {
+      await this.#open({ ...step, processes: [step.processes[i]] })
+    }))
+    this.ledger.did('raced')
+  }
+
+  async leave () {
+    this.#current?.leave()
+    this.ledger.did('left')
+  }
+
+  async 'pull the cable' (step) {
+    await this.vanish(step)
+    await pause(step.delay)
+    await this.#open(step)
+  }
+
+  async vanish (step) {
+    if (!this.#current?.open) await this.#open(step)
+    const call = this.#current
+    if (call?.open !== true) return
+    call.pulled = true
+    this.servers[call.process].pullCable(call.localPort)
+    this.#current = undefined
+    this.ledger.did('pulled the cable')
+    this.ledger.abandoned.add(call)
+  }
+
+  async 'stop reading' (step) {
+    this.#current?.leave()
+    const { call, answered } = this.#call({ ...step, mode: step.flood }, { deaf: true })
+    if (await answered !== 200) return
+    call.pause()
+    this.ledger.did(`stopped reading what ${step.flood}`)
+    await pause(4_000)
+    call.resume()
+    await Promise.race([call.ended, pause(5_000)])
+    if (call.ending === undefined) call.leave()
+  }
+
+  async 'keep alive' (step) {
+    const agent = this.#agent = new http.Agent({ keepAlive: true })
+    this.#current?.leave()
+    const first = await this.#open({ ...step, mode: 'finishes' }, { agent })
+    await first.ended
+    for (let i = 0; i < 2; i++) {
+      const other = this.ledger.ask(this, { process: step.processes[0], mode: 'other', expects: 200 }, { path: '/other', agent, port: this.servers[step.processes[0]].frontPort })
+      await other.ended
+      if (other.reusedSocket) this.ledger.did('asked for something else on a kept socket')
+    }
+    const second = await this.#open(step, { agent })
+    if (second.reusedSocket) this.ledger.did('opened on a kept socket')
+  }
+
+  async malformed (step) {
+    const { signals, headers, status } = MALFORMED[step.malformation]
+    await this.#call(step, { signals, headers, expects: status }).answered
+    this.ledger.did('sent nonsense')
+  }
+
+  async 'throw before' (step) {
+    await this.#call({ ...step, mode: 'throws before' }, { expects: 500 }).answered
+    this.ledger.did('met a handler that throws before its stream')
+  }
+
+  /** Loses, and comes back with the farewell's id, as an EventSource does. */
+  async 'come back' (step) {
+    const loser = this.#current?.open === true ? this.#current : await this.#open(step)
+    await this.#open(step)
+    await Promise.race([loser.ended, pause(5_000)])
+    if (loser.farewell === undefined) return
+    await this.#call(step, { headers: { 'last-event-id': loser.farewell.id }, expects: 204 }).answered
+    this.ledger.did('came back after the farewell')
+  }
+
+  async 'log out' (step) {
+    const { scope } = this.plan
+    const [process] = step.processes
+    const call = this.ledger.ask(this, { process, mode: 'log out', expects: 200, scope }, { path: id => `/evict/${scope}?id=${id}`, method: 'POST', port: this.servers[process].frontPort })
+    await call.answered
+    this.ledger.did('logged out')
+  }
+
+  async keep (step) {
+    if (!this.#current?.open) await this.#open(step)
+  }
+
+  async wait () {}
+
+  async #open (step, options) {
+    const { call, answered } = this.#call(step, options)
+    if (await answered === 200 && (this.#current === undefined || call.number > this.#current.number)) this.#current = call
+    return call
+  }
+
+  #call ({ processes: [process], method, mode, hold }, { signals, headers, agent, expects, deaf = false } = {}) {
+    const { scope, tabId, name } = this.plan
+    const server = this.servers[process]
+    const text = signals ?? JSON.stringify({ tabId })
+    const query = id => new URLSearchParams({ id, mode, hold, ...name === undefined ? {} : { name }, ...method === 'GET' ? { datastar: text } : {} })
+    const call = this.ledger.ask(this, { process, mode, hold, expects }, {
+      // One that does not read is felt sooner without a proxy that reads for it.
+      port: deaf ? server.port : server.frontPort,
+      path: id => `/stream/${scope}?${query(id)}`,
+      method,
+      headers,
+      agent,
+      body: method === 'POST' ? text : undefined
+    })
+    return { call, answered: call.answered }
+  }
+}
