@@ -1,8 +1,10 @@
 // Holds what the servers say of their streams against what the clients saw, word by word, in the order of one clock.
-import { clock, CROWDED, HEAL, LIMITS, SLACK } from './settings.js'
+import { clock, CROWDED, HEAL, LIMITS, LOOK_MS, SAMPLE_MS, SLACK } from './settings.js'
 
 /** How long words are kept back, so that those of all processes come in order. */
-const DELAY = 1_000
+const DELAY = 2_000
+/** Who was kept from working for longer was not given the machine, and says nothing of the plugin. */
+const HELD_UP = 500
 /** Claims of several processes at about the same time: Redis orders them, and counts one that is held up from when it was made. */
 const CONCURRENT = 1_500
 const WARNINGS = [/share one tab id/, /^Redis is away/, /^another process did not end a stream within replaceTimeout/]
@@ -18,6 +20,7 @@ export class Checks {
   #keys = new Map()
   #evictions = new Map()
   #troubles = []
+  #lookedAt = clock()
   samples = []
 
   constructor (ledger, servers, replaceTimeout) {
@@ -44,13 +47,19 @@ export class Checks {
   }
 
   /** A process is dead, and so are its streams. */
-  died (process) {
-    const at = clock()
+  died (process, at) {
     for (const call of this.#ledger.calls.values()) if (call.process === process) this.#words.push({ event: 'died', id: call.id, process, at })
   }
 
-  /** Looks at all that was said, but the latest, and at what time alone tells. */
+  /** Looks at all that was said, but the latest, and at what time alone tells. To be called every `LOOK_MS`. */
   look (upTo = clock() - DELAY) {
+    const now = clock()
+    if (now - this.#lookedAt > LOOK_MS + HELD_UP) {
+      this.#ledger.did('times the machine held up the driver')
+      for (const server of this.#servers) server.heldUp(this.#lookedAt, now)
+      if (this.#across) this.#troubles.push({ from: this.#lookedAt, to: now + HEAL })
+    }
+    this.#lookedAt = now
     this.#words.sort((a, b) => a.at - b.at)
     while (this.#words.length > 0 && this.#words[0].at <= upTo) this.#take(this.#words.shift())
     for (const call of [...this.#ledger.calls.values()]) this.#settle(call, upTo)
@@ -60,7 +69,7 @@ export class Checks {
   }
 
   #take (word) {
-    if (word.event === 'sample') return this.samples.push(word)
+    if (word.event === 'sample') return this.#sample(word)
     if (word.event === 'fault') return this.#ledger.lost('faults', `process ${word.process}: ${word.what}: ${word.error}`)
     if (word.event === 'log') return this.#log(word)
     if (word.event === 'away' || word.event === 'back') return this.#cluster(word)
@@ -75,6 +84,12 @@ export class Checks {
     else if (word.event === 'over') call.overAt = word.at
     else if (word.event === 'gone') this.#gone(call, word)
     else if (word.event === 'died') call.diedAt = word.at
+  }
+
+  #sample (sample) {
+    this.samples.push(sample)
+    const { at, process, max } = sample
+    if (max > HELD_UP) this.#servers[process].heldUp(at - max - SAMPLE_MS, at)
   }
 
   #start (call, { at }) {
@@ -132,7 +147,7 @@ export class Checks {
       case 'expired': return at - call.openAt > LIMITS.maxAge * 0.9 - 50
       case 'failed': return call.mode === 'throws'
       case 'finished': return call.mode === 'finishes'
-      case 'stalled': return call.deaf || call.pulled
+      case 'stalled': return call.deaf || call.pulled || this.#servers[call.process].wasDown(at - LIMITS.stallTimeout, at)
       case 'shutdown': return this.#servers[call.process].wasDown(at, at)
       case 'disconnected': return call.left || call.pulled
     }
@@ -210,6 +225,7 @@ export class Checks {
     if (!right && !(status === undefined && (away || down)) && !(status === 503 && down)) this.#ledger.lost('answers', `${id}, ${call.mode}, was answered ${status}`, key)
     if (status === 204) this.#ledger.did('answered 204')
     if (status !== 200 || reason === undefined) return
+    if (call.deaf && !down && ['disconnected', 'expired'].includes(reason)) this.#ledger.lost('slow', `${id}, ${call.mode}, had a client that did not read, and ended as ${reason}`, key)
     if (received > sent) this.#ledger.lost('events', `${id} has ${received} of ${sent} events`, key)
     if (away || call.deaf) return
     const told = farewell?.reason ?? 'none'
@@ -222,12 +238,18 @@ export class Checks {
   }
 
   #lookAtOpen (call, upTo) {
-    if (call.reportedSilent || call.left || call.pulled || call.deaf || call.ending !== undefined || this.#servers[call.process].wasDown(upTo - HEAL, clock())) return
+    if (call.reportedSilent || call.left || call.pulled || call.deaf || call.ending !== undefined || this.#mayBeHeldUp(call.process, upTo)) return
     const since = upTo - (call.status === undefined ? call.askedAt : call.heardAt)
     if (since < this.#replaceTimeout + HEAL) return
     call.reportedSilent = true
     if (call.status === undefined) this.#ledger.lost('answers', `${call.id} has waited ${Math.round(since)} ms for an answer`, call.key)
     else this.#ledger.lost('events', `${call.id} has heard nothing for ${Math.round(since)} ms`, call.key)
+  }
+
+  #mayBeHeldUp (process, upTo) {
+    const last = this.samples.findLast(sample => sample.process === process)
+    // Its samples come late as well.
+    return this.#servers[process].wasDown(upTo - HEAL - this.#replaceTimeout, clock()) || last === undefined || upTo - last.at > 2 * SAMPLE_MS
   }
 
   #lookAtKey (key, calls, upTo) {
@@ -258,6 +280,7 @@ export class Checks {
   }
 
   #forget (call) {
+    call.drop?.()
     this.#ledger.calls.delete(call.id)
     this.#byStreamId.delete(call.streamId)
   }

@@ -33,12 +33,12 @@ const faults = {
   async kill ({ victim, lasts }, { servers, ledger, checks }) {
     const server = servers[victim]
     const up = server.down()
-    const over = checks.trouble(`process ${victim} is killed`)
+    // Of what the others do nothing is excused: a dead process is in nobody's way.
+    ledger.note(undefined, `process ${victim} is killed`)
+    const at = clock()
     server.signal('SIGKILL')
     await server.ended()
-    checks.died(victim)
-    // Nothing that others do depends on a dead process: it is in nobody's way.
-    over()
+    checks.died(victim, at)
     await pause(lasts / 2)
     await server.start()
     up()
@@ -48,26 +48,25 @@ const faults = {
   async close ({ victim }, { servers, ledger, checks }) {
     const server = servers[victim]
     const up = server.down()
-    const over = checks.trouble(`process ${victim} closes`)
+    ledger.note(undefined, `process ${victim} closes`)
     server.signal('SIGTERM')
     const { code, errors } = await server.ended()
     if (code !== 0 || errors !== '') ledger.lost('faults', `process ${victim} closed with ${code}: ${errors}`)
-    checks.died(victim)
-    over()
+    checks.died(victim, clock())
     await server.start()
     up()
     ledger.note(undefined, `process ${victim} is back`)
   },
 
-  async stop ({ anyone, lasts }, { servers, checks }) {
+  async stop ({ anyone, lasts }, { servers, ledger }) {
     const server = servers[anyone]
     const up = server.down()
-    const over = checks.trouble(`process ${anyone} is stopped for ${lasts} ms`)
+    ledger.note(undefined, `process ${anyone} is stopped for ${lasts} ms`)
     server.signal('SIGSTOP')
     await pause(lasts)
     server.signal('SIGCONT')
     up()
-    over()
+    ledger.note(undefined, `process ${anyone} goes on`)
   },
 
   async lose ({ message }, { servers, ledger }) {

@@ -14,6 +14,7 @@ export const RULES = {
   answers: 'requests with another answer than they should have, or none',
   bounded: 'starts that took longer than replaceTimeout',
   evicted: 'streams that outlived their eviction',
+  slow: 'streams kept open for clients that do not read',
   limit: 'streams beyond maxStreamsPerScope',
   faults: 'unhandled errors, and lines in the log that nobody asked for',
   rest: 'things left behind when all had gone',
@@ -27,8 +28,6 @@ export class Ledger {
   first
   /** Calls that are not settled yet, by id. */
   calls = new Map()
-  /** Calls whose cable was pulled: their sockets are the driver's to close. */
-  abandoned = new Set()
   asked = 0
   #phase
   #histories = new Map()

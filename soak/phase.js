@@ -7,7 +7,7 @@ import { redisServer, session } from './kit.js'
 import { Ledger } from './ledger.js'
 import { planTabs } from './plan.js'
 import { startServers } from './servers.js'
-import { clock, HEAL, LEASE, LIMITS, replaceTimeoutOf } from './settings.js'
+import { clock, HEAL, LEASE, LIMITS, LOOK_MS, replaceTimeoutOf } from './settings.js'
 import { Tab } from './tab.js'
 
 /** `duration`: how long tabs act, in milliseconds; to end takes some seconds more. Resolves to the ledger and the samples of the first process. */
@@ -19,7 +19,7 @@ export async function runPhase ({ phase, processes, seed, duration, withRedis })
   const servers = await startServers(here, processes, replaceTimeout, redis?.port)
   const checks = new Checks(ledger, servers, replaceTimeout)
   for (const server of servers) server.onWord = word => checks.hear(server.index, word)
-  const looking = setInterval(() => checks.look(), 250)
+  const looking = setInterval(() => checks.look(), LOOK_MS)
 
   const acting = AbortSignal.timeout(duration)
   setMaxListeners(0, acting)
@@ -31,10 +31,10 @@ export async function runPhase ({ phase, processes, seed, duration, withRedis })
 
   // A curve that falls because nobody is there any more would hide one that rises.
   const samples = [...checks.samples]
-  await rest(ledger, checks, replaceTimeout)
   await allHeard(ledger, servers)
+  await rest(ledger, checks, replaceTimeout)
   for (const tab of tabs) tab.close()
-  for (const call of [...ledger.calls.values(), ...ledger.abandoned]) call.leave()
+  for (const call of ledger.calls.values()) call.leave()
   await nothingLeft(ledger, servers, tabs.map(({ plan }) => plan.scope), redis)
   await ending(ledger, servers)
   clearInterval(looking)
@@ -44,13 +44,6 @@ export async function runPhase ({ phase, processes, seed, duration, withRedis })
   }
   await here.end()
   return { ledger, samples: samples.filter(({ process }) => process === 0), allSamples: samples }
-}
-
-/** Nobody acts: each key comes to rest, with its newest stream, and the checks see it. */
-async function rest (ledger, checks, replaceTimeout) {
-  ledger.note(undefined, 'nobody acts any more')
-  await pause(HEAL + 2 * replaceTimeout + 2_000)
-  checks.look()
 }
 
 /** Everything that was sent to the streams that are open has come to their clients. */
@@ -65,6 +58,13 @@ async function allHeard (ledger, servers) {
       if (call.received < sent[call.id]) ledger.lost('events', `${call.id} is open and has ${call.received} of ${sent[call.id]} events`, call.key)
     }
   }
+}
+
+/** Nobody acts: each key comes to rest, with its newest stream, and the checks see it. */
+async function rest (ledger, checks, replaceTimeout) {
+  ledger.note(undefined, 'nobody acts any more')
+  await pause(HEAL + 2 * replaceTimeout + 3_000)
+  checks.look()
 }
 
 /** When all clients have left. A stream whose cable was pulled lives until it expires. */

@@ -10,7 +10,7 @@ export async function startServers (session, count, replaceTimeout, redisPort) {
     await server.start()
     const cable = await frozenProxy(session, server.port)
     server.frontPort = Number(new URL(cable.url('/')).port)
-    server.pullCable = port => cable.pullCable(port)
+    server.cable = cable
     return server
   }))
 }
@@ -19,7 +19,7 @@ class Server {
   /** Where it listens, also after it was started anew. */
   port = 0
   frontPort
-  pullCable
+  cable
   /** Called with each word it says, once somebody listens. */
   onWord = () => {}
   #session
@@ -59,11 +59,15 @@ class Server {
     return () => { down.to = clock() + SLACK }
   }
 
+  /** Notes a time in which it, or who watches it, was not given the machine. */
+  heldUp (from, to) {
+    this.#downs.push({ from, to: to + SLACK })
+  }
+
   wasDown (from, to) {
     return this.#downs.some(down => down.from <= to && down.to >= from)
   }
 
-  /** Sends a signal, and resolves to what it has written to its standard error, and its exit code, if it ends. */
   signal (signal) {
     this.#child.signal(signal)
   }

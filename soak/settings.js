@@ -29,6 +29,7 @@ export const KEEP_ALIVE_MS = 5_000
 
 export const BROADCAST_MS = 500
 export const SAMPLE_MS = 1_000
+export const LOOK_MS = 250
 
 /** One clock for all processes of the machine. Unit: milliseconds. */
 export const clock = () => Number(process.hrtime.bigint() / 1000n) / 1000

@@ -1,6 +1,7 @@
 // A virtual tab: does what its plan says, against servers that may be gone.
 import http from 'node:http'
 import { setTimeout as pause } from 'node:timers/promises'
+import { clock, HEAL, LIMITS } from './settings.js'
 
 const MALFORMED = [
   { signals: '{"tabId":', status: 400 },
@@ -79,10 +80,16 @@ export class Tab {
     const call = this.#current
     if (call?.open !== true) return
     call.pulled = true
-    this.servers[call.process].pullCable(call.localPort)
+    const { cable } = this.servers[call.process]
+    const port = call.localPort
+    cable.pullCable(port)
+    // Tens of thousands would have no file descriptors.
+    call.drop = () => {
+      cable.drop(port)
+      call.leave()
+    }
     this.#current = undefined
     this.ledger.did('pulled the cable')
-    this.ledger.abandoned.add(call)
   }
 
   async 'stop reading' (step) {
@@ -91,7 +98,8 @@ export class Tab {
     if (await answered !== 200) return
     call.pause()
     this.ledger.did(`stopped reading what ${step.flood}`)
-    await pause(4_000)
+    // It cannot see its end, so the server's word for it is waited for; past that time it leaves, which counts as lost.
+    for (const from = clock(); call.goneAt === undefined && call.diedAt === undefined && clock() - from < LIMITS.maxAge + HEAL;) await pause(100)
     call.resume()
     await Promise.race([call.ended, pause(5_000)])
     if (call.ending === undefined) call.leave()

@@ -21,10 +21,10 @@ export interface Child {
   exited: Promise<[code: number | null, signal: NodeJS.Signals | null]>
 }
 
-/** Starts `file`, by way of the command `via` if need be, and ends it when the test does. It gets no more of the environment than PATH and `env`. */
-export function startChild (t: Test, file: string, env: Record<string, string> = {}, via: string[] = []): Child {
-  const [command = process.execPath, ...args] = [...via, process.execPath, file]
-  const child = spawn(command, args, { cwd: root, env: { PATH: process.env.PATH, ...WITHOUT_COVERAGE, ...env } })
+/** Starts `file` with `args`, by way of the command `via` if need be, and ends it when the test does. It gets no more of the environment than PATH and `env`. */
+export function startChild (t: Test, file: string, env: Record<string, string> = {}, via: string[] = [], args: string[] = []): Child {
+  const [command = process.execPath, ...rest] = [...via, process.execPath, file, ...args]
+  const child = spawn(command, rest, { cwd: root, env: { PATH: process.env.PATH, ...WITHOUT_COVERAGE, ...env } })
   let errors = ''
   child.stderr.on('data', text => { errors += text })
   const exited = once(child, 'close') as Child['exited']

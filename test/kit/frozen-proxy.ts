@@ -7,6 +7,8 @@ export interface FrozenProxy {
   url: (path: string) => string
   /** Freezes every connection that is open now, or the one of the client with this port. */
   pullCable: (port?: number) => void
+  /** Closes both ends of what was frozen from the client with this port, where nobody will look at them again. */
+  drop: (port: number) => void
 }
 
 export async function frozenProxy (t: Test, port: number): Promise<FrozenProxy> {
@@ -44,6 +46,13 @@ export async function frozenProxy (t: Test, port: number): Promise<FrozenProxy> 
         // A socket that nobody reads fills the kernel's buffers, and then its peer's.
         client.pause()
         upstream.pause()
+      }
+    },
+    drop (port) {
+      for (const [client, upstream] of pairs) {
+        if (client.remotePort !== port || !frozen.has(client)) continue
+        client.destroy()
+        upstream.destroy()
       }
     }
   }

@@ -1,0 +1,35 @@
+// A minute of the soak, as `npm run soak -- 1` runs it: it did something of everything, and lost nothing.
+import t from 'tap'
+import { startChild } from './kit/child.ts'
+import { redisOptions } from './kit/redis.ts'
+
+// The file's own; .taprc's is for those that take seconds.
+t.setTimeout(300_000)
+
+const DONE = [
+  'answered 204', 'asked for something else on a kept socket', 'came back after the farewell', 'ended as disconnected', 'ended as evicted',
+  'ended as expired', 'ended as failed', 'ended as finished', 'ended as replaced', 'ended as stalled', 'events received', 'failed on purpose',
+  'held up a successor past replaceTimeout', 'keys looked at, at rest', 'left', 'logged out', 'met a handler that throws before its stream', 'navigated',
+  'open streams found whole at the end', 'opened', 'opened beside the one before', 'opened on a kept socket', 'opened while nothing was excused',
+  'pulled the cable', 'raced', 'reloaded', 'sent nonsense', 'stopped reading what floods', 'stopped reading what pours'
+]
+const DONE_ACROSS = [
+  'closed a process and started it anew', 'cut processes off from Redis, and mended it', 'ended as shutdown', 'killed Redis and started it anew, empty',
+  'killed a process and started it anew', 'lost messages of Redis', 'missed Redis', 'stopped a process for a while'
+]
+
+t.test('tabs that do all they may for a minute, on one process and on three with Redis, lose nothing', { timeout: 300_000 }, async t => {
+  const seed = String(Math.floor(Math.random() * 1e9))
+  const child = startChild(t, 'soak/run.js', { SEED: seed, ...process.env.CI === undefined ? {} : { CI: process.env.CI } }, [], ['1'])
+  const output: string[] = []
+  child.lines.on('line', line => output.push(line))
+  const [code] = await child.exited
+  for (const line of output) t.comment(line)
+  t.equal(code, 0, `SEED=${seed} npm run soak -- 1\n${child.errors()}`)
+  const phases = output.join('\n').split(/^(?=One process$|Three processes and a Redis$)/m).slice(1)
+  t.equal(phases.length, redisOptions.skip === false ? 2 : 1)
+  for (const [i, phase] of phases.entries()) {
+    const done = new Set([...phase.matchAll(/^ +[1-9]\d* {2}(.+)$/gm)].map(([, what]) => what!))
+    t.strictSame([...DONE, ...i === 1 ? DONE_ACROSS : []].filter(what => !done.has(what)), [], 'it did something of everything')
+  }
+})
