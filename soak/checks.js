@@ -35,14 +35,13 @@ export class Checks {
   }
 
   /** From now on, until the function it returns is called and some time after: what needs Redis, or all processes, may fail. */
-  trouble (what) {
-    const trouble = { from: clock(), to: Infinity }
+  trouble (what, from = clock()) {
+    const trouble = { from, to: Infinity }
     this.#troubles.push(trouble)
-    this.#ledger.note(undefined, `${what} ...`)
-    return () => {
-      if (trouble.to !== Infinity) return
-      trouble.to = clock() + HEAL
-      this.#ledger.note(undefined, `... ${what}: over`)
+    this.#ledger.note(undefined, `${what} ...`, from)
+    return (at = clock()) => {
+      trouble.to = at + HEAL
+      this.#ledger.note(undefined, `... ${what}: over`, at)
     }
   }
 
@@ -177,9 +176,9 @@ export class Checks {
     }
   }
 
-  #log ({ process, line: { level, msg, err, streamId } }) {
+  #log ({ process, at, line: { level, msg, err, streamId } }) {
     const text = `process ${process}: ${msg}${err === undefined ? '' : ` (${err.message}; ${err.stack})`}`
-    if (level < 50 && WARNINGS.some(pattern => pattern.test(msg))) return this.#ledger.note(undefined, text.split('\n')[0])
+    if (level < 50 && WARNINGS.some(pattern => pattern.test(msg))) return this.#ledger.note(undefined, text.split('\n')[0], at)
     if (err?.message.startsWith('deliberate: ') === true) return this.#ledger.did('failed on purpose')
     const call = this.#byStreamId.get(streamId)
     if (/did not end within replaceTimeout/.test(msg) && call !== undefined) {
@@ -190,11 +189,11 @@ export class Checks {
     this.#ledger.lost('faults', text, call?.key)
   }
 
-  #cluster ({ event, process, held }) {
+  #cluster ({ event, process, at, held }) {
     const server = this.#servers[process]
-    if (event === 'back') return server.mended?.()
-    const known = this.#troubled(clock() - DELAY * 2, clock()) || server.wasDown(clock() - HEAL, clock())
-    server.mended = this.trouble(`Redis is away for process ${process}`)
+    if (event === 'back') return server.mended?.(at)
+    const known = this.#troubled(at, at) || server.wasDown(at, at)
+    server.mended = this.trouble(`process ${process} takes Redis to be away`, at)
     this.#ledger.did('missed Redis')
     // A process that could not work for so long cannot know that it was not Redis that did not answer.
     if (!known && held < this.#replaceTimeout / 4) this.#ledger.lost('faults', `process ${process} took Redis to be away, and nothing had befallen it`)
@@ -242,7 +241,7 @@ export class Checks {
     const since = upTo - (call.status === undefined ? call.askedAt : call.heardAt)
     if (since < this.#replaceTimeout + HEAL) return
     call.reportedSilent = true
-    if (call.status === undefined) this.#ledger.lost('answers', `${call.id} has waited ${Math.round(since)} ms for an answer`, call.key)
+    if (call.status === undefined) this.#ledger.lost('answers', `${call.id} has waited ${Math.round(since)} ms for an answer, ${call.localPort === undefined ? 'not connected' : call.startAt === undefined ? 'connected' : 'its handler running'}`, call.key)
     else this.#ledger.lost('events', `${call.id} has heard nothing for ${Math.round(since)} ms`, call.key)
   }
 
