@@ -109,6 +109,10 @@ export class Checks {
     const calls = this.#keys.get(key)
     for (const other of calls) {
       if (other === call || !isLive(other) || this.#pastTimeout(calls, other, at) || this.#troubled(other.startAt, at)) continue
+      if (calls.some(between => between.startAt > other.startAt && between.diedAt !== undefined && between.openAt === undefined)) {
+        this.#ledger.did('opened beside one whose successor was killed while it waited')
+        continue
+      }
       this.#ledger.lost('one', `${call.id} opened beside ${other.id}`, key)
     }
     // Elsewhere some are slow to end, which frees a place for a newcomer past replaceTimeout.
@@ -119,6 +123,9 @@ export class Checks {
 
   /** Whether somebody has waited for `other` as long as anybody does. */
   #pastTimeout (calls, other, at) {
+    // A process that closes waits as long, and then for nobody.
+    const { closingSince } = this.#servers[other.process]
+    if (closingSince > other.startAt && at - closingSince > this.#replaceTimeout - 50) return true
     return calls.some(newer => newer.startAt > other.startAt && at - newer.startAt > this.#replaceTimeout - 50)
   }
 

@@ -49,6 +49,7 @@ const faults = {
     const server = servers[victim]
     const up = server.down()
     ledger.note(undefined, `process ${victim} closes`)
+    server.closingSince = clock()
     server.signal('SIGTERM')
     const { code, errors } = await server.ended()
     if (code !== 0 || errors !== '') ledger.lost('faults', `process ${victim} closed with ${code}: ${errors}`)

@@ -24,8 +24,8 @@ export const RULES = {
 export class Ledger {
   done = new Map()
   losses = new Map()
-  /** The first loss, and what led to it. */
-  first
+  /** The first loss of each rule, and what led to it. */
+  firsts = new Map()
   /** Calls that are not settled yet, by id. */
   calls = new Map()
   asked = 0
@@ -45,7 +45,7 @@ export class Ledger {
     this.losses.set(rule, (this.losses.get(rule) ?? 0) + 1)
     this.note(key, `LOST (${rule}): ${detail}`)
     // Kept as it was then: more would push out what led to it.
-    this.first ??= { rule, detail, key, history: this.#history(key) }
+    if (!this.firsts.has(rule)) this.firsts.set(rule, { detail, key, history: this.#history(key) })
   }
 
   /** The history of a key, or of what befell all where none is given. */

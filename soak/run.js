@@ -2,7 +2,7 @@
 import { parseArgs } from 'node:util'
 import { redisOptions } from './kit.js'
 import { runPhase } from './phase.js'
-import { printPhase, printFirst } from './summary.js'
+import { printFirsts, printPhase } from './summary.js'
 
 const { positionals: [minutes = '10'] } = parseArgs({ allowPositionals: true })
 const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 1e9))
@@ -24,14 +24,12 @@ if (skip === false) phases.push({ phase: 'three', title: 'Three processes and a 
 else console.log(`Skipped: three processes and a Redis, for ${skip}`)
 
 let lost = 0
-let first
 for (const { title, ...phase } of phases) {
   const result = await runPhase({ ...phase, seed, duration: total / phases.length })
   lost += printPhase(title, result)
-  if (first === undefined && result.ledger.first !== undefined) first = result.ledger
+  printFirsts(result.ledger)
 }
 clearTimeout(watchdog)
-if (first !== undefined) printFirst(first)
 if (lost > 0) console.error(`Lost: ${lost}. Again: SEED=${seed} npm run soak -- ${minutes}`)
 else console.log('Lost: nothing')
 process.exit(lost > 0 ? 1 : 0)

@@ -18,6 +18,8 @@ export async function startServers (session, count, replaceTimeout, redisPort) {
 class Server {
   /** Where it listens, also after it was started anew. */
   port = 0
+  /** When it was last told to close. */
+  closingSince
   frontPort
   cable
   /** Called with each word it says, once somebody listens. */

@@ -23,8 +23,10 @@ export function printPhase (title, { ledger, samples, allSamples }) {
   return lost
 }
 
-export function printFirst (ledger) {
-  const { rule, detail, key, history } = ledger.first
-  console.error(`\nThe first loss: ${rule}: ${detail}\nThe history of ${key === undefined ? 'all' : `the key '${key}'`}, in seconds:`)
-  for (const line of history) console.error(line)
+/** Prints the first loss of each rule, with all that may have led to it. */
+export function printFirsts ({ firsts }) {
+  for (const [rule, { detail, key, history }] of firsts) {
+    console.error(`\nThe first loss (${rule}): ${detail}\nThe history of ${key === undefined ? 'all' : `the key '${key}'`}, in seconds:`)
+    for (const line of history) console.error(line)
+  }
 }
