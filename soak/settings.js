@@ -10,7 +10,8 @@ export const LIMITS = {
 
 /** By number of processes: across processes half of it is how long Redis may take, on a busy machine too. */
 export const replaceTimeoutOf = processes => processes === 1 ? 1_000 : 2_000
-export const LEASE = 2_000
+/** Longer than a process is stopped for, twice over: one whose lease is over is waited for no longer. */
+export const LEASE = 6_000
 /** How long what Redis's absence has doubled may take to be one again. The tests of faults state the same. */
 export const HEAL = 5_000
 /** What a busy machine may be late by, where a bound of the plugin's is checked. */
