@@ -109,7 +109,7 @@ export class Checks {
     const calls = this.#keys.get(key)
     for (const other of calls) {
       if (other === call || !isLive(other) || this.#pastTimeout(calls, other, at) || this.#troubled(other.startAt, at)) continue
-      if (calls.some(between => between.startAt > other.startAt && between.diedAt !== undefined && between.openAt === undefined)) {
+      if (calls.some(between => between.startAt > other.startAt && between.openAt === undefined && this.#servers[between.process].wasKilled(between.startAt, at))) {
         this.#ledger.did('opened beside one whose successor was killed while it waited')
         continue
       }

@@ -27,6 +27,7 @@ class Server {
   #session
   #replaceTimeout
   #child
+  #killedAt
   #downs = []
 
   constructor (session, index, replaceTimeout, network) {
@@ -66,11 +67,16 @@ class Server {
     this.#downs.push({ from, to: to + SLACK })
   }
 
+  wasKilled (from, to) {
+    return this.#killedAt > from && this.#killedAt <= to
+  }
+
   wasDown (from, to) {
     return this.#downs.some(down => down.from <= to && down.to >= from)
   }
 
   signal (signal) {
+    if (signal === 'SIGKILL') this.#killedAt = clock()
     this.#child.signal(signal)
   }
 
