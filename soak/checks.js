@@ -7,6 +7,8 @@ const DELAY = 2_000
 const HELD_UP = 500
 /** Claims of several processes at about the same time: Redis orders them, and counts one that is held up from when it was made. */
 const CONCURRENT = 1_500
+/** Which of two starts in two processes came first is Redis's to say, and by so much it may be the other one. */
+const UNORDERED = 100
 const WARNINGS = [/share one tab id/, /^Redis is away/, /^another process did not end a stream within replaceTimeout/]
 
 export class Checks {
@@ -45,6 +47,13 @@ export class Checks {
     }
   }
 
+  /** Who watches, and is the network too, was not given the machine, or Redis was not. */
+  heldUp (from, to) {
+    this.#ledger.did('times the machine held up the driver or Redis')
+    for (const server of this.#servers) server.heldUp(from, to)
+    if (this.#across) this.#troubles.push({ from, to: to + HEAL })
+  }
+
   /** A process is dead, and so are its streams. */
   died (process, at) {
     for (const call of this.#ledger.calls.values()) if (call.process === process) this.#words.push({ event: 'died', id: call.id, process, at })
@@ -53,11 +62,7 @@ export class Checks {
   /** Looks at all that was said, but the latest, and at what time alone tells. To be called every `LOOK_MS`. */
   look (upTo = clock() - DELAY) {
     const now = clock()
-    if (now - this.#lookedAt > LOOK_MS + HELD_UP) {
-      this.#ledger.did('times the machine held up the driver')
-      for (const server of this.#servers) server.heldUp(this.#lookedAt, now)
-      if (this.#across) this.#troubles.push({ from: this.#lookedAt, to: now + HEAL })
-    }
+    if (now - this.#lookedAt > LOOK_MS + HELD_UP) this.heldUp(this.#lookedAt, now)
     this.#lookedAt = now
     this.#words.sort((a, b) => a.at - b.at)
     while (this.#words.length > 0 && this.#words[0].at <= upTo) this.#take(this.#words.shift())
@@ -126,7 +131,7 @@ export class Checks {
     // A process that closes waits as long, and then for nobody.
     const { closingSince } = this.#servers[other.process]
     if (closingSince > other.startAt && at - closingSince > this.#replaceTimeout - 50) return true
-    return calls.some(newer => newer.startAt > other.startAt && at - newer.startAt > this.#replaceTimeout - 50)
+    return calls.some(newer => newer !== other && newer.startAt > other.startAt - (this.#across ? UNORDERED : 0) && at - newer.startAt > this.#replaceTimeout - 50)
   }
 
   #refused (call, { at, reason, code }) {

@@ -20,6 +20,7 @@ export async function runPhase ({ phase, processes, seed, duration, withRedis })
   const checks = new Checks(ledger, servers, replaceTimeout)
   for (const server of servers) server.onWord = word => checks.hear(server.index, word)
   const looking = setInterval(() => checks.look(), LOOK_MS)
+  const watching = redis === undefined ? undefined : watchRedis(redis.client(), checks)
 
   const acting = AbortSignal.timeout(duration)
   setMaxListeners(0, acting)
@@ -38,12 +39,22 @@ export async function runPhase ({ phase, processes, seed, duration, withRedis })
   await nothingLeft(ledger, servers, tabs.map(({ plan }) => plan.scope), redis)
   await ending(ledger, servers)
   clearInterval(looking)
+  clearInterval(watching)
   checks.look(Infinity)
   for (const { id, key, startAt, goneAt, diedAt } of ledger.calls.values()) {
     if (startAt !== undefined && goneAt === undefined && diedAt === undefined) ledger.lost('rest', `${id} was never said to be gone`, key)
   }
   await here.end()
   return { ledger, samples: samples.filter(({ process }) => process === 0), allSamples: samples }
+}
+
+// Asked past the networks that fail. A process asks through them, there and back, and thinks it away after replaceTimeout / 2.
+function watchRedis (client, checks) {
+  return setInterval(async () => {
+    const from = clock()
+    const answered = await client.ping().catch(() => {})
+    if (answered !== undefined && clock() - from > LOOK_MS) checks.heldUp(from, clock())
+  }, LOOK_MS)
 }
 
 /** Everything that was sent to the streams that are open has come to their clients. */
