@@ -155,7 +155,8 @@ export class Checks {
     switch (reason) {
       case 'replaced': return this.#keys.get(call.key).some(other => other !== call && other.startAt > call.startAt - (this.#across ? CONCURRENT : 0)) || (this.#across && call.tabId !== undefined && this.#troubled(call.startAt, at))
       case 'evicted': return [...this.#evictions.values()].some(({ scope, from, to }) => scope === call.scope && from < at && to > call.startAt) || this.#wasFull(call, at)
-      case 'expired': return at - call.openAt > LIMITS.maxAge * 0.9 - 50
+      // Not from when it was said to be open: a busy process says so late.
+      case 'expired': return at - call.startAt > LIMITS.maxAge * 0.9
       case 'failed': return call.mode === 'throws'
       case 'finished': return call.mode === 'finishes'
       case 'stalled': return call.deaf || call.pulled || this.#servers[call.process].wasDown(at - LIMITS.stallTimeout, at)
