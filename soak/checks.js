@@ -1,19 +1,15 @@
 // Holds what the servers say of their streams against what the clients saw, word by word, in the order of one clock.
-import { clock, CROWDED, HEAL, LIMITS, LOOK_MS, SAMPLE_MS, SLACK } from './settings.js'
+import { hasCause } from './causes.js'
+import { clock, CONCURRENT, CROWDED, HEAL, LIMITS, SLACK } from './settings.js'
 
 /** How long words are kept back, so that those of all processes come in order. */
 const DELAY = 2_000
-/** Who was kept from working for longer was not given the machine, and says nothing of the plugin. */
-const HELD_UP = 500
-/** Claims of several processes at about the same time: Redis orders them, and counts one that is held up from when it was made. */
-const CONCURRENT = 1_500
-/** Which of two starts in two processes came first is Redis's to say, and by so much it may be the other one. */
-const UNORDERED = 100
 const WARNINGS = [/share one tab id/, /^Redis is away/, /^another process did not end a stream within replaceTimeout/]
 
 export class Checks {
   #ledger
   #servers
+  #excuses
   #replaceTimeout
   #across
   #words = []
@@ -21,37 +17,18 @@ export class Checks {
   /** By key: the calls that have started, the older first. */
   #keys = new Map()
   #evictions = new Map()
-  #troubles = []
-  #lookedAt = clock()
   samples = []
 
-  constructor (ledger, servers, replaceTimeout) {
+  constructor (ledger, servers, excuses, replaceTimeout) {
     this.#ledger = ledger
     this.#servers = servers
+    this.#excuses = excuses
     this.#replaceTimeout = replaceTimeout
     this.#across = servers.length > 1
   }
 
   hear (process, word) {
     this.#words.push({ ...word, process })
-  }
-
-  /** From now on, until the function it returns is called and some time after: what needs Redis, or all processes, may fail. */
-  trouble (what, from = clock()) {
-    const trouble = { from, to: Infinity }
-    this.#troubles.push(trouble)
-    this.#ledger.note(undefined, `${what} ...`, from)
-    return (at = clock()) => {
-      trouble.to = at + HEAL
-      this.#ledger.note(undefined, `... ${what}: over`, at)
-    }
-  }
-
-  /** Who watches, and is the network too, was not given the machine, or Redis was not. */
-  heldUp (from, to) {
-    this.#ledger.did('times the machine held up the driver or Redis')
-    for (const server of this.#servers) server.heldUp(from, to)
-    if (this.#across) this.#troubles.push({ from, to: to + HEAL })
   }
 
   /** A process is dead, and so are its streams. */
@@ -61,14 +38,11 @@ export class Checks {
 
   /** Looks at all that was said, but the latest, and at what time alone tells. To be called every `LOOK_MS`. */
   look (upTo = clock() - DELAY) {
-    const now = clock()
-    if (now - this.#lookedAt > LOOK_MS + HELD_UP) this.heldUp(this.#lookedAt, now)
-    this.#lookedAt = now
+    this.#excuses.look()
     this.#words.sort((a, b) => a.at - b.at)
     while (this.#words.length > 0 && this.#words[0].at <= upTo) this.#take(this.#words.shift())
     for (const call of [...this.#ledger.calls.values()]) this.#settle(call, upTo)
     for (const [key, calls] of this.#keys) this.#lookAtKey(key, calls, upTo)
-    this.#troubles = this.#troubles.filter(({ to }) => to > upTo - 60_000)
     for (const [id, { to }] of this.#evictions) if (to < upTo - 60_000) this.#evictions.delete(id)
   }
 
@@ -92,8 +66,7 @@ export class Checks {
 
   #sample (sample) {
     this.samples.push(sample)
-    const { at, process, max } = sample
-    if (max > HELD_UP) this.#servers[process].heldUp(at - max - SAMPLE_MS, at)
+    this.#excuses.sample(sample)
   }
 
   #start (call, { at }) {
@@ -106,32 +79,21 @@ export class Checks {
   #opened (call, { at, streamId }) {
     const { scope, key, process } = call
     this.#ledger.did('opened')
-    if (!this.#troubled(call.startAt, at)) this.#ledger.did('opened while nothing was excused')
+    if (!this.#excuses.troubled(call.startAt, at)) this.#ledger.did('opened while nothing was excused')
     Object.assign(call, { openAt: at, streamId })
     this.#byStreamId.set(streamId, call)
     const waited = at - call.startAt
     if (waited > this.#replaceTimeout + SLACK && !this.#servers[process].wasDown(call.startAt, at)) this.#ledger.lost('bounded', `${call.id} waited ${Math.round(waited)} ms`, key)
     const calls = this.#keys.get(key)
     for (const other of calls) {
-      if (other === call || !isLive(other) || this.#pastTimeout(calls, other, at) || this.#troubled(other.startAt, at)) continue
-      if (calls.some(between => between.startAt > other.startAt && between.openAt === undefined && this.#servers[between.process].wasKilled(between.startAt, at))) {
-        this.#ledger.did('opened beside one whose successor was killed while it waited')
-        continue
-      }
-      this.#ledger.lost('one', `${call.id} opened beside ${other.id}`, key)
+      if (other === call || !isLive(other) || this.#excuses.pastTimeout(calls, other, at) || this.#excuses.troubled(other.startAt, at)) continue
+      if (this.#excuses.wasForgotten(calls, other, at)) this.#ledger.did('opened beside one whose successor was killed while it waited')
+      else this.#ledger.lost('one', `${call.id} opened beside ${other.id}`, key)
     }
     // Elsewhere some are slow to end, which frees a place for a newcomer past replaceTimeout.
     if (scope !== CROWDED) return
     const crowd = [...this.#ledger.calls.values()].filter(other => other.scope === scope && other.process === process && isLive(other)).length
     if (crowd > LIMITS.maxStreamsPerScope && waited < this.#replaceTimeout - 50) this.#ledger.lost('limit', `${call.id} is number ${crowd} in ${scope}`, key)
-  }
-
-  /** Whether somebody has waited for `other` as long as anybody does. */
-  #pastTimeout (calls, other, at) {
-    // A process that closes waits as long, and then for nobody.
-    const { closingSince } = this.#servers[other.process]
-    if (closingSince > other.startAt && at - closingSince > this.#replaceTimeout - 50) return true
-    return calls.some(newer => newer !== other && newer.startAt > other.startAt - (this.#across ? UNORDERED : 0) && at - newer.startAt > this.#replaceTimeout - 50)
   }
 
   #refused (call, { at, reason, code }) {
@@ -148,31 +110,8 @@ export class Checks {
   }
 
   #cause (call, reason, at, excused = false) {
-    if (!excused && !this.#hasCause(call, reason, at)) this.#ledger.lost('cause', `${call.id}, ${call.mode}, ended as ${reason}`, call.key)
-  }
-
-  #hasCause (call, reason, at) {
-    switch (reason) {
-      case 'replaced': return this.#keys.get(call.key).some(other => other !== call && other.startAt > call.startAt - (this.#across ? CONCURRENT : 0)) || (this.#across && call.tabId !== undefined && this.#troubled(call.startAt, at))
-      case 'evicted': return [...this.#evictions.values()].some(({ scope, from, to }) => scope === call.scope && from < at && to > call.startAt) || this.#wasFull(call, at)
-      // Not from when it was said to be open: a busy process says so late.
-      case 'expired': return at - call.startAt > LIMITS.maxAge * 0.9
-      case 'failed': return call.mode === 'throws'
-      case 'finished': return call.mode === 'finishes'
-      case 'stalled': return call.deaf || call.pulled || this.#servers[call.process].wasDown(at - LIMITS.stallTimeout, at)
-      case 'shutdown': return this.#servers[call.process].wasDown(at, at)
-      case 'disconnected': return call.left || call.pulled
-    }
-  }
-
-  /** Whether, in the life of `call`, another came to its scope that had as many streams as it may. */
-  #wasFull ({ scope, process, startAt, key }, until) {
-    const neighbours = [...this.#keys.values()].flat().filter(other => other.scope === scope && other.process === process)
-    return neighbours.some(({ startAt: at, key: newKey }) => {
-      if (newKey === key || at < startAt || at > until) return false
-      const taken = neighbours.filter(other => other.key !== newKey && other.startAt <= at && !(other.goneAt < at) && !(other.diedAt < at))
-      return new Set(taken.map(other => other.key)).size >= LIMITS.maxStreamsPerScope
-    })
+    const context = { keys: this.#keys, evictions: this.#evictions, excuses: this.#excuses, servers: this.#servers }
+    if (!excused && !hasCause(call, reason, at, context)) this.#ledger.lost('cause', `${call.id}, ${call.mode}, ended as ${reason}`, call.key)
   }
 
   #evicted ({ id, at, scope, process }) {
@@ -183,8 +122,8 @@ export class Checks {
     for (const call of this.#ledger.calls.values()) {
       // Across processes what opened a moment before may not have its place in Redis yet.
       if (call.scope !== scope || !isLive(call) || call.openAt > eviction.from) continue
-      if (call.process !== process && (this.#troubled(call.startAt, at) || this.#servers[call.process].wasDown(eviction.from - HEAL, at))) continue
-      if (this.#pastTimeout(this.#keys.get(call.key), call, at)) continue
+      if (call.process !== process && (this.#excuses.troubled(call.startAt, at) || this.#servers[call.process].wasDown(eviction.from - HEAL, at))) continue
+      if (this.#excuses.pastTimeout(this.#keys.get(call.key), call, at)) continue
       this.#ledger.lost('evicted', `${call.id} was alive when the eviction ${id} of its scope had returned`, call.key)
     }
   }
@@ -205,8 +144,8 @@ export class Checks {
   #cluster ({ event, process, at, held }) {
     const server = this.#servers[process]
     if (event === 'back') return server.mended?.(at)
-    const known = this.#troubled(at, at) || server.wasDown(at, at)
-    server.mended = this.trouble(`process ${process} takes Redis to be away`, at)
+    const known = this.#excuses.troubled(at, at) || server.wasDown(at, at)
+    server.mended = this.#excuses.trouble(`process ${process} takes Redis to be away`, at)
     this.#ledger.did('missed Redis')
     // A process that could not work for so long cannot know that it was not Redis that did not answer.
     if (!known && held < this.#replaceTimeout / 4) this.#ledger.lost('faults', `process ${process} took Redis to be away, and nothing had befallen it`)
@@ -250,18 +189,12 @@ export class Checks {
   }
 
   #lookAtOpen (call, upTo) {
-    if (call.reportedSilent || call.left || call.pulled || call.deaf || call.ending !== undefined || this.#mayBeHeldUp(call.process, upTo)) return
+    if (call.reportedSilent || call.left || call.pulled || call.deaf || call.ending !== undefined || this.#excuses.mayBeLate(call.process, upTo)) return
     const since = upTo - (call.status === undefined ? call.askedAt : call.heardAt)
     if (since < this.#replaceTimeout + HEAL) return
     call.reportedSilent = true
     if (call.status === undefined) this.#ledger.lost('answers', `${call.id} has waited ${Math.round(since)} ms for an answer, ${call.localPort === undefined ? 'not connected' : call.startAt === undefined ? 'connected' : 'its handler running'}`, call.key)
     else this.#ledger.lost('events', `${call.id} has heard nothing for ${Math.round(since)} ms`, call.key)
-  }
-
-  #mayBeHeldUp (process, upTo) {
-    const last = this.samples.findLast(sample => sample.process === process)
-    // Its samples come late as well.
-    return this.#servers[process].wasDown(upTo - HEAL - this.#replaceTimeout, clock()) || last === undefined || upTo - last.at > 2 * SAMPLE_MS
   }
 
   #lookAtKey (key, calls, upTo) {
@@ -275,7 +208,7 @@ export class Checks {
     // Neither a start, nor trouble, for longer than anything may take.
     const quiet = HEAL + this.#replaceTimeout * 2
     const last = calls.at(-1)
-    if (last.atRest || upTo - last.startAt < quiet || this.#troubled(upTo, upTo) || this.#servers.some(server => server.wasDown(upTo - quiet, upTo))) return
+    if (last.atRest || upTo - last.startAt < quiet || this.#excuses.troubled(upTo, upTo) || this.#servers.some(server => server.wasDown(upTo - quiet, upTo))) return
     last.atRest = true
     this.#ledger.did('keys looked at, at rest')
     if (live.length > 1) this.#ledger.lost('newest', `${live.map(({ id }) => id).join(' and ')} are both alive`, key)
@@ -284,11 +217,7 @@ export class Checks {
 
   // One that came and went while Redis was away has replaced nobody elsewhere.
   #mayBeOlder (live, newest) {
-    return this.#across && (newest.startAt - live.startAt < CONCURRENT || this.#troubled(newest.startAt, newest.openAt ?? newest.goneAt))
-  }
-
-  #troubled (from, to) {
-    return this.#across && this.#troubles.some(trouble => trouble.from <= to && trouble.to >= from)
+    return this.#across && (newest.startAt - live.startAt < CONCURRENT || this.#excuses.troubled(newest.startAt, newest.openAt ?? newest.goneAt))
   }
 
   #forget (call) {

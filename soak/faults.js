@@ -7,7 +7,7 @@ import { clock } from './settings.js'
 const ROUND_MS = 60_000
 
 /** For `duration` milliseconds, each fault as often as another. */
-export async function befall ({ seed, servers, redis, ledger, checks, duration }) {
+export async function befall ({ seed, servers, redis, ledger, checks, excuses, duration }) {
   const from = clock()
   const rounds = Math.max(1, Math.floor(duration / ROUND_MS))
   const interval = duration / rounds / Object.keys(FAULTS).length
@@ -15,7 +15,7 @@ export async function befall ({ seed, servers, redis, ledger, checks, duration }
   for (const step of planFaults(seed)) {
     if (number === rounds * Object.keys(FAULTS).length) return
     await pause(Math.max(0, from + interval * (number++ + 0.3) - clock()))
-    await faults[step.fault](step, { servers, redis, ledger, checks })
+    await faults[step.fault](step, { servers, redis, ledger, checks, excuses })
     ledger.did(FAULTS[step.fault])
   }
 }
@@ -76,18 +76,18 @@ const faults = {
     ledger.note(undefined, `the next message '${message}' to each process is lost`)
   },
 
-  async cut ({ way, anyone, lasts }, { servers, checks }) {
+  async cut ({ way, anyone, lasts }, { servers, excuses }) {
     const [how, which] = way.split(' ')
     const cutOff = which === 'all' ? servers : [servers[anyone]]
-    const over = checks.trouble(`Redis: ${way}, process ${which === 'all' ? 'all' : anyone}, for ${lasts} ms`)
+    const over = excuses.trouble(`Redis: ${way}, process ${which === 'all' ? 'all' : anyone}, for ${lasts} ms`)
     for (const { network } of cutOff) network[how](which === 'all' ? undefined : which)
     await pause(lasts)
     for (const { network } of cutOff) network[how === 'cut' ? 'mend' : 'thaw']()
     over()
   },
 
-  async empty ({ lasts }, { redis, checks }) {
-    const over = checks.trouble('Redis is killed')
+  async empty ({ lasts }, { redis, excuses }) {
+    const over = excuses.trouble('Redis is killed')
     await redis.kill()
     await pause(lasts / 2)
     await redis.start()

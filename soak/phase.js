@@ -2,6 +2,7 @@
 import { setMaxListeners } from 'node:events'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Checks } from './checks.js'
+import { Excuses } from './excuses.js'
 import { befall } from './faults.js'
 import { redisServer, session } from './kit.js'
 import { Ledger } from './ledger.js'
@@ -17,17 +18,18 @@ export async function runPhase ({ phase, processes, seed, duration, withRedis })
   const here = session()
   const redis = withRedis ? await redisServer(here) : undefined
   const servers = await startServers(here, processes, replaceTimeout, redis?.port)
-  const checks = new Checks(ledger, servers, replaceTimeout)
+  const excuses = new Excuses(ledger, servers, replaceTimeout)
+  const checks = new Checks(ledger, servers, excuses, replaceTimeout)
   for (const server of servers) server.onWord = word => checks.hear(server.index, word)
   const looking = setInterval(() => checks.look(), LOOK_MS)
-  const watching = redis === undefined ? undefined : watchRedis(redis.client(), checks)
+  const watching = redis === undefined ? undefined : watchRedis(redis.client(), excuses)
 
   const acting = AbortSignal.timeout(duration)
   setMaxListeners(0, acting)
   const tabs = planTabs(seed, phase, processes, replaceTimeout).map(plan => new Tab(plan, servers, ledger))
   await Promise.all([
     ...tabs.map(tab => tab.run(acting)),
-    redis === undefined ? undefined : befall({ seed, servers, redis, ledger, checks, duration: Math.max(duration - HEAL, duration / 2) })
+    redis === undefined ? undefined : befall({ seed, servers, redis, ledger, checks, excuses, duration: Math.max(duration - HEAL, duration / 2) })
   ])
 
   // A curve that falls because nobody is there any more would hide one that rises.
@@ -49,11 +51,11 @@ export async function runPhase ({ phase, processes, seed, duration, withRedis })
 }
 
 // Asked past the networks that fail. A process asks through them, there and back, and thinks it away after replaceTimeout / 2.
-function watchRedis (client, checks) {
+function watchRedis (client, excuses) {
   return setInterval(async () => {
     const from = clock()
     const answered = await client.ping().catch(() => {})
-    if (answered !== undefined && clock() - from > LOOK_MS) checks.heldUp(from, clock())
+    if (answered !== undefined && clock() - from > LOOK_MS) excuses.heldUp(from, clock())
   }, LOOK_MS)
 }
 

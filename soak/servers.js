@@ -20,6 +20,8 @@ class Server {
   port = 0
   /** When it was last told to close. */
   closingSince
+  /** When it last said how it is. */
+  sampledAt
   frontPort
   cable
   /** Called with each word it says, once somebody listens. */

@@ -16,6 +16,8 @@ export const LEASE = 6_000
 export const HEAL = 5_000
 /** What a busy machine may be late by, where a bound of the plugin's is checked. */
 export const SLACK = 1_500
+/** Of two that start in two processes within that time either may be the newer: a claim that is held up counts from when it was made. */
+export const CONCURRENT = 1_500
 
 export const SCOPES = 30
 export const TABS_PER_SCOPE = 6
