@@ -3,7 +3,6 @@ import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
-import { WITHOUT_COVERAGE } from './kit/child.ts'
 import { redisOptions } from './kit/redis.ts'
 
 interface Result {
@@ -14,9 +13,9 @@ interface Result {
 
 t.test('every benchmark measures what it says, and loses or doubles no stream', { timeout: 120_000 }, async t => {
   // Not this process's options: coverage of what runs there is none of ours.
-  const { NODE_OPTIONS, ...env } = process.env
+  const command = ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', process.execPath, 'bench/run.js', '--moment', '--json']
   // Where a benchmark could not be run its exit code is 1, and what it has printed says which.
-  const { stdout } = await promisify(execFile)(process.execPath, ['bench/run.js', '--moment', '--json'], { cwd: fileURLToPath(new URL('..', import.meta.url)), env: { ...env, ...WITHOUT_COVERAGE } })
+  const { stdout } = await promisify(execFile)('env', command, { cwd: fileURLToPath(new URL('..', import.meta.url)) })
     .catch(error => error)
   const results: Result[] = stdout.trim().split('\n').map((line: string) => JSON.parse(line))
   t.equal(results.length, 9)

@@ -116,7 +116,6 @@ export class Presence {
   }
 
   #comeBack (): void {
-    if (!this.#away) return
     this.#away = false
     clearInterval(this.#probes)
     this.#options.log.info('Redis is back')

@@ -7,9 +7,6 @@ import type { Test } from 'tap'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
-/** Node hands this variable on even to a child whose environment leaves it out. */
-export const WITHOUT_COVERAGE = { NODE_V8_COVERAGE: '' }
-
 export interface Child {
   /** Its standard output, line by line. */
   lines: Interface
@@ -23,8 +20,9 @@ export interface Child {
 
 /** Starts `file` with `args`, by way of the command `via` if need be, and ends it when the test does. It gets no more of the environment than PATH and `env`. */
 export function startChild (t: Test, file: string, env: Record<string, string> = {}, via: string[] = [], args: string[] = []): Child {
-  const [command = process.execPath, ...rest] = [...via, process.execPath, file, ...args]
-  const child = spawn(command, rest, { cwd: root, env: { PATH: process.env.PATH, ...WITHOUT_COVERAGE, ...env } })
+  const variables = Object.entries({ PATH: process.env.PATH, ...env }).map(([name, value]) => `${name}=${value}`)
+  // Not by the option `env`: tap adds its own to that.
+  const child = spawn('env', ['-i', ...variables, ...via, process.execPath, file, ...args], { cwd: root })
   let errors = ''
   child.stderr.on('data', text => { errors += text })
   const exited = once(child, 'close') as Child['exited']
