@@ -62,11 +62,19 @@ export class RegisteredClaim implements Claim {
     if (this.#told) return
     if (reason === 'replaced' && this.holds && !this.ending) reportReplace(this.holder, by, this.since)
     this.#told = true
-    this.#call('close', () => this.holder.close(reason))
+    try {
+      this.holder.close(reason)
+    } catch (err) {
+      this.#warn('close', err)
+    }
   }
 
   destroy (): void {
-    this.#call('destroy', () => this.holder.destroy?.())
+    try {
+      this.holder.destroy?.()
+    } catch (err) {
+      this.#warn('destroy', err)
+    }
   }
 
   /** Notes that it replaces `previous`; returns whether that makes a key that flaps, for the first time. */
@@ -76,13 +84,9 @@ export class RegisteredClaim implements Claim {
   }
 
   // The holder may be the application's. What it throws must not keep others from their end, or a newcomer from its start.
-  #call (method: string, call: () => void): void {
-    try {
-      call()
-    } catch (err) {
-      const { scope, tabId, name } = this.key
-      this.#log.warn({ err, scope, tabId, name }, `a holder failed in its ${method}()`)
-    }
+  #warn (method: string, err: unknown): void {
+    const { scope, tabId, name } = this.key
+    this.#log.warn({ err, scope, tabId, name }, `a holder failed in its ${method}()`)
   }
 }
 

@@ -23,6 +23,7 @@ export class Connection {
   #options: SocketOptions | undefined
   #listener: ConnectionListener | undefined
   #over: boolean
+  #borrows = false
   #awaitsDrain = false
   #stall: NodeJS.Timeout | undefined
   #grace: NodeJS.Timeout | undefined
@@ -80,8 +81,15 @@ export class Connection {
     sse.keepAlive()
     if (this.#raw.stream !== undefined) refuseConnectionHeader(this.#raw)
     sse.sendHeaders()
-    process.nextTick(flushHead, this.#raw)
+    process.nextTick(() => this.#begin(options))
     if (this.#raw.stream === undefined) readAway(this.#raw)
+  }
+
+  // What the handler sends at once goes with the head, in one packet; a stream that ended meanwhile borrows no socket.
+  #begin (options: SocketOptions): void {
+    if (this.#raw.writableEnded || this.#raw.destroyed) return
+    this.#raw.flushHeaders()
+    this.#borrows = true
     lendSocket(this.#raw, options, () => this.#listener?.stalled())
   }
 
@@ -101,7 +109,7 @@ export class Connection {
     if (lastWords !== '') this.#raw.write(lastWords)
     // Stops its heartbeat as well, which would write after the end.
     this.#sse?.close()
-    takeBackSocket(this.#raw, this.#options!)
+    if (this.#borrows) takeBackSocket(this.#raw, this.#options!)
     // Where the kernel has taken all of it, `close` is on its way.
     if (!this.#handedOver) this.#grace = setTimeout(() => this.destroy(), grace)
   }
@@ -110,7 +118,7 @@ export class Connection {
   destroy (): void {
     if (this.#over) return
     // A client that has the head knows that the server took its request.
-    if (this.#options !== undefined) flushHead(this.#raw)
+    if (this.#sse !== undefined && !this.#borrows && !this.#raw.writableEnded) this.#raw.flushHeaders()
     if (this.#raw.stream === undefined) breakOff(this.#raw)
     else this.#raw.stream.close(constants.NGHTTP2_CANCEL)
     // Not left to `close`: a pipelined response that waits for its turn has no socket and emits none.
@@ -137,11 +145,6 @@ export class Connection {
       this.#listener?.drained()
     })
   }
-}
-
-// Node keeps the head back until the first byte of the body. What the handler sends at once goes with it, in one packet.
-function flushHead (raw: RawResponse): void {
-  if (!raw.writableEnded && !raw.destroyed) raw.flushHeaders()
 }
 
 // Fastify leaves the body of a GET unread, and Node sees no end of the client behind a large one. One that is all there is left alone:

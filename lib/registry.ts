@@ -61,7 +61,9 @@ export class Registry implements StreamRegistry {
       claim.waits = true
       if (previous !== undefined) this.#replace(previous, claim)
       for (const other of crowd) other.end('evicted')
-      await this.#waitFor(previous === undefined ? crowd : [previous, ...crowd], claim.since + this.#options.replaceTimeout, elsewhere)
+      // Nearly always it is one.
+      const claims = previous === undefined ? crowd : crowd === NOBODY ? [previous] : [previous, ...crowd]
+      await this.#waitFor(claims, claim.since + this.#options.replaceTimeout, elsewhere)
       claim.waits = false
     }
     const holds = !claim.ending
@@ -146,7 +148,6 @@ export class Registry implements StreamRegistry {
 
   // Every wait is bounded. Who is not gone by then is waited for no longer, by nobody.
   #waitFor (claims: readonly RegisteredClaim[], until: number, elsewhere?: Promise<unknown>): Promise<void> {
-    // Nearly always it is one.
     const all = claims.length === 1 && elsewhere === undefined ? claims[0]!.over : Promise.allSettled([elsewhere, ...claims.map(claim => claim.over)])
     return settled(all, until, () => {
       for (const claim of claims) {

@@ -35,7 +35,6 @@ export interface StreamContext {
 export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer }
 
 export class LiveStream implements Stream, ConnectionListener {
-  openedAt = 0
   readonly #context: StreamContext
   readonly #sender: Sender
   readonly #gone = deferred<CloseReason>()
@@ -69,6 +68,7 @@ export class LiveStream implements Stream, ConnectionListener {
     return this.#id
   }
 
+  get openedAt (): number { return this.#openedAt === 0 ? 0 : Math.round(performance.timeOrigin + this.#openedAt) }
   get scopeKey (): ScopeKey { return this.#context.key.scopeKey }
   get tabId (): string | undefined { return this.#context.key.tabId }
   get name (): string | undefined { return this.#context.key.name }
@@ -107,7 +107,6 @@ export class LiveStream implements Stream, ConnectionListener {
     this.#sender.open(sse.serializer)
     this.#state = 'open'
     this.#interrupt = undefined
-    this.openedAt = Date.now()
     this.#openedAt = performance.now()
     if (options.maxAge !== Infinity) this.#expiry = setTimeout(() => this.close('expired'), drawAge(options.maxAge)).unref()
     reportOpen({ stream: this, waited: this.#openedAt - this.#createdAt }, log, route)

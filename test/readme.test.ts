@@ -344,3 +344,12 @@ t.test('the tables of options, errors and reasons say what the code has, and no 
   t.strictSame(column('Errors').sort(), [...errors, 'FST_ERR_OCTA_STAR_STREAM_CLOSED'].sort())
   t.strictSame(column('How a stream ends').sort(), ['disconnected', 'evicted', 'expired', 'failed', 'finished', 'replaced', 'shutdown', 'stalled'])
 })
+
+t.test('what the README shows of the benchmarks is what they last wrote down', async t => {
+  const results = readFileSync(new URL('../bench/RESULTS.md', import.meta.url), 'utf8')
+  const rows = (text: string) => text.split('\n').filter(line => line.startsWith('| ')).map(line => line.split('|').slice(1, -1).map(cell => cell.trim()))
+  const written = rows(results).map(([what, against, measured, , mustReach]) => [what, against, measured, mustReach])
+  const shown = rows(readme.split('## Performance\n')[1]!.split('\n## ')[0]!)
+  t.ok(shown.length > 5)
+  for (const row of shown.slice(1).filter(([what]) => !/^-+$/.test(what!))) t.ok(written.some(cells => cells.join('|') === row.join('|')), row[0]!)
+})
