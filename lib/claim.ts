@@ -2,7 +2,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Claim } from './backend.ts'
 import { reportReplace } from './diagnostics.ts'
-import { deferred, type Deferred } from './wait.ts'
 import type { CloseReason, Holder, StreamKey } from '../types/index.ts'
 
 export const FLAPPING_TIMES = 10
@@ -17,7 +16,7 @@ export class RegisteredClaim implements Claim {
   /** Whether the registry has told the holder to end. */
   #told = false
   #isGone = false
-  #gone: Deferred<void> | undefined
+  #whenGone: Array<() => void> | undefined
   /** Handed from claim to claim, made by the first replacement. */
   #replacements: Replacements | undefined
 
@@ -42,19 +41,20 @@ export class RegisteredClaim implements Claim {
   }
 
   get gone (): Promise<void> {
-    this.#gone ??= deferred()
-    if (this.#isGone) this.#gone.resolve()
-    return this.#gone.promise
+    return new Promise(resolve => this.whenGone(resolve))
   }
 
-  /** The same, where it is not to be handed on: it may reject, and mostly no promise is made for it. */
-  get over (): Promise<unknown> {
-    return this.waits ? this.gone : this.holder.gone
+  /** Calls `callback` when the holder is gone, and so is everyone that it waited for. */
+  whenGone (callback: () => void): void {
+    if (this.#isGone) callback()
+    else (this.#whenGone ??= []).push(callback)
   }
 
   noteGone (): void {
     this.#isGone = true
-    this.#gone?.resolve()
+    const callbacks = this.#whenGone ?? []
+    this.#whenGone = undefined
+    for (const callback of callbacks) callback()
   }
 
   /** `by` is the one that replaces it, if that is in this process. */

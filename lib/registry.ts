@@ -9,6 +9,7 @@ import { settled } from './wait.ts'
 import type { Cluster, Holder, ScopeKey, Stream, StreamKey, StreamRegistry } from '../types/index.ts'
 
 const NOBODY: readonly RegisteredClaim[] = []
+const NOW = Promise.resolve()
 
 export interface RegistryOptions {
   readonly replaceTimeout: number
@@ -63,7 +64,9 @@ export class Registry implements StreamRegistry {
       for (const other of crowd) other.end('evicted')
       // Nearly always it is one.
       const claims = previous === undefined ? crowd : crowd === NOBODY ? [previous] : [previous, ...crowd]
-      await this.#waitFor(claims, claim.since + this.#options.replaceTimeout, elsewhere)
+      // Who is gone at once has said so by now, and needs no timer.
+      await NOW
+      if (elsewhere !== undefined || claims.some(({ isGone }) => !isGone)) await this.#waitFor(claims, claim.since + this.#options.replaceTimeout, elsewhere)
       claim.waits = false
     }
     const holds = !claim.ending
@@ -148,8 +151,10 @@ export class Registry implements StreamRegistry {
 
   // Every wait is bounded. Who is not gone by then is waited for no longer, by nobody.
   #waitFor (claims: readonly RegisteredClaim[], until: number, elsewhere?: Promise<unknown>): Promise<void> {
-    const all = claims.length === 1 && elsewhere === undefined ? claims[0]!.over : Promise.allSettled([elsewhere, ...claims.map(claim => claim.over)])
-    return settled(all, until, () => {
+    const whenOver = claims.length === 1 && elsewhere === undefined
+      ? (over: () => void) => claims[0]!.whenGone(over)
+      : (over: () => void) => { Promise.allSettled([elsewhere, ...claims.map(claim => claim.gone)]).then(over) }
+    return settled(whenOver, until, () => {
       for (const claim of claims) {
         if (!claim.isGone) claim.destroy()
       }

@@ -12,25 +12,21 @@ export async function within (promise: Promise<unknown>, milliseconds: number): 
 }
 
 /**
- * Resolves when `promise` has settled, either way, or else at `until`, when `late` has been called. Leaves no timer behind.
+ * Resolves when what it hands to `whenOver` is called, or else at `until`, when `late` has been called. Leaves no timer behind.
  * Unit: milliseconds of `performance.now()`.
  */
-export function settled (promise: Promise<unknown>, until: number, late: () => void): Promise<void> {
+export function settled (whenOver: (over: () => void) => void, until: number, late: () => void): Promise<void> {
   return new Promise(resolve => {
-    let isOver = false
-    let timer: NodeJS.Timeout | undefined
-    const over = () => {
-      isOver = true
+    const timer = setTimeout(() => {
+      late()
+      resolve()
+    }, until - performance.now())
+    whenOver(() => {
       clearTimeout(timer)
       resolve()
-    }
-    promise.then(over, over)
-    // One that has settled by now says so first, and needs no timer.
-    NOW.then(() => { if (!isOver) timer = setTimeout(() => resolve(NOW.then(late)), until - performance.now()) })
+    })
   })
 }
-
-const NOW = Promise.resolve()
 
 export interface Deferred<T> {
   readonly promise: Promise<T>
