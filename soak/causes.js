@@ -8,8 +8,8 @@ export function hasCause (call, reason, at, { keys, evictions, excuses, servers 
   switch (reason) {
     case 'replaced': return keys.get(call.key).some(other => other !== call && other.startAt > call.startAt - (across ? CONCURRENT : 0)) || (call.tabId !== undefined && excuses.troubled(call.startAt, at))
     case 'evicted': return [...evictions.values()].some(({ scope, from, to }) => scope === call.scope && from < at && to > call.startAt) || wasFull(call, at, keys)
-    // Not from when it was said to be open: a busy process says so late.
-    case 'expired': return at - call.startAt > LIMITS.maxAge * 0.9
+    // Not from when it was said to be open: a busy process says so late. Node's timers count whole milliseconds of a time that it keeps.
+    case 'expired': return at - call.startAt > LIMITS.maxAge * 0.9 - 5
     case 'failed': return call.mode === 'throws'
     case 'finished': return call.mode === 'finishes'
     case 'stalled': return call.deaf || call.pulled || server.wasDown(at - LIMITS.stallTimeout, at)

@@ -87,8 +87,7 @@ export class Checks {
     const calls = this.#keys.get(key)
     for (const other of calls) {
       if (other === call || !isLive(other) || this.#excuses.pastTimeout(calls, other, at) || this.#excuses.troubled(other.startAt, at)) continue
-      if (this.#excuses.wasForgotten(calls, other, at)) this.#ledger.did('opened beside one whose successor was killed while it waited')
-      else this.#ledger.lost('one', `${call.id} opened beside ${other.id}`, key)
+      this.#ledger.lost('one', `${call.id} opened beside ${other.id}`, key)
     }
     // Elsewhere some are slow to end, which frees a place for a newcomer past replaceTimeout.
     if (scope !== CROWDED) return

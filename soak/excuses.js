@@ -70,9 +70,4 @@ export class Excuses {
     if (closingSince > other.startAt && at - closingSince > this.#replaceTimeout - 50) return true
     return calls.some(newer => newer !== other && newer.startAt > other.startAt - (this.#across ? UNORDERED : 0) && at - newer.startAt > this.#replaceTimeout - 50)
   }
-
-  /** Whether one that came after `other`, and knew that it had to be waited for, was killed with its process. */
-  wasForgotten (calls, other, at) {
-    return calls.some(between => between.startAt > other.startAt && between.openAt === undefined && this.#servers[between.process].wasKilled(between.startAt, at))
-  }
 }
