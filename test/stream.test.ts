@@ -117,3 +117,11 @@ t.test('what a handler throws is the normal end if it says that the stream has e
   odd.stream.close()
   t.notOk(odd.stream.handlerThrew('not an error'))
 })
+
+t.test('a stream knows when it was opened, and is not open before', async t => {
+  t.equal(pendingStream().stream.openedAt, 0)
+  const before = Date.now()
+  const { stream } = await openStream()
+  // By the process's own clock, which goes on evenly: the system's may have been set since the process started.
+  t.ok(Math.abs(stream.openedAt - before) < 60_000)
+})
