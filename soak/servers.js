@@ -29,7 +29,6 @@ class Server {
   #session
   #replaceTimeout
   #child
-  #killedAt
   #downs = []
 
   constructor (session, index, replaceTimeout, network) {
@@ -69,16 +68,11 @@ class Server {
     this.#downs.push({ from, to: to + SLACK })
   }
 
-  wasKilled (from, to) {
-    return this.#killedAt > from && this.#killedAt <= to
-  }
-
   wasDown (from, to) {
     return this.#downs.some(down => down.from <= to && down.to >= from)
   }
 
   signal (signal) {
-    if (signal === 'SIGKILL') this.#killedAt = clock()
     this.#child.signal(signal)
   }
 

@@ -1,8 +1,8 @@
 // Bare @fastify/sse, which does what a client of octa-star-streams sees: the head at once, the end, the replacing.
-import { monitorEventLoopDelay } from 'node:perf_hooks'
 import Fastify from 'fastify'
 import { fastifySSE } from '@fastify/sse'
 import { broadcasting } from './broadcasting.js'
+import { delayCommands } from '../kit/delay.js'
 import { serve } from '../kit/processes.js'
 
 const fastify = Fastify({ forceCloseConnections: true })
@@ -39,15 +39,7 @@ fastify.get('/replace/:user', { sse: 'only' }, async (request, reply) => {
 })
 await fastify.listen({ port: 0, host: '127.0.0.1' })
 
-const delay = monitorEventLoopDelay({ resolution: 1 })
 serve(fastify.server.address().port, {
   broadcast: broadcasting(() => [...opened]),
-  watchDelay () {
-    delay.reset()
-    delay.enable()
-  },
-  delay () {
-    delay.disable()
-    return { p99: delay.percentile(99) / 1e6 - 1, max: delay.max / 1e6 - 1 }
-  }
+  ...delayCommands()
 })

@@ -1,8 +1,8 @@
 // octa-star-streams, as an application uses it.
-import { monitorEventLoopDelay } from 'node:perf_hooks'
 import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
 import { broadcasting } from './broadcasting.js'
+import { delayCommands } from '../kit/delay.js'
 import { serve } from '../kit/processes.js'
 
 const fastify = Fastify({ forceCloseConnections: true })
@@ -20,17 +20,8 @@ for (const path of ['/open/:user', '/replace/:user']) {
 fastify.get('/plain', async () => ({ hello: 'world' }))
 await fastify.listen({ port: 0, host: '127.0.0.1' })
 
-const delay = monitorEventLoopDelay({ resolution: 1 })
 serve(fastify.server.address().port, {
   size: () => fastify.streamRegistry.size,
   broadcast: broadcasting(() => [...fastify.streamRegistry]),
-  watchDelay () {
-    delay.reset()
-    delay.enable()
-  },
-  // It is the time between two ticks of a timer of a millisecond: what is over that is the delay.
-  delay () {
-    delay.disable()
-    return { p99: delay.percentile(99) / 1e6 - 1, max: delay.max / 1e6 - 1 }
-  }
+  ...delayCommands()
 })
