@@ -26,10 +26,10 @@ export { streamKey }
 interface StreamRequest {
   readonly connection: Connection
   /** What the client sent before validation took anything away: its tab id, or else what is wrong with it. */
-  tabId?: string | undefined
-  tabIdError?: unknown
+  tabId: string | undefined
+  tabIdError: unknown
   /** Set when `startStream` was called. */
-  stream?: LiveStream
+  stream: LiveStream | undefined
 }
 
 const kStreamRequest = Symbol('octa-star-streams.request')
@@ -58,7 +58,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
 
     const key = streamKey(scopeKey, current.tabId, name, `startStream in ${route}`)
     const refuse = () => { this.code(204).send() }
-    const stream = current.stream = new LiveStream({ key, connection: current.connection, options, log, route, refuse })
+    const stream = current.stream = new LiveStream({ key, connection: current.connection, options, log, route }, refuse)
     if (!mayStart(this, stream)) throw stream.signal.reason
     try {
       await stream.start(registry.replaceAndRegister(key, stream), sse)
@@ -134,7 +134,7 @@ function attach (route: RouteOptions, options: ResolvedOptions): void {
 
   // First of the route's own, to see a client leave while later hooks work.
   route.onRequest = prepend(route.onRequest, (_request: FastifyRequest, reply: Reply, done: () => void) => {
-    reply[kStreamRequest] = { connection: new Connection(reply.raw) }
+    reply[kStreamRequest] = { connection: new Connection(reply.raw), tabId: undefined, tabIdError: undefined, stream: undefined }
     done()
   })
 

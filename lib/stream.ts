@@ -27,8 +27,6 @@ export interface StreamContext {
   readonly log: FastifyBaseLogger
   /** The route as a warning names it, such as `GET /stream`. */
   readonly route: string
-  /** Answers a request that never became a stream and whose client must not come back. */
-  readonly refuse: () => void
 }
 
 // `serializer` is there, though @fastify/sse does not declare it.
@@ -55,10 +53,14 @@ export class LiveStream implements Stream, ConnectionListener {
   #error: StreamClosedError | undefined
   #cleanups: Cleanups | undefined
   #onReplaced: Array<() => unknown> | undefined
+  // There until it is open.
+  #refuse: (() => void) | undefined
   #interrupt: ((error: StreamClosedError) => void) | undefined
 
-  constructor (context: StreamContext) {
+  /** `refuse` answers a request that never became a stream and whose client must not come back. */
+  constructor (context: StreamContext, refuse: () => void) {
     this.#context = context
+    this.#refuse = refuse
     this.#sender = new Sender(context.connection, context.options.maxBufferedBytes, this)
     context.connection.listen(this)
   }
@@ -106,7 +108,7 @@ export class LiveStream implements Stream, ConnectionListener {
     connection.open(sse, options)
     this.#sender.open(sse.serializer)
     this.#state = 'open'
-    this.#interrupt = undefined
+    this.#refuse = this.#interrupt = undefined
     this.#openedAt = performance.now()
     if (options.maxAge !== Infinity) this.#expiry = setTimeout(() => this.close('expired'), drawAge(options.maxAge)).unref()
     reportOpen({ stream: this, waited: this.#openedAt - this.#createdAt }, log, route)
@@ -131,7 +133,7 @@ export class LiveStream implements Stream, ConnectionListener {
 
   close (reason: CloseReason = 'finished'): void {
     if (this.closing) return
-    const { connection, options: { closeGrace }, refuse } = this.#context
+    const { connection, options: { closeGrace } } = this.#context
     const opened = this.#state === 'open'
     this.#reason = reason
     this.#state = 'closing'
@@ -145,7 +147,7 @@ export class LiveStream implements Stream, ConnectionListener {
     this.#cleanups?.run(reason)
     if (!opened) {
       this.#responseOver = true
-      endRequest(reason, connection, refuse)
+      endRequest(reason, connection, this.#refuse!)
     } else if (reason === 'replaced' && this.#onReplaced !== undefined) this.#speakLastWord(this.#onReplaced)
     else endResponse(reason, connection, closeGrace)
     this.#settle()

@@ -20,7 +20,7 @@ export interface PendingOptions extends Partial<StreamOptions> {
 
 export function pendingStream ({ key = streamKey('ann', 'a'), log = memoryLog().log, ...options }: PendingOptions = {}): FakeStream {
   const response = new FakeResponse()
-  const stream = new LiveStream({ key, connection: new Connection(response.raw), options: { ...defaults, closeGrace: 50, ...options }, log, route: 'GET /', refuse () {} })
+  const stream = new LiveStream({ key, connection: new Connection(response.raw), options: { ...defaults, closeGrace: 50, ...options }, log, route: 'GET /' }, () => {})
   return { stream, response }
 }
 

@@ -121,7 +121,7 @@ class World {
       successorAt: undefined,
       refused: 0,
       endingAt: undefined,
-      stream: new LiveStream({ key, connection, options: { ...defaults, closeGrace: CLOSE_GRACE }, log: this.log.log, route: 'GET /model', refuse: () => { run.refused++ } })
+      stream: new LiveStream({ key, connection, options: { ...defaults, closeGrace: CLOSE_GRACE }, log: this.log.log, route: 'GET /model' }, () => { run.refused++ })
     }
     this.runs.push(run)
     this.#handle(run)
