@@ -4,22 +4,26 @@ import { startServer } from './kit/processes.js'
 import { startRedis } from './kit/redis.js'
 
 export const sizes = {
-  full: { rounds: 21, replaces: 200 },
-  moment: { rounds: 2, replaces: 6 }
+  full: { rounds: 31, replaces: 200, warmUp: 2_000 },
+  moment: { rounds: 2, replaces: 6, warmUp: 6 }
 }
 
-export async function run ({ rounds, replaces }) {
+export async function run ({ rounds, replaces, warmUp }) {
   const redis = await startRedis()
   const members = []
   try {
     for (const i of [0, 1]) members.push(await startServer('member', redis.url, i))
     // Each holds what the other replaces next.
-    const measure = command => async () => {
+    const measure = (command, count = replaces) => async () => {
       const times = []
-      for (let i = 0; i < replaces; i++) times.push(await members[i % 2].ask(command))
+      for (let i = 0; i < count; i++) times.push(await members[i % 2].ask(command))
       return times
     }
-    for (const command of ['replace', 'raw']) await members[1].ask(command, 'first')
+    for (const command of ['replace', 'raw']) {
+      await members[1].ask(command, 'first')
+      // Until its code is compiled.
+      await measure(command, warmUp)()
+    }
     const { octa, raw } = await inTurn({ octa: measure('replace'), raw: measure('raw') }, rounds)
     const p50 = times => quantile(times, 0.5)
     return {
