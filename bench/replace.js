@@ -6,7 +6,7 @@ import { startServer } from './kit/processes.js'
 import { forEach, streamPath, Wire } from './kit/wire.js'
 
 export const sizes = {
-  full: { rounds: 21, replaces: 1_000, live: [10, 1_000, 10_000] },
+  full: { rounds: 101, replaces: 300, live: [10, 1_000, 10_000] },
   moment: { rounds: 2, replaces: 10, live: [2, 10, 40] }
 }
 
