@@ -3,7 +3,7 @@
 /** Whether `promise` settled within `milliseconds`. Rejects if it does so in time. Leaves no timer behind. */
 export async function within (promise: Promise<unknown>, milliseconds: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
-  const timeout = new Promise<boolean>(resolve => { timer = setTimeout(resolve, milliseconds, false) })
+  const timeout = new Promise<boolean>(resolve => { timer = setTimeout(() => afterReading(() => resolve(false)), milliseconds) })
   try {
     return await Promise.race([promise.then(() => true), timeout])
   } finally {
@@ -17,15 +17,25 @@ export async function within (promise: Promise<unknown>, milliseconds: number): 
  */
 export function settled (whenOver: (over: () => void) => void, until: number, late: () => void): Promise<void> {
   return new Promise(resolve => {
-    const timer = setTimeout(() => {
-      late()
+    let isOver = false
+    const timer = setTimeout(() => afterReading(() => {
+      if (!isOver) late()
       resolve()
-    }, until - performance.now())
+    }), until - performance.now())
     whenOver(() => {
+      isOver = true
       clearTimeout(timer)
       resolve()
     })
   })
+}
+
+/**
+ * Calls `callback` when what has come by now is read. After the process stood still, as for a long garbage collection, the
+ * timers that are due come first, and what came meanwhile, in time, only then: https://nodejs.org/en/learn/asynchronous-work/event-loop-timers-and-nexttick
+ */
+export function afterReading (callback: () => void): void {
+  setImmediate(callback)
 }
 
 export interface Deferred<T> {

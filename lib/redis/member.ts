@@ -1,7 +1,7 @@
 // One process's membership: claims, restates and releases what it streams, ends what others replace, and waits for theirs.
 import { randomBytes } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
-import { deferred, within } from '../wait.ts'
+import { afterReading, deferred, within } from '../wait.ts'
 import { Answers } from './answers.ts'
 import { chunks, Entries, type Entry } from './entries.ts'
 import type { Link } from './link.ts'
@@ -55,7 +55,7 @@ export class Member implements Cluster {
     const beat = async (keys: string[]) => timeOf(await this.#link.run(RESTATE, keys, this.#beatArgs()))
     this.#redis = new Presence(this.#link, { patience: this.#patience, log, beat, back: () => this.#restateAll() })
     // Each claim twice a lease, a bucket at a time: that many commands, however many streams.
-    this.#restating = setInterval(() => this.#beat(), lease / 2 / BUCKETS).unref()
+    this.#restating = setInterval(() => afterReading(() => this.#beat()), lease / 2 / BUCKETS).unref()
   }
 
   claim (claim: ClusterClaim): Promise<unknown> | undefined {

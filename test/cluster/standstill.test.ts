@@ -1,0 +1,114 @@
+// A process that stood still, as for a long garbage collection or a synchronous task: what came meanwhile came in time.
+import { once } from 'node:events'
+import net from 'node:net'
+import { setTimeout as pause } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { LocalBackend } from '../../lib/backend.ts'
+import { alone } from '../../lib/cluster.ts'
+import { defaults } from '../../lib/options.ts'
+import { redisCluster } from '../../lib/redis/index.ts'
+import { RESTATE } from '../../lib/redis/scripts.ts'
+import { Registry } from '../../lib/registry.ts'
+import { streamKey } from '../../lib/stream-key.ts'
+import { memoryLog } from '../kit/memory-log.ts'
+import { PlainHolder } from '../kit/plain-holder.ts'
+import { redisOptions, redisServer } from '../kit/redis.ts'
+
+const REPLACE_TIMEOUT = 2_000
+/** Longer than a member's patience with Redis, which is half of replaceTimeout. */
+const STANDSTILL = 1_300
+
+// In an immediate, for libuv's next phase is that of the timers, and only then comes what there is to read.
+function standStill (milliseconds: number): Promise<void> {
+  return new Promise(resolve => setImmediate(() => {
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds)
+    resolve()
+  }))
+}
+
+/** Registries of one cluster, each with a client and a log of its own. */
+async function build (t: Test) {
+  const server = await redisServer(t)
+  const start = async () => {
+    const redis = server.client()
+    const { log, lines } = memoryLog()
+    const cluster = await redisCluster({ redis, lease: 1_000 }).join({ log, replaceTimeout: REPLACE_TIMEOUT })
+    const registry = new Registry(new LocalBackend(), cluster, { ...defaults, replaceTimeout: REPLACE_TIMEOUT }, log)
+    t.teardown(async () => {
+      registry.clear()
+      await cluster.leave()
+    })
+    return { redis, registry, lines }
+  }
+  return { one: await start(), two: await start() }
+}
+
+/** Replaces in `newcomer` what is held in `holder`; says whether it has started, and lets the holder go. */
+async function replacement (holder: Registry, newcomer: Registry) {
+  const key = streamKey('ann', 'a')
+  const old = new PlainHolder()
+  await holder.replaceAndRegister(key, old)
+  let started = false
+  const registered = newcomer.replaceAndRegister(key, new PlainHolder()).then(() => { started = true })
+  return { started: () => started, old, registered }
+}
+
+t.test('an answer of Redis that came while the process stood still is read before Redis is thought to be away', redisOptions, async t => {
+  // The newcomer started beside its predecessor: the timer was due, and the answer not read yet.
+  const { one, two } = await build(t)
+  const { started, old, registered } = await replacement(one.registry, two.registry)
+  await standStill(STANDSTILL)
+  await pause(100)
+  t.strictSame(old.reasons, ['replaced'])
+  t.equal(started(), false)
+  old.leave()
+  await registered
+  t.strictSame([...one.lines, ...two.lines], [])
+})
+
+t.test('a beat that came while the process stood still is heard before the subscription is thought to be deaf', redisOptions, async t => {
+  // All waits were given up, and a newcomer started beside its predecessor.
+  const { one, two } = await build(t)
+  // In every bucket, so that the next beat follows at once.
+  for (let i = 0; i < 100; i++) await two.registry.replaceAndRegister(streamKey(`user ${i}`, 'a'), new PlainHolder())
+  const { started, old, registered } = await replacement(one.registry, two.registry)
+  while (old.reasons.length === 0) await pause(1)
+  const { evalsha } = two.redis
+  const stood = new Promise<void>(resolve => {
+    two.redis.evalsha = (...args: [string, ...any[]]) => {
+      const reply = Reflect.apply(evalsha, two.redis, args)
+      if (args[0] === RESTATE.sha) {
+        two.redis.evalsha = evalsha
+        resolve(standStill(STANDSTILL))
+      }
+      return reply
+    }
+  })
+  await stood
+  await pause(100)
+  t.equal(started(), false)
+  old.leave()
+  await registered
+})
+
+t.test('a predecessor that was gone while the process stood still is not said to be late', async t => {
+  const { log, lines } = memoryLog()
+  const registry = new Registry(new LocalBackend(), alone, { ...defaults, replaceTimeout: 500 }, log)
+  const server = net.createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const socket = net.connect((server.address() as net.AddressInfo).port, '127.0.0.1')
+  const [peer] = await once(server, 'connection')
+  t.teardown(() => { socket.destroy(); server.close() })
+
+  let destroyed = false
+  const old = { close () {}, gone: once(socket, 'data'), destroy () { destroyed = true } }
+  const key = streamKey('ann', 'a')
+  await registry.replaceAndRegister(key, old)
+  const registered = registry.replaceAndRegister(key, new PlainHolder())
+  await pause(10)
+  setImmediate(() => peer.write('gone'))
+  await standStill(800)
+  t.equal(await registered, true)
+  t.equal(destroyed, false)
+  t.strictSame(lines, [])
+})
