@@ -12,11 +12,12 @@ import { redisOptions, redisServer } from '../kit/redis.ts'
 const STREAMS = 20_000
 const LEASE = 4_000
 const BATCH = 500
+const REPLACED = 3_000
 // Of Redis's own account of its time. What another process took of it is in that account, so the quickest batch counts.
 const TIME_BOUND = 5
 
 const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8')
-const [, perOne, perFive, micros] = /\| memory \| (\d+) bytes .*, (\d+) .*five[^]*?about (\d+) µs/.exec(readme)!.map(Number) as [number, number, number, number]
+const [, perOne, perFive, forReplacing, micros] = /\| memory \| (\d+) bytes .*, (\d+) .*five; (\d+) more [^]*?about (\d+) µs/.exec(readme)!.map(Number) as [number, number, number, number, number]
 
 for (const [tabs, bytes] of [[1, perOne], [5, perFive]] as const) {
   t.test(`with ${tabs} to a user a stream takes ${bytes} bytes at the most, one command at its start, one at its end, and two renewals a lease`, redisOptions, async t => {
@@ -67,6 +68,24 @@ for (const [tabs, bytes] of [[1, perOne], [5, perFive]] as const) {
     t.ok(times.slice(0, 2).every(time => time < TIME_BOUND * micros))
   })
 }
+
+t.test(`one that replaced another process's takes ${forReplacing} bytes more at the most`, redisOptions, async t => {
+  const server = await redisServer(t)
+  const admin = server.client()
+  const join = () => redisCluster({ redis: server.client() }).join({ log: memoryLog().log, replaceTimeout: 5_000 })
+  const [one, two] = [await join(), await join()]
+  const claims = (): ClusterClaim[] => Array.from({ length: REPLACED }, (_, i) => (
+    { key: streamKey(`user-${i}`, String(i).padEnd(32, 'x'), 'a name'), gone: Promise.resolve(), end () {} }
+  ))
+  for (const claim of claims()) await one.claim(claim)
+  const before = await memory(admin)
+  for (const claim of claims()) await two.claim(claim)
+  const perStream = (await memory(admin) - before) / REPLACED
+  t.ok(perStream > 0 && perStream <= forReplacing, `${Math.round(perStream)} bytes`)
+  await one.leave()
+  await two.leave()
+  t.equal(await admin.dbsize(), 0)
+})
 
 interface Cost { calls: number, micros: number }
 
