@@ -7,6 +7,8 @@ import type { CloseReason, Holder, StreamKey } from '../types/index.ts'
 export const FLAPPING_TIMES = 10
 export const FLAPPING_MS = 10_000
 
+const NOBODY: Holder = { gone: Promise.resolve(), close () {} }
+
 export class RegisteredClaim implements Claim {
   /** Whether its holder waits for others to be gone. Who comes next has to wait for those as well, even if this one ends meanwhile. */
   waits = false
@@ -21,15 +23,19 @@ export class RegisteredClaim implements Claim {
   #replacements: Replacements | undefined
 
   readonly key: StreamKey
-  readonly holder: Holder
+  #holder: Holder
   /** Unit: milliseconds of `performance.now()`. */
   readonly since = performance.now()
   readonly #log: FastifyBaseLogger
 
   constructor (key: StreamKey, holder: Holder, log: FastifyBaseLogger) {
     this.key = key
-    this.holder = holder
+    this.#holder = holder
     this.#log = log
+  }
+
+  get holder (): Holder {
+    return this.#holder
   }
 
   get ending (): boolean {
@@ -52,6 +58,9 @@ export class RegisteredClaim implements Claim {
 
   noteGone (): void {
     this.#isGone = true
+    // A Map or Set that grows leaves its old table with what was in it, chained to the new one, to V8's next full collection:
+    // there a claim may stay a while, but not the stream, its request and its response.
+    this.#holder = NOBODY
     const callbacks = this.#whenGone ?? []
     this.#whenGone = undefined
     for (const callback of callbacks) callback()

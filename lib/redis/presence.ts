@@ -32,6 +32,7 @@ export class Presence {
   // A key of the node that did not answer: of a Redis Cluster the others may.
   #unanswered: string[] = []
   #probing = false
+  #left = false
   #probes: NodeJS.Timeout | undefined
 
   constructor (link: Link, options: PresenceOptions) {
@@ -88,6 +89,7 @@ export class Presence {
   goAway (err: Error, keys: string[] = []): void {
     if (this.#away) return
     this.#away = true
+    if (this.#left) return
     this.#unanswered = keys.slice(0, 1)
     this.#probes = setInterval(() => this.probe(), PROBE_MS).unref()
     this.#options.log.warn({ err }, 'Redis is away: streams still start, and are deduplicated within this process alone until it is back')
@@ -110,8 +112,9 @@ export class Presence {
     }
   }
 
-  /** Asks no longer. */
+  /** What is under way may still be answered, but nobody asks again, and nobody is told. */
   leave (): void {
+    this.#left = true
     clearInterval(this.#probes)
   }
 

@@ -3,7 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import t from 'tap'
 import type { Link } from '../../lib/redis/link.ts'
 import { Member } from '../../lib/redis/member.ts'
-import { CLAIM } from '../../lib/redis/scripts.ts'
+import { CLAIM, RELEASE } from '../../lib/redis/scripts.ts'
 import { streamKey } from '../../lib/stream-key.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 
@@ -68,4 +68,30 @@ t.test('a claim tells the time at which it is made, however late the answers bef
   await claim('b')
   t.ok(told[1]! < 100_000, `${Math.round(told[1]! / 1000)} ms ago`)
   await member.leave()
+})
+
+// The application's client was asked on, and its log told of Redis, after the application had closed.
+t.test('a member that left while Redis does not answer asks nothing more, and says nothing', async t => {
+  const asked: string[] = []
+  const { log, lines } = memoryLog()
+  const link: Link = {
+    sends: true,
+    hears: true,
+    countsHearers: true,
+    run ({ sha }) {
+      asked.push(sha)
+      return sha === CLAIM.sha ? Promise.resolve(['1', '1']) : new Promise(() => {})
+    },
+    publish: async () => 0,
+    resubscribe () {},
+    close () {}
+  }
+  const member = new Member({ prefix: '', lease: 30_000, replaceTimeout: 200, log }, () => link)
+  await member.claim({ key: streamKey('ann', 'a'), gone: Promise.resolve(), end () {} })
+  await member.leave()
+  t.strictSame(asked, [CLAIM.sha, RELEASE.sha])
+  // Longer than from one probe to the next.
+  await pause(700)
+  t.equal(asked.length, 2)
+  t.strictSame(lines, [])
 })
