@@ -8,35 +8,47 @@ export const sizes = {
   moment: { starts: 1, rounds: 2, milliseconds: 30, connections: 4 }
 }
 
+/** By server: its contestants, and the route of each. */
+const CONTESTANTS = {
+  octa: { octa: 'close', octaLater: 'later' },
+  bare: { bare: 'close', bareLater: 'later', bareUnflushed: 'unflushed' },
+  'better-sse': { betterSse: 'close' },
+  'by-hand': { byHand: 'close' }
+}
+
 export async function run ({ starts, rounds, milliseconds, connections }) {
   const all = []
   // What one process is lucky with, another is not: where its code and its memory happen to lie.
   for (let start = 0; start < starts; start++) all.push(await once(rounds, milliseconds, connections))
-  const { octa, bare, betterSse, byHand } = joined(all)
+  const { octa, bare, betterSse, byHand, octaLater, bareLater, bareUnflushed } = joined(all)
   const what = 'open + close a stream over HTTP, fresh key'
+  const later = 'open a stream over HTTP, fresh key, and close it a turn later'
   return {
     rows: [
       throughputRow({ what, against: 'the same route on bare `@fastify/sse`, head flushed', as: octa, bs: bare, atLeast: 0.95 }),
       throughputRow({ what, against: '`better-sse` on `node:http`', as: octa, bs: betterSse, above: 1, note: 'its head has two headers more' }),
-      throughputRow({ what, against: 'a `res.writeHead` handler by hand', as: octa, bs: byHand, note: `bare \`@fastify/sse\` is at ${median(ratios(bare, byHand, ({ perSecond }) => perSecond)).toFixed(2)} x of it` })
+      throughputRow({ what, against: 'a `res.writeHead` handler by hand', as: octa, bs: byHand, note: `bare \`@fastify/sse\` is at ${median(ratios(bare, byHand, ({ perSecond }) => perSecond)).toFixed(2)} x of it` }),
+      throughputRow({ what, against: 'bare `@fastify/sse`, nothing flushed', as: octa, bs: bareUnflushed, note: 'each sends all of it in one write' }),
+      throughputRow({ what: later, against: 'the same route on bare `@fastify/sse`, head flushed', as: octaLater, bs: bareLater, note: 'each sends it in two writes; ours sets TCP keepalive and a timeout besides' })
     ]
   }
 }
 
 async function once (rounds, milliseconds, connections) {
-  const names = { octa: 'octa', bare: 'bare', betterSse: 'better-sse', byHand: 'by-hand' }
   const servers = []
   const contestants = {}
   try {
-    for (const [name, file] of Object.entries(names)) {
+    for (const [file, routes] of Object.entries(CONTESTANTS)) {
       const server = await startServer(file)
       servers.push(server)
       const wires = await Wire.connect(server.port, connections)
-      const measure = () => throughput(server, wires, () => streamPath('close'), milliseconds)
-      // Until its code is compiled, and a response has the shape it keeps.
-      await throughput(server, wires, () => streamPath('close'), milliseconds * 2)
-      contestants[name] = measure
       servers.push({ close: () => wires.forEach(wire => wire.leave()) })
+      for (const [name, route] of Object.entries(routes)) {
+        const measure = time => throughput(server, wires, () => streamPath(route), time)
+        // Until its code is compiled, and a response has the shape it keeps.
+        await measure(milliseconds * 2)
+        contestants[name] = () => measure(milliseconds)
+      }
     }
     return await inTurn(contestants, rounds)
   } finally {

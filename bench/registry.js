@@ -41,7 +41,7 @@ export async function run ({ rounds, calls, sustained, held }) {
   }
   return {
     rows: [...rows, ...await forScale(rounds, calls, sustained, most)],
-    series: Object.entries({ 'octa fresh': 'replaceAndRegister, fresh keys', 'swap fresh': 'the Map swap, fresh keys', 'octa held': 'replaceAndRegister, held keys' }).map(([name, label]) => ({
+    series: Object.entries({ 'octa fresh': 'replaceAndRegister, fresh keys', 'swap fresh': 'the Map swap, fresh keys', 'octa held': 'replaceAndRegister, held keys', 'swap held': 'the Map swap, held keys' }).map(([name, label]) => ({
       label: `${label}, by others held`,
       points: held.map(count => [count, median(ratios(times[`${name} ${count}`], times[`${name} ${held[0]}`]))])
     }))

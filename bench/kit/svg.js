@@ -1,6 +1,6 @@
 // The scaling rows as a picture: how much longer a call takes with more of them, each line against its own beginning.
 const WIDTH = 720
-const HEIGHT = 360
+const HEIGHT = 380
 const PLOT = { left: 48, right: 672, top: 24, bottom: 230 }
 
 /** `series`: a label, and points of a number of streams and a ratio. */
@@ -32,10 +32,10 @@ text { font: 12px system-ui, sans-serif; fill: #57606a }
 .one { stroke: #8c959f; stroke-dasharray: 4 4 }
 .line { fill: none; stroke: currentColor; stroke-width: 2 }
 circle { fill: currentColor }
-.s0 { color: #0969da } .s1 { color: #cf222e } .s2 { color: #6e7781 } .s3 { color: #8250df }
+.s0 { color: #0969da } .s1 { color: #cf222e } .s2 { color: #6e7781 } .s3 { color: #8250df } .s4 { color: #1a7f37 }
 @media (prefers-color-scheme: dark) {
   text { fill: #9da7b1 }
-  .s0 { color: #58a6ff } .s1 { color: #ff7b72 } .s2 { color: #8b949e } .s3 { color: #bc8cff }
+  .s0 { color: #58a6ff } .s1 { color: #ff7b72 } .s2 { color: #8b949e } .s3 { color: #bc8cff } .s4 { color: #3fb950 }
 }
 </style>
 <text x="${PLOT.left}" y="14">Time of one call, as a multiple of its time with the fewest streams</text>

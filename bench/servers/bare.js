@@ -1,4 +1,5 @@
 // Bare @fastify/sse, which does what a client of octa-star-streams sees: the head at once, the end, the replacing.
+import { setImmediate as turn } from 'node:timers/promises'
 import Fastify from 'fastify'
 import { fastifySSE } from '@fastify/sse'
 import { broadcasting } from './broadcasting.js'
@@ -21,6 +22,13 @@ function open (reply) {
 fastify.get('/close/:user', { sse: 'only' }, async (request, reply) => {
   open(reply)
 })
+fastify.get('/later/:user', { sse: 'only' }, async (request, reply) => {
+  open(reply)
+  await turn()
+})
+fastify.get('/unflushed/:user', { sse: 'only' }, async (request, reply) => {
+  reply.sse.sendHeaders()
+})
 fastify.get('/open/:user', { sse: 'only' }, async (request, reply) => {
   reply.sse.keepAlive()
   open(reply)
@@ -34,6 +42,7 @@ fastify.get('/replace/:user', { sse: 'only' }, async (request, reply) => {
   const key = request.params.user + request.query.datastar
   live.get(key)?.end()
   live.set(key, reply.raw)
+  reply.raw.on('close', () => { if (live.get(key) === reply.raw) live.delete(key) })
   reply.sse.keepAlive()
   open(reply)
 })

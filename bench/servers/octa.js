@@ -1,4 +1,5 @@
 // octa-star-streams, as an application uses it.
+import { setImmediate as turn } from 'node:timers/promises'
 import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
 import { broadcasting } from './broadcasting.js'
@@ -10,6 +11,10 @@ await fastify.register(octaStarStreams)
 
 fastify.get('/close/:user', { sse: 'only' }, async (request, reply) => {
   await reply.startStream(request.params.user)
+})
+fastify.get('/later/:user', { sse: 'only' }, async (request, reply) => {
+  await reply.startStream(request.params.user)
+  await turn()
 })
 for (const path of ['/open/:user', '/replace/:user']) {
   fastify.get(path, { sse: 'only' }, async (request, reply) => {
