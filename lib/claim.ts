@@ -7,7 +7,8 @@ import type { CloseReason, Holder, StreamKey } from '../types/index.ts'
 export const FLAPPING_TIMES = 10
 export const FLAPPING_MS = 10_000
 
-const NOBODY: Holder = { gone: Promise.resolve(), close () {} }
+// Nobody ends it, or asks for its end.
+const NOBODY = {} as Holder
 
 export class RegisteredClaim implements Claim {
   /** Whether its holder waits for others to be gone. Who comes next has to wait for those as well, even if this one ends meanwhile. */
@@ -68,7 +69,7 @@ export class RegisteredClaim implements Claim {
 
   /** `by` is the one that replaces it, if that is in this process. */
   end (reason: CloseReason, by?: Holder): void {
-    if (this.#told) return
+    if (this.#told || this.#isGone) return
     if (reason === 'replaced' && this.holds && !this.ending) reportReplace(this.holder, by, this.since)
     this.#told = true
     try {
