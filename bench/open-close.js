@@ -1,5 +1,5 @@
 // Opening and closing a stream over HTTP, with a fresh key: octa-star-streams against bare @fastify/sse, better-sse, and a handler written by hand.
-import { inTurn, joined, median, ratios, throughputRow } from './kit/pairs.js'
+import { inTurn, joined, median, ratios, startedAfresh, throughputRow } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
 import { streamPath, throughput, Wire } from './kit/wire.js'
 
@@ -17,9 +17,8 @@ const CONTESTANTS = {
 }
 
 export async function run ({ starts, rounds, milliseconds, connections }) {
-  const all = []
   // What one process is lucky with, another is not: where its code and its memory happen to lie.
-  for (let start = 0; start < starts; start++) all.push(await once(rounds, milliseconds, connections))
+  const all = await startedAfresh(starts, () => once(rounds, milliseconds, connections))
   const { octa, bare, betterSse, byHand, octaLater, bareLater, bareUnflushed } = joined(all)
   const what = 'open + close a stream over HTTP, fresh key'
   const later = 'open a stream over HTTP, fresh key, and close it a turn later'

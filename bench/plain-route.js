@@ -1,5 +1,5 @@
 // A route without `sse` in an application with the plugin, against the same application without it.
-import { inTurn, joined, throughputRow } from './kit/pairs.js'
+import { inTurn, joined, startedAfresh, throughputRow } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
 import { throughput, Wire } from './kit/wire.js'
 
@@ -9,10 +9,9 @@ export const sizes = {
 }
 
 export async function run ({ starts, ...numbers }) {
-  const all = []
   // Two processes of one application differ by some 2 % for as long as they live, and the first of a pair may differ from the
   // second: it takes many starts, with each leading in every other one, to see 1 %.
-  for (let start = 0; start < starts; start++) all.push(await once(start % 2 === 0 ? ['octa', 'without'] : ['without', 'octa'], numbers))
+  const all = await startedAfresh(starts, start => once(start % 2 === 0 ? ['octa', 'without'] : ['without', 'octa'], numbers))
   const { octa, without } = joined(all)
   return {
     rows: [throughputRow({ what: 'a route without `sse` in an app with the plugin', against: 'the same app without', as: octa, bs: without, atLeast: 0.99 })]

@@ -1,7 +1,7 @@
 // Replacing a stream over HTTP, from the new request until the old client sees the end and the new one the head: against a
 // `res.end()` and opening another on bare @fastify/sse; and with 10, 1,000 and 10,000 live streams, against itself with 10.
 import { needFiles } from './kit/limits.js'
-import { inTurn, joined, median, quantile, ratios, row } from './kit/pairs.js'
+import { inTurn, joined, median, quantile, ratios, row, startedAfresh } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
 import { forEach, streamPath, Wire } from './kit/wire.js'
 
@@ -11,9 +11,8 @@ export const sizes = {
 }
 
 export async function run ({ starts, ...numbers }) {
-  const all = []
   // Where the scheduler puts a server, beside the client or on top of it, it may stay as long as it lives.
-  for (let start = 0; start < starts; start++) all.push(await once(numbers))
+  const all = await startedAfresh(starts, () => once(numbers))
   return result(numbers.live, joined(all.map(({ sides }) => sides)), joined(all.map(({ many }) => many)))
 }
 

@@ -16,6 +16,13 @@ export async function inTurn (contestants, rounds) {
   return results
 }
 
+/** What `once` resolves to, called `starts` times with the number of the start. */
+export async function startedAfresh (starts, once) {
+  const all = []
+  for (let start = 0; start < starts; start++) all.push(await once(start))
+  return all
+}
+
 /** The results of several calls of `inTurn` as those of one. */
 export function joined (list) {
   return Object.fromEntries(Object.keys(list[0]).map(name => [name, list.flatMap(results => results[name])]))
