@@ -20,3 +20,15 @@ t.test('`gone` resolves for whoever asks before and after, also when the holder 
   other.noteGone()
   t.equal(await other.gone, undefined, 'asked only after')
 })
+
+// The old table of a Map that grew kept the claim, and through it the stream, its request and its response, to the next full collection.
+t.test('a claim lets go of its holder when that is gone, and ends it no more', t => {
+  const holder = new PlainHolder()
+  const claim = new RegisteredClaim(streamKey('ann', 'a'), holder, memoryLog().log)
+  t.equal(claim.holder, holder)
+  claim.noteGone()
+  t.not(claim.holder, holder)
+  claim.end('evicted')
+  t.strictSame(holder.reasons, [])
+  t.end()
+})
