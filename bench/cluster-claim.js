@@ -23,11 +23,11 @@ export async function run ({ rounds, milliseconds, atOnce, keys }) {
   try {
     const pool = Array.from({ length: keys }, (_, i) => streamKey(`user${i}`, `tab${i}`))
     const raw = pool.map(key => ({ scope: scopeName(PREFIX, `raw ${key.scope}`).name, field: fieldName(key, '', 0) }))
-    const gone = Promise.resolve()
+    const released = Promise.resolve()
     let last = 0
     // Neither waits for its release: the next stream does not.
     const viaMember = async () => {
-      const claim = { key: pool[++last % keys], end () {}, gone }
+      const claim = { key: pool[++last % keys], end () {}, released }
       await member.claim(claim)
       member.release(claim)
     }

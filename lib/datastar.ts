@@ -1,12 +1,12 @@
-// octa-star-streams/datastar: the official SDK's methods on a stream.
+// octa-star-streams/datastar: the methods of the official Datastar SDK, for a stream.
 import { ServerSentEventGenerator } from '@starfederation/datastar-sdk/abstractServerSentEventGenerator'
 import type { FastifyRequest } from 'fastify'
-import { readSignals as read } from './signals.ts'
-import type { Stream } from '../types/index.ts'
+import { readSignals as read } from './http/signals.ts'
+import type { Stream } from '../types/stream.ts'
 
 type SendOptions = Parameters<ServerSentEventGenerator['send']>[2]
 
-/** The SDK's methods, each of which resolves as `stream.send` does; and `close`, which is the stream's. */
+/** The SDK's methods, which resolve and reject like `stream.send`, and the stream's `close`. */
 export type DatastarStream = { close (): void } & {
   [Method in 'patchElements' | 'patchSignals' | 'removeElements' | 'removeSignals' | 'executeScript']:
   (...args: Parameters<ServerSentEventGenerator[Method]>) => Promise<void>
@@ -23,7 +23,7 @@ class StreamGenerator extends ServerSentEventGenerator<Promise<void>> {
   protected override send (event: string, dataLines: string[], { eventId, retryDuration }: SendOptions = {}): Promise<void> {
     return this.#stream.send({
       event,
-      // Falsy ones, and a retry of a second, which is the client's default, are left out, as the SDK leaves them out.
+      // Like the SDK, leave out falsy values, and a retry of one second, which is the client's default.
       ...eventId ? { id: eventId } : {},
       ...retryDuration && retryDuration !== 1000 ? { retry: retryDuration } : {},
       data: dataLines.flatMap(prefixEachLine).join('\n')
@@ -36,30 +36,31 @@ class StreamGenerator extends ServerSentEventGenerator<Promise<void>> {
 }
 
 /**
- * Datastar's events on a stream.
+ * Wraps a stream in the SDK's methods.
  *
  * @example await datastar(stream).patchElements('<p id="time">now</p>')
  */
 export function datastar (stream: Stream): DatastarStream {
-  // The SDK's own declarations have its methods return what its own `send` may return as well: an array.
+  // The SDK declares that its methods return what any implementation of `send` may return, which includes arrays.
   return new StreamGenerator(stream) as unknown as DatastarStream
 }
 
 /**
- * The signals that the client sent with a request, after Fastify has parsed its body; `{}` if it sent none.
+ * Returns the signals that the client sent with a request, after Fastify has parsed the body, or `{}` if the client sent none.
  *
  * @throws FST_ERR_OCTA_STAR_SIGNALS
+ * @example const { query } = readSignals<{ query: string }>(request)
  */
 export function readSignals<T extends object = Record<string, unknown>> (request: FastifyRequest): T {
   return (read(request) ?? {}) as T
 }
 
-// The SDK makes a data line, `elements ...`, of each line that LF ends. CR ends a line too, alone or before LF, and what
-// follows it needs the same first word: else Datastar takes its own first word for the name of an option.
+// The SDK makes a data line such as `elements ...` from each line that ends with LF. A CR ends a line too, alone or before
+// LF. The text after a CR needs the same first word, or else Datastar would read its first word as an option's name.
 function prefixEachLine (dataLine: string, index: number, dataLines: string[]): string[] {
   const word = dataLine.slice(0, dataLine.indexOf(' ') + 1)
   const text = dataLine.slice(word.length)
-  // Where the same word follows, the SDK has split at an LF, and a CR before it is no line end of its own.
+  // If the next data line has the same first word, the SDK split at an LF, and a CR before that LF is part of the line end.
   const line = dataLines[index + 1]?.startsWith(word) ? text.replace(/\r$/, '') : text
   return line.split('\r').map(rest => word + rest)
 }

@@ -1,41 +1,41 @@
-// What can be observed: diagnostics_channel names and payloads, and a debug line; nothing is built if nobody listens.
+// Everything that can be observed: the diagnostics channels with their events, and debug log lines. Without listeners nothing is built.
 import { channel } from 'node:diagnostics_channel'
 import type { FastifyBaseLogger } from 'fastify'
-import type { CloseReason, Holder, Stream, StreamKey } from '../types/index.ts'
+import type { CloseReason, Holder, Stream, StreamKey } from '../types/stream.ts'
 
-/** `octa-star:stream:open`: the head of a stream was sent. */
+/** Published on `octa-star:stream:open` when the head of a stream was sent. */
 export interface StreamOpenEvent {
   stream: Stream
-  /** How long it waited for its predecessor. Unit: milliseconds. */
+  /** How long the stream waited for its predecessor. Unit: milliseconds. */
   waited: number
 }
 
-/** `octa-star:stream:replace`: a newer stream took the key of a holder, which begins to end. */
+/** Published on `octa-star:stream:replace` when a newer holder takes the key of a holder, which now begins to end. */
 export interface StreamReplaceEvent {
-  /** The one that ends. */
-  stream: Holder
-  /** The one that takes the key; `undefined` where it is in another process. */
+  /** The holder that ends. */
+  holder: Holder
+  /** The holder that takes the key, or `undefined` if that holder is in another process. */
   by: Holder | undefined
-  /** How long the one that ends had held the key. Unit: milliseconds. */
+  /** How long the ending holder had held the key. Unit: milliseconds. */
   held: number
 }
 
-/** `octa-star:stream:close`: nothing of a stream runs any more. */
+/** Published on `octa-star:stream:close` when a stream is gone. */
 export interface StreamCloseEvent {
   stream: Stream
   reason: CloseReason
-  /** From its opening to the beginning of its end. Unit: milliseconds. */
+  /** From the stream's opening until the stream began to end. Unit: milliseconds. */
   lived: number
-  /** From the beginning of its end until its response, its handler and its cleanups were over. Unit: milliseconds. */
+  /** From the beginning of the end until the response, the handler and the cleanups had finished. Unit: milliseconds. */
   closing: number
 }
 
-/** `octa-star:key:flapping`: a key was replaced more than ten times in ten seconds. Once for each such key. */
+/** Published on `octa-star:key:flapping` when a key was replaced more than ten times in ten seconds. Once per key. */
 export interface KeyFlappingEvent {
   key: StreamKey
 }
 
-/** `octa-star:cluster`: the store that the processes share cannot be reached, or can be again. */
+/** Published on `octa-star:cluster` when the store that the processes share becomes unreachable, or reachable again. */
 export interface ClusterEvent {
   state: 'away' | 'back'
 }
@@ -53,9 +53,9 @@ export function reportOpen (event: StreamOpenEvent, log: FastifyBaseLogger, rout
   debug(log, event.stream, { route, waited: event.waited }, 'stream opened')
 }
 
-export function reportReplace (stream: Holder, by: Holder | undefined, since: number): void {
+export function reportReplace (holder: Holder, by: Holder | undefined, since: number): void {
   if (!channels.replace.hasSubscribers) return
-  const event: StreamReplaceEvent = { stream, by, held: performance.now() - since }
+  const event: StreamReplaceEvent = { holder, by, held: performance.now() - since }
   channels.replace.publish(event)
 }
 
@@ -74,9 +74,9 @@ export function reportCluster (event: ClusterEvent): void {
 }
 
 function debug (log: FastifyBaseLogger, stream: Stream, details: object, message: string): void {
-  // With logging off Fastify's has one function for all levels: no id is made for it.
+  // Fastify's disabled logger uses one function for all levels (abstract-logging). Do not make a stream id for it.
   if (log.debug === log.fatal) return
-  // Pino's; a logger of another make may have none, and decides for itself.
+  // Pino has isLevelEnabled. Another logger may not have it, and then decides for itself.
   const { isLevelEnabled } = log as { isLevelEnabled?: (level: string) => boolean }
   if (isLevelEnabled?.call(log, 'debug') === false) return
   log.debug({ streamId: stream.id, tabId: stream.tabId, ...details }, message)

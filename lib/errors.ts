@@ -1,54 +1,69 @@
-// Every error of this package: what was expected, what came, and the cure.
+// Every error of this package. A message says what was expected, what came instead, and what to do.
 import createError from '@fastify/error'
-import type { CloseReason } from '../types/index.ts'
+import type { CloseReason } from '../types/stream.ts'
 
-// Bad use by the developer, at registration.
+// The developer's mistakes, at registration.
 
 export const FST_ERR_OCTA_STAR_OPTION = createError<[option: string, expected: string, received: string]>(
   'FST_ERR_OCTA_STAR_OPTION',
   "octa-star-streams: option '%s' must be %s, got %s"
 )
 
-export const FST_ERR_OCTA_STAR_ALREADY_REGISTERED = createError<[]>(
-  'FST_ERR_OCTA_STAR_ALREADY_REGISTERED',
-  'octa-star-streams is already registered in this context or a parent of it. Register it once; sibling contexts may each register it'
+export const FST_ERR_OCTA_STAR_UNKNOWN_OPTION = createError<[option: string, known: string]>(
+  'FST_ERR_OCTA_STAR_UNKNOWN_OPTION',
+  "octa-star-streams: unknown option '%s'. Known options: %s"
 )
 
-// Bad use by the developer, at the first call.
+export const FST_ERR_OCTA_STAR_ALREADY_REGISTERED = createError<[]>(
+  'FST_ERR_OCTA_STAR_ALREADY_REGISTERED',
+  'octa-star-streams is already registered in this context or in a parent context. Register it once. Sibling contexts may each register it'
+)
+
+// The developer's mistakes, at the first call.
 
 export const FST_ERR_OCTA_STAR_SCOPE_KEY = createError<[from: string, path: string, received: string]>(
   'FST_ERR_OCTA_STAR_SCOPE_KEY',
-  'The scope key passed to %s must be a string, a finite number, a bigint, a boolean, or an array or plain object of those; %s is %s. ' +
-  'Pass the identity of the signed-in user or session, and answer the request otherwise where there is none'
+  'The scope key passed to %s must be a string, a finite number, a bigint, a boolean, or an array or plain object of these, but %s is %s. ' +
+  'Pass the identity of the signed-in user or session. If no user is signed in, reply without starting a stream'
 )
 
 export const FST_ERR_OCTA_STAR_NAME = createError<[received: string]>(
   'FST_ERR_OCTA_STAR_NAME',
-  'The name of a stream must be a string that is not empty, got %s. Leave it out where a page has one stream'
+  'The name of a stream must be a non-empty string, got %s. Leave the name out if a page opens only one stream'
 )
 
 export const FST_ERR_OCTA_STAR_ROUTE = createError<[route: string]>(
   'FST_ERR_OCTA_STAR_ROUTE',
-  "startStream needs a route with the option `sse`, which %s is not. Declare it with { sse: 'only' }, and after the plugin has " +
-  'loaded: await fastify.register(octaStarStreams), or declare the route inside a plugin'
+  "startStream needs a route with the option `sse`, but %s has no such option. Declare the route with { sse: 'only' } after the plugin has " +
+  'loaded: write `await fastify.register(octaStarStreams)` first, or declare the route inside a plugin'
+)
+
+export const FST_ERR_OCTA_STAR_NOT_IN_HANDLER = createError<[route: string]>(
+  'FST_ERR_OCTA_STAR_NOT_IN_HANDLER',
+  'startStream was called in a hook of %s, before the handler. Call startStream in the handler'
 )
 
 export const FST_ERR_OCTA_STAR_STARTED_TWICE = createError<[route: string]>(
   'FST_ERR_OCTA_STAR_STARTED_TWICE',
-  'startStream was called twice in one request to %s. A response carries one stream: call it once'
+  'startStream was called twice in one request to %s. A response carries one stream: call startStream once'
 )
 
 export const FST_ERR_OCTA_STAR_REPLY_SENT = createError<[route: string]>(
   'FST_ERR_OCTA_STAR_REPLY_SENT',
-  'startStream was called after the reply to %s was sent. Call it before anything else answers'
+  'startStream was called after the reply to %s was sent. Call startStream before anything else replies'
+)
+
+export const FST_ERR_OCTA_STAR_MESSAGE = createError<[received: string]>(
+  'FST_ERR_OCTA_STAR_MESSAGE',
+  'send() takes a string or { event, id, data, retry }, got %s. To send any other value, pass { data: value }'
 )
 
 export const FST_ERR_OCTA_STAR_EVENT = createError<[field: string, expected: string, received: string]>(
   'FST_ERR_OCTA_STAR_EVENT',
-  "The field '%s' of an event must be %s, got %s"
+  "send(): the field '%s' must be %s, got %s"
 )
 
-// Bad input from the client. It never touches the holder.
+// Bad input from the client. None of these errors affects a holder.
 
 export const FST_ERR_OCTA_STAR_SIGNALS = createError<'FST_ERR_OCTA_STAR_SIGNALS', 400, [source: string, received: string]>(
   'FST_ERR_OCTA_STAR_SIGNALS',
@@ -64,37 +79,37 @@ export const FST_ERR_OCTA_STAR_TAB_ID = createError<'FST_ERR_OCTA_STAR_TAB_ID', 
 
 export const FST_ERR_OCTA_STAR_NOT_ACCEPTABLE = createError<'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', 406, [accept: string]>(
   'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE',
-  "A stream is text/event-stream, and the request accepts '%s'. Let the client send Accept: text/event-stream, or declare the route with { sse: 'only' }",
+  "The client must accept text/event-stream, but sent the Accept header '%s'. Send `Accept: text/event-stream`, or declare the route with { sse: 'only' }",
   406
 )
 
 export const FST_ERR_OCTA_STAR_LIMIT = createError<'FST_ERR_OCTA_STAR_LIMIT', 429, [limit: number]>(
   'FST_ERR_OCTA_STAR_LIMIT',
-  'This scope has %d streams, as many as maxStreamsPerScope allows. Try again when one of them has ended',
+  'This scope already has %d streams, the maximum that maxStreamsPerScope allows. Try again after a stream has ended',
   429
 )
 
-// Not a fault: how a handler learns that its stream has ended.
+// Not a fault. This error tells a handler that its stream has ended.
 
 const StreamClosed = createError<[reason: CloseReason]>(
   'FST_ERR_OCTA_STAR_STREAM_CLOSED',
-  'The stream has ended: %s. Let this error pass through the handler, it is a normal end'
+  'The stream has ended: %s. This is a normal end. Do not catch this error in the handler'
 )
 
 export type StreamClosedError = InstanceType<typeof StreamClosed> & { readonly reason: CloseReason }
 
 export function streamClosed (reason: CloseReason): StreamClosedError {
-  // `AbortError` is what code that was handed a signal expects to catch.
+  // Code that takes an AbortSignal expects the signal's error to be named AbortError.
   return Object.assign(new StreamClosed(reason), { name: 'AbortError', reason })
 }
 
-/** Whether `error` says no more than that `closed` happened: itself, or what Node's APIs make of an aborted signal. */
+/** Returns `true` if `error` only says that a stream has closed: our own error, or what Node's APIs throw for an aborted signal. */
 export function isStreamClosed (error: unknown): boolean {
   if (!(error instanceof Error)) return false
   return error.name === 'AbortError' || error instanceof StreamClosed || error.cause instanceof StreamClosed
 }
 
-/** A value as an error message shows it: short, and never the secret in a long string. */
+/** Describes a value for an error message. The result is short, and does not contain long strings, which may be secrets. */
 export function show (value: unknown): string {
   if (typeof value === 'string') return value.length > 40 ? `a string of ${value.length} characters` : JSON.stringify(value)
   if (typeof value === 'function') return 'a function'

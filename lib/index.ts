@@ -1,34 +1,36 @@
-// The plugin, from top to bottom: options, decorators, hooks.
+// The plugin: its options, decorators and hooks, from top to bottom. The only file that knows Fastify.
 import { fastifySSE } from '@fastify/sse'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
-import { LocalBackend } from './backend.ts'
-import { alone } from './cluster.ts'
-import { browserFile } from './browser-file.ts'
-import { Connection } from './connection.ts'
+import { readBrowserModule } from './browser-module.ts'
 import {
-  FST_ERR_OCTA_STAR_ALREADY_REGISTERED, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_NOT_ACCEPTABLE, FST_ERR_OCTA_STAR_OPTION,
-  FST_ERR_OCTA_STAR_REPLY_SENT, FST_ERR_OCTA_STAR_ROUTE, FST_ERR_OCTA_STAR_STARTED_TWICE
+  FST_ERR_OCTA_STAR_ALREADY_REGISTERED, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_NOT_ACCEPTABLE, FST_ERR_OCTA_STAR_NOT_IN_HANDLER,
+  FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_REPLY_SENT, FST_ERR_OCTA_STAR_ROUTE, FST_ERR_OCTA_STAR_STARTED_TWICE
 } from './errors.ts'
-import { farewellReason } from './farewell.ts'
+import { StreamResponse } from './http/response.ts'
+import { checkTabId, readTabId } from './http/signals.ts'
+import { noCluster } from './no-cluster.ts'
 import { resolveOptions, type ResolvedOptions } from './options.ts'
-import { Registry } from './registry.ts'
-import { checkTabId, readTabId } from './signals.ts'
-import { LiveStream } from './stream.ts'
-import { streamKey } from './stream-key.ts'
+import { Registry } from './registry/registry.ts'
+import { streamKey } from './registry/stream-key.ts'
+import { farewellReason } from './stream/ending.ts'
+import { LiveStream } from './stream/stream.ts'
 import type { OctaStarStreamsOptions, ScopeKey, StartStreamOptions, Stream } from '../types/index.ts'
 
 export type * from '../types/index.ts'
 export type { ClusterEvent, KeyFlappingEvent, StreamCloseEvent, StreamOpenEvent, StreamReplaceEvent } from './diagnostics.ts'
 export { streamKey }
 
-/** What one request to a route with `sse` carries. */
+/** The plugin's state for one request to a route with the option `sse`. */
 interface StreamRequest {
-  readonly connection: Connection
-  /** What the client sent before validation took anything away: its tab id, or else what is wrong with it. */
+  readonly response: StreamResponse
+  /** The tab id as the client sent it, read before validation could remove it. */
   tabId: string | undefined
+  /** The error that reading the tab id threw. `startStream` throws this error. */
   tabIdError: unknown
-  /** Set when `startStream` was called. */
+  /** `true` once the handler has been called. */
+  isHandling: boolean
+  /** Set by `startStream`. */
   stream: LiveStream | undefined
 }
 
@@ -39,11 +41,11 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   if (fastify.hasReplyDecorator('startStream')) throw new FST_ERR_OCTA_STAR_ALREADY_REGISTERED()
   const options = resolveOptions(opts)
   await registerSSE(fastify, options)
-  if (options.browser !== undefined) await serveBrowserFile(fastify, options.browser)
+  if (options.browser !== undefined) await serveBrowserModule(fastify, options.browser)
 
   const { replaceTimeout } = options
-  const cluster = await options.cluster?.join({ log: fastify.log, replaceTimeout }) ?? alone
-  const registry = new Registry(new LocalBackend(), cluster, options, fastify.log)
+  const cluster = await options.cluster?.join({ log: fastify.log, replaceTimeout }) ?? noCluster
+  const registry = new Registry(cluster, options, fastify.log)
   fastify.decorate('streamRegistry', registry)
 
   async function start (this: Reply, scopeKey: ScopeKey, { name }: StartStreamOptions = {}): Promise<Stream> {
@@ -51,6 +53,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     const route = `${request.method} ${request.routeOptions.url}`
     const current = this[kStreamRequest]
     if (current === undefined) throw new FST_ERR_OCTA_STAR_ROUTE(route)
+    if (!current.isHandling) throw new FST_ERR_OCTA_STAR_NOT_IN_HANDLER(route)
     if (current.stream !== undefined) throw new FST_ERR_OCTA_STAR_STARTED_TWICE(route)
     if (this.sent || this.raw.headersSent) throw new FST_ERR_OCTA_STAR_REPLY_SENT(route)
     if (sse === undefined) throw new FST_ERR_OCTA_STAR_NOT_ACCEPTABLE(request.headers.accept ?? '')
@@ -58,23 +61,24 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
 
     const key = streamKey(scopeKey, current.tabId, name, `startStream in ${route}`)
     const refuse = () => { this.code(204).send() }
-    const stream = current.stream = new LiveStream({ key, connection: current.connection, options, log, route }, refuse)
+    const stream = current.stream = new LiveStream({ key, response: current.response, options, log, route }, refuse)
     if (!mayStart(this, stream)) throw stream.signal.reason
     try {
       await stream.start(registry.replaceAndRegister(key, stream), sse)
     } catch (error) {
-      // By then those that are ending now have ended.
+      // `replaceTimeout` bounds how long an ending stream keeps its place, so it is a safe Retry-After.
       if (error instanceof FST_ERR_OCTA_STAR_LIMIT) this.header('retry-after', Math.ceil(options.replaceTimeout / 1000))
       throw error
     }
-    // From here on the response is the stream's: no handlerTimeout, no second answer.
+    // From here on the response belongs to the stream: Fastify must neither time out nor reply.
     this.hijack()
     return stream
   }
 
   fastify.decorateReply('startStream', function startStream (this: Reply, scopeKey: ScopeKey, options?: StartStreamOptions): Promise<Stream> {
     const started = start.call(this, scopeKey, options)
-    // A handler may await it later, and its client leave before: no fault, so no unhandled rejection, which ends the process.
+    // A handler may await the promise later, and its client may disconnect before that. That is not a fault, and an unhandled
+    // rejection would end the process.
     if (this[kStreamRequest]?.stream !== undefined) started.catch(() => {})
     return started
   })
@@ -83,7 +87,8 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     if (route.sse) attach(route, options)
   })
 
-  // Between the two Fastify waits for open responses, for ever if need be.
+  // Streams must end in preClose: before onClose, Fastify waits for open responses without a limit.
+  // https://fastify.dev/docs/latest/Reference/Hooks/#preclose
   fastify.addHook('preClose', () => registry.close(closeTimeout(fastify, options)))
   fastify.addHook('onClose', async () => {
     registry.clear()
@@ -98,27 +103,28 @@ async function registerSSE (fastify: FastifyInstance, { sse }: ResolvedOptions):
   }
 }
 
-async function serveBrowserFile (fastify: FastifyInstance, path: string): Promise<void> {
-  const { body, etag } = await browserFile()
+async function serveBrowserModule (fastify: FastifyInstance, path: string): Promise<void> {
+  const { body, etag } = await readBrowserModule()
   fastify.get<{ Querystring: { v?: string } }>(path, (request, reply) => {
-    // With a version in its address, as in ?v=0.1.0, it never changes.
+    // Under an address with a version, such as ?v=0.1.0, the module never changes.
     reply.header('etag', etag).header('cache-control', request.query.v === undefined ? 'no-cache' : 'public, max-age=31536000, immutable')
     if (request.headers['if-none-match']?.includes(etag)) return reply.code(304).send()
     return reply.type('text/javascript; charset=utf-8').send(body)
   })
 }
 
-// Avvio gives up on a preClose hook after `pluginTimeout` (0: never), and close() rejects.
+// Avvio times a preClose hook out after `pluginTimeout` (0: never), and close() then rejects:
+// https://fastify.dev/docs/latest/Reference/Server/#plugintimeout
 function closeTimeout ({ initialConfig: { pluginTimeout } }: FastifyInstance, { replaceTimeout }: ResolvedOptions): number {
   return pluginTimeout ? Math.min(replaceTimeout, pluginTimeout / 2) : replaceTimeout
 }
 
-/** Ends, before it touches any holder, a stream that must not or cannot be. */
+/** Returns `false`, and ends the stream before any holder is affected, if the request must not start a stream. */
 function mayStart (reply: Reply, stream: LiveStream): boolean {
   const { request } = reply
-  if (reply[kStreamRequest]!.connection.over) stream.close('disconnected')
+  if (reply[kStreamRequest]!.response.closed) stream.close('disconnected')
   else if (request.method === 'HEAD') {
-    // Fastify answers HEAD with a GET route's handler: the head is all there is to say.
+    // Fastify runs a GET route's handler for HEAD too (exposeHeadRoutes). The response consists of the head alone.
     reply.type('text/event-stream').send()
     stream.close('finished')
   } else {
@@ -128,39 +134,42 @@ function mayStart (reply: Reply, stream: LiveStream): boolean {
   return !stream.closing
 }
 
-/** Attaches to one route what a stream needs; other routes pay nothing. */
+/** Adds hooks and a handler wrapper to one route with the option `sse`. Other routes pay nothing. */
 function attach (route: RouteOptions, options: ResolvedOptions): void {
   const { handler } = route
 
-  // First of the route's own, to see a client leave while later hooks work.
+  // The first hook of the route, so that a disconnect during a later hook is noticed.
   route.onRequest = prepend(route.onRequest, (_request: FastifyRequest, reply: Reply, done: () => void) => {
-    reply[kStreamRequest] = { connection: new Connection(reply.raw), tabId: undefined, tabIdError: undefined, stream: undefined }
+    reply[kStreamRequest] = { response: new StreamResponse(reply.raw), tabId: undefined, tabIdError: undefined, isHandling: false, stream: undefined }
     done()
   })
 
-  // Ajv's `removeAdditional` strips unknown properties in validation, which comes next.
+  // Before validation, in which Ajv's `removeAdditional` strips unknown properties:
+  // https://fastify.dev/docs/latest/Reference/Validation-and-Serialization/#validator-compiler
   route.preValidation = prepend(route.preValidation, (request: FastifyRequest, reply: Reply, done: () => void) => {
     const current = reply[kStreamRequest]!
     try {
       current.tabId = options.tabId === undefined ? readTabId(request, options.signal) : checkTabId(options.tabId(request))
     } catch (error) {
-      // Thrown by startStream: a route with `sse` may also answer requests that it starts no stream for.
+      // Not thrown here, because a route with `sse` may answer some requests without starting a stream.
       current.tabIdError = error
     }
     done()
   })
 
-  // Whichever way round this wraps and is wrapped by @fastify/sse: after startStream, that one neither ends nor answers.
+  // @fastify/sse wraps the handler too, inside or outside of this wrapper. After startStream, @fastify/sse neither ends the
+  // response nor replies, so the order does not matter.
   route.handler = async function (this: FastifyInstance, request: FastifyRequest, reply: Reply) {
     const current = reply[kStreamRequest]!
+    current.isHandling = true
     try {
       const payload = await handler.call(this, request, reply)
       current.stream?.handlerReturned()
       return payload
     } catch (error) {
       if (!current.stream?.handlerThrew(error)) throw error
-      // Nobody is left to answer, or the answer is under way: Fastify takes a reply for "wait until it is sent".
-      if (current.connection.over) reply.hijack()
+      // The client has disconnected, or the reply is already on its way. To Fastify a returned reply means: wait until it is sent.
+      if (current.response.closed) reply.hijack()
       return reply
     }
   } as RouteOptions['handler']
@@ -172,7 +181,7 @@ function prepend<T> (hooks: T | T[] | undefined, hook: unknown): T[] {
 
 const plugin = Object.assign(
   fp(octaStarStreams, { fastify: '5.x', name: 'octa-star-streams' }),
-  // What `require('octa-star-streams')` returns has the named exports as properties.
+  // `require('octa-star-streams')` returns the plugin itself, with the named exports as properties.
   { streamKey }
 )
 

@@ -1,6 +1,7 @@
 // The options: frozen defaults, and the checks at registration.
-import { FST_ERR_OCTA_STAR_OPTION, show } from './errors.ts'
-import type { ClusterAdapter, OctaStarStreamsOptions } from '../types/index.ts'
+import { FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_UNKNOWN_OPTION, show } from './errors.ts'
+import type { ClusterAdapter } from '../types/cluster.ts'
+import type { OctaStarStreamsOptions } from '../types/index.ts'
 
 export const defaults = Object.freeze({
   signal: 'tabId',
@@ -18,20 +19,21 @@ export const defaults = Object.freeze({
   sse: undefined
 })
 
-export type ResolvedOptions = Required<Omit<OctaStarStreamsOptions, 'tabId' | 'browser' | 'cluster' | 'sse'>> & Pick<OctaStarStreamsOptions, 'tabId' | 'browser' | 'cluster' | 'sse'>
+type WithoutDefault = 'tabId' | 'browser' | 'cluster' | 'sse'
+export type ResolvedOptions = Required<Omit<OctaStarStreamsOptions, WithoutDefault>> & Pick<OctaStarStreamsOptions, WithoutDefault>
 
-// Past this setTimeout takes a delay for 1 ms: https://nodejs.org/api/timers.html#settimeoutcallback-delay-args
+// setTimeout treats a larger delay as 1 ms: https://nodejs.org/api/timers.html#settimeoutcallback-delay-args
 const MAX_DELAY = 2 ** 31 - 1
 
 const expected: Record<keyof typeof defaults, [test: (value: unknown) => boolean, description: string]> = {
-  signal: [value => typeof value === 'string' && value !== '', 'a string that is not empty'],
+  signal: [value => typeof value === 'string' && value !== '', 'a non-empty string'],
   tabId: [value => value === undefined || typeof value === 'function', 'a function'],
   replaceTimeout: [isDelay, `a number of milliseconds from 1 to ${MAX_DELAY}`],
   closeGrace: [isDelay, `a number of milliseconds from 1 to ${MAX_DELAY}`],
   maxAge: [value => value === Infinity || isDelay(value), `a number of milliseconds from 1 to ${MAX_DELAY}, or Infinity`],
   maxBufferedBytes: [isCount, 'a whole number from 1, or Infinity'],
   stallTimeout: [value => value === Infinity || isDelay(value), `a number of milliseconds from 1 to ${MAX_DELAY}, or Infinity`],
-  // The kernel counts in seconds.
+  // The kernel counts keepalive in whole seconds: https://man7.org/linux/man-pages/man7/tcp.7.html
   deadPeerProbe: [value => value === 0 || (isDelay(value) && (value as number) >= 1_000), `0, or a number of milliseconds from 1000 to ${MAX_DELAY}`],
   maxStreamsPerScope: [isCount, 'a whole number from 1, or Infinity'],
   onLimit: [value => value === 'replace-oldest' || value === 'reject', "'replace-oldest' or 'reject'"],
@@ -41,16 +43,14 @@ const expected: Record<keyof typeof defaults, [test: (value: unknown) => boolean
 }
 
 /**
- * The options with the defaults filled in.
+ * Fills in the defaults.
  *
- * @throws FST_ERR_OCTA_STAR_OPTION for an option of the wrong type, out of its limits, or unknown
+ * @throws FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_UNKNOWN_OPTION
  */
 export function resolveOptions (options: OctaStarStreamsOptions): ResolvedOptions {
   const given = Object.fromEntries(Object.entries(options).filter(([name, value]) => value !== undefined && !FASTIFY_OPTIONS.has(name)))
   for (const name of Object.keys(given)) {
-    if (!Object.hasOwn(defaults, name)) {
-      throw new FST_ERR_OCTA_STAR_OPTION(name, `one of ${Object.keys(defaults).join(', ')}`, 'an unknown one')
-    }
+    if (!Object.hasOwn(defaults, name)) throw new FST_ERR_OCTA_STAR_UNKNOWN_OPTION(name, Object.keys(defaults).join(', '))
   }
   const resolved = { ...defaults, ...given } as ResolvedOptions
   for (const [name, [test, description]] of Object.entries(expected)) {
@@ -60,7 +60,8 @@ export function resolveOptions (options: OctaStarStreamsOptions): ResolvedOption
   return Object.freeze(resolved)
 }
 
-// `register` takes these for itself and passes them on to the plugin.
+// Fastify's `register` reads these options itself and passes them on to the plugin:
+// https://fastify.dev/docs/latest/Reference/Plugins/#plugin-options
 const FASTIFY_OPTIONS = new Set(['prefix', 'logLevel', 'logSerializers'])
 
 function isCount (value: unknown): boolean {

@@ -1,6 +1,6 @@
-// Waiting: for a promise, but not for ever; for a promise that somebody else settles.
+// Waiting: for a promise within a time limit, until a deadline, and for a promise that is settled from outside.
 
-/** Whether `promise` settled within `milliseconds`. Rejects if it does so in time. Leaves no timer behind. */
+/** Resolves to `true` if `promise` resolves within `milliseconds`, else to `false`. Rejects if `promise` rejects in time. */
 export async function within (promise: Promise<unknown>, milliseconds: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
   const timeout = new Promise<boolean>(resolve => { timer = setTimeout(() => afterReading(() => resolve(false)), milliseconds) })
@@ -12,18 +12,18 @@ export async function within (promise: Promise<unknown>, milliseconds: number): 
 }
 
 /**
- * Resolves when what it hands to `whenOver` is called, or else at `until`, when `late` has been called. Leaves no timer behind.
- * Unit: milliseconds of `performance.now()`.
+ * Calls `subscribe` with a callback, and resolves when that callback is called. At the deadline it calls `onDeadline` and
+ * resolves anyway. Unit of the deadline: milliseconds of `performance.now()`.
  */
-export function settled (whenOver: (over: () => void) => void, until: number, late: () => void): Promise<void> {
+export function untilDeadline (subscribe: (callback: () => void) => void, deadline: number, onDeadline: () => void): Promise<void> {
   return new Promise(resolve => {
-    let isOver = false
+    let isDone = false
     const timer = setTimeout(() => afterReading(() => {
-      if (!isOver) late()
+      if (!isDone) onDeadline()
       resolve()
-    }), until - performance.now())
-    whenOver(() => {
-      isOver = true
+    }), deadline - performance.now())
+    subscribe(() => {
+      isDone = true
       clearTimeout(timer)
       resolve()
     })
@@ -31,8 +31,9 @@ export function settled (whenOver: (over: () => void) => void, until: number, la
 }
 
 /**
- * Calls `callback` when what has come by now is read. After the process stood still, as for a long garbage collection, the
- * timers that are due come first, and what came meanwhile, in time, only then: https://nodejs.org/en/learn/asynchronous-work/event-loop-timers-and-nexttick
+ * Calls `callback` after everything that has arrived by now was read. If the process stood still, for example during a long
+ * garbage collection, libuv runs the due timers before it reads what arrived in time:
+ * https://docs.libuv.org/en/v1.x/design.html#the-i-o-loop
  */
 export function afterReading (callback: () => void): void {
   setImmediate(callback)

@@ -1,34 +1,45 @@
-// A claim as the registry keeps it: what its `gone` promises to whoever asks, early or late.
+// A claim: when `released` resolves, and what a claim keeps after its release.
 import t from 'tap'
-import { RegisteredClaim } from '../lib/claim.ts'
-import { streamKey } from '../lib/stream-key.ts'
+import { Claim } from '../lib/registry/claim.ts'
+import { streamKey } from '../lib/registry/stream-key.ts'
 import { memoryLog } from './kit/memory-log.ts'
 import { PlainHolder } from './kit/plain-holder.ts'
 
-// An adapter hands it on to other processes: a rejection would have been unhandled, and the answer never sent.
-t.test('`gone` resolves for whoever asks before and after, also when the holder rejects', async t => {
-  const holder = new PlainHolder()
-  const claim = new RegisteredClaim(streamKey('ann', 'a'), holder, memoryLog().log)
-  const early = claim.gone
-  holder.gone.catch(() => {})
-  holder.leave(new Error('a socket that broke'))
-  claim.noteGone()
-  t.equal(await early, undefined)
-  t.equal(await claim.gone, undefined)
+const claimOf = (holder: PlainHolder) => new Claim(streamKey('ann', 'a'), holder, memoryLog().log)
 
-  const other = new RegisteredClaim(streamKey('ann', 'b'), new PlainHolder(), memoryLog().log)
-  other.noteGone()
-  t.equal(await other.gone, undefined, 'asked only after')
+// An adapter reports the release to other processes. A rejection would have been unhandled, and the report never sent.
+t.test('`released` resolves whether it is read before or after the release, also if the holder rejects', async t => {
+  const holder = new PlainHolder()
+  const claim = claimOf(holder)
+  const early = claim.released
+  holder.gone.catch(() => {})
+  holder.leave(new Error('a broken socket'))
+  claim.release()
+  t.equal(await early, undefined)
+  t.equal(await claim.released, undefined)
 })
 
-// The old table of a Map that grew kept the claim, and through it the stream, its request and its response, to the next full collection.
-t.test('a claim lets go of its holder when that is gone, and ends it no more', t => {
+// The old table of a Map that had grown kept the claim until the next full collection, and with the claim the stream, its request
+// and its response.
+t.test('a claim drops its holder on release, and never ends that holder afterwards', async t => {
   const holder = new PlainHolder()
-  const claim = new RegisteredClaim(streamKey('ann', 'a'), holder, memoryLog().log)
+  const claim = claimOf(holder)
   t.equal(claim.holder, holder)
-  claim.noteGone()
+  claim.release()
   t.not(claim.holder, holder)
   claim.end('evicted')
   t.strictSame(holder.reasons, [])
-  t.end()
+})
+
+t.test('a claim takes its key once, and never after its holder was told to end', async t => {
+  const claim = claimOf(new PlainHolder())
+  t.ok(claim.hold())
+  t.notOk(claim.hold())
+
+  const told = claimOf(new PlainHolder())
+  told.end('replaced')
+  t.notOk(told.hold())
+
+  const endsByItself = claimOf(Object.assign(new PlainHolder(), { closing: true }))
+  t.notOk(endsByItself.hold())
 })

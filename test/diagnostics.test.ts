@@ -27,7 +27,7 @@ t.test('opening, replacing and closing are published, with the stream, the reaso
   const [open, replace, close, next] = seen.map(([, event]) => event) as [StreamOpenEvent, StreamReplaceEvent, StreamCloseEvent, StreamOpenEvent]
   t.equal(open.stream, streams[0])
   t.ok(open.waited < 30)
-  t.equal(replace.stream, streams[0])
+  t.equal(replace.holder, streams[0])
   t.equal(replace.by, streams[1])
   t.ok(replace.held >= 15)
   t.match(close, { stream: streams[0], reason: 'replaced' })

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import t from 'tap'
-import { formatEvent } from '../lib/event.ts'
+import { formatEvent } from '../lib/stream/event.ts'
 import type { StreamMessage } from '../lib/index.ts'
 
 function parse (text: string): EventSourceMessage[] {
@@ -42,19 +42,24 @@ t.test('whatever the data, the parser sees one event with that data', async t =>
 
 t.test('a field that could not be sent as it is, is refused', async t => {
   const cases: Array<[StreamMessage, RegExp]> = [
-    [{ event: 'a\nb' }, /field 'event' of an event must be a string without a line end, got "a\\nb"/],
+    [{ event: 'a\nb' }, /the field 'event' must be a string without CR or LF, got "a\\nb"/],
     [{ event: 'a\rb' }, /'event'/],
     [{ event: 1 as never }, /'event'.*got 1/],
     [{ id: 'a\rdata: x' }, /field 'id'/],
     [{ id: 'a\0' }, /'id'/],
     [{ id: 7 as never }, /'id'.*got 7/],
     [{ id: 'octa-star-closed:replaced' }, /does not begin with 'octa-star-closed'/],
-    [{ retry: -1 }, /'retry' of an event must be a whole number of milliseconds/],
+    [{ retry: -1 }, /'retry' must be a whole number of milliseconds/],
     [{ retry: 1.5 }, /'retry'/],
     [{ retry: '1\ndata: x' as never }, /'retry'/],
-    [{ data: () => {} }, /'data'.*got a function/],
-    [null as never, /'data'.*got null/],
-    [7 as never, /'data'.*got 7/]
+    [{ data: () => {} }, /'data'.*got a function/]
   ]
   for (const [message, expected] of cases) t.throws(() => format(message), { code: 'FST_ERR_OCTA_STAR_EVENT', message: expected })
+})
+
+t.test('a message that is neither a string nor an object is refused, and the error says what send takes', async t => {
+  for (const [message, shown] of [[42, '42'], [null, 'null'], [undefined, 'undefined'], [true, 'true'], [() => {}, 'a function']] as const) {
+    const expected = `send() takes a string or { event, id, data, retry }, got ${shown}. To send any other value, pass { data: value }`
+    t.throws(() => format(message as never), { code: 'FST_ERR_OCTA_STAR_MESSAGE', message: expected })
+  }
 })

@@ -319,15 +319,29 @@ t.test('bad use is told at the first call, by name', async t => {
     await client.ended
     return { status: client.status, ...client.text.startsWith('{') ? JSON.parse(client.text) : {} }
   }
-  t.match(await ask('/no-sse'), { status: 500, code: 'FST_ERR_OCTA_STAR_ROUTE', message: /option `sse`, which GET \/no-sse is not\. Declare it with { sse: 'only' }/ })
+  t.match(await ask('/no-sse'), { status: 500, code: 'FST_ERR_OCTA_STAR_ROUTE', message: /option `sse`, but GET \/no-sse has no such option\. Declare the route with { sse: 'only' }/ })
   t.match(await ask('/twice'), { status: 200 })
   t.match(app.log.filter(line => line.level >= LEVELS.error).at(-1), { err: { code: 'FST_ERR_OCTA_STAR_STARTED_TWICE' } }, 'the first has begun: the error is in the log')
   t.match(await ask('/sent'), { status: 200 })
   t.match(said, [/after the reply to GET \/sent was sent/])
-  t.match(await ask('/dual', '*/*'), { status: 406, code: 'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', message: /accepts '\*\/\*'/ })
-  t.match((await fastify.inject('/dual')).json(), { code: 'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', message: /accepts ''/ })
+  t.match(await ask('/dual', '*/*'), { status: 406, code: 'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', message: /Accept header '\*\/\*'/ })
+  t.match((await fastify.inject('/dual')).json(), { code: 'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', message: /Accept header ''/ })
   t.match(await ask('/twice', 'text/html'), { status: 406 })
   t.match(await ask('/name'), { status: 500, code: 'FST_ERR_OCTA_STAR_NAME' })
+})
+
+t.test('startStream in a hook is refused, and the error says where to call startStream', async t => {
+  const fastify = Fastify()
+  await fastify.register(octaStarStreams)
+  fastify.get('/early', { sse: 'only', preHandler: async (_request, reply) => { await reply.startStream('ann') } }, async () => {})
+  const response = await fastify.inject({ url: '/early', headers: { accept: 'text/event-stream' } })
+  t.match(response.json(), {
+    statusCode: 500,
+    code: 'FST_ERR_OCTA_STAR_NOT_IN_HANDLER',
+    message: 'startStream was called in a hook of GET /early, before the handler. Call startStream in the handler'
+  })
+  t.equal(fastify.streamRegistry.size, 0)
+  await fastify.close()
 })
 
 t.test('a route declared before the plugin has loaded is told so', async t => {
@@ -335,7 +349,7 @@ t.test('a route declared before the plugin has loaded is told so', async t => {
   fastify.register(octaStarStreams)
   fastify.get('/early', { sse: 'only' }, async (_request, reply) => reply.startStream('ann'))
   const response = await fastify.inject('/early')
-  t.match(response.json(), { code: 'FST_ERR_OCTA_STAR_ROUTE', message: /after the plugin has loaded: await fastify\.register/ })
+  t.match(response.json(), { code: 'FST_ERR_OCTA_STAR_ROUTE', message: /after the plugin has loaded: write `await fastify\.register/ })
   await fastify.close()
 })
 
@@ -457,7 +471,7 @@ for (const pluginTimeout of [400, 0]) {
     const client = await connect(app.url('/deaf'))
     await app.fastify.close()
     t.equal(await client.ended, 'broken')
-    t.match(app.log.filter(line => line.level === LEVELS.warn), [{ msg: /its handler has not returned/ }])
+    t.match(app.log.filter(line => line.level === LEVELS.warn), [{ msg: /Still running: the handler/ }])
     letGo()
   })
 }

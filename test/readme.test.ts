@@ -8,7 +8,7 @@ import { EventSource } from 'eventsource'
 import { JSDOM, VirtualConsole } from 'jsdom'
 import t, { type Test } from 'tap'
 import octaStarStreams, * as lib from '../lib/index.ts'
-import { browserFile } from '../lib/browser-file.ts'
+import { readBrowserModule } from '../lib/browser-module.ts'
 import { withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { nginxOptions, startNginx } from './kit/nginx.ts'
@@ -75,7 +75,7 @@ interface Page { window: any, logged: unknown[], close: () => void }
 
 // jsdom runs no modules: the one that the plugin serves becomes a script, and an import of it a look-up.
 async function classic (html: string): Promise<string> {
-  const script = `<script>(() => { ${(await browserFile()).body.replace('export function', 'function')} })()</script>`
+  const script = `<script>(() => { ${(await readBrowserModule()).body.replace('export function', 'function')} })()</script>`
   return html
     .replace('<script type="module" src="/octa-star/tab-id.js"></script>', script)
     .replace(/<script type="module">\s*import \{ tabId \} from '\/octa-star\/tab-id.js'/, `${script}<script>const { tabId } = octaStar`)

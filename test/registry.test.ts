@@ -3,11 +3,10 @@ import diagnostics from 'node:diagnostics_channel'
 import { setImmediate as turn } from 'node:timers/promises'
 import FakeTimers from '@sinonjs/fake-timers'
 import t from 'tap'
-import { LocalBackend } from '../lib/backend.ts'
-import { alone } from '../lib/cluster.ts'
+import { noCluster } from '../lib/no-cluster.ts'
 import { defaults } from '../lib/options.ts'
-import { Registry } from '../lib/registry.ts'
-import { streamKey } from '../lib/stream-key.ts'
+import { Registry } from '../lib/registry/registry.ts'
+import { streamKey } from '../lib/registry/stream-key.ts'
 import type { Holder } from '../lib/index.ts'
 import { buildApp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
@@ -16,7 +15,7 @@ import { PlainHolder } from './kit/plain-holder.ts'
 
 const build = (options = {}) => {
   const { log, lines } = memoryLog()
-  return { registry: new Registry(new LocalBackend(), alone, { ...defaults, onLimit: 'replace-oldest', ...options }, log), lines }
+  return { registry: new Registry(noCluster, { ...defaults, onLimit: 'replace-oldest', ...options }, log), lines }
 }
 
 t.test('anything that can be closed and says when it is gone can hold a key', async t => {
@@ -95,7 +94,7 @@ t.test('a key that is replaced more than ten times in ten seconds is reported on
   for (let i = 0; i < 11; i++) await connect(url)
   t.equal(warnings().length, 0, 'ten replacements are none too many')
   for (let i = 0; i < 10; i++) await connect(url)
-  t.match(warnings(), [{ scope: '"ann"', tabId: 'a', msg: /replaced more than 10 times in 10 s: most likely two tabs share one tab id/ }])
+  t.match(warnings(), [{ scope: '"ann"', tabId: 'a', msg: /replaced more than 10 times in 10 s. Most likely two tabs use the same tab id/ }])
   t.match(flapping, [{ key: { scopeKey: 'ann', tabId: 'a' } }])
 })
 

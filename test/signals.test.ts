@@ -1,7 +1,7 @@
 // Request -> signals -> tab id: what Datastar sends, and all that a client can send instead.
 import fc from 'fast-check'
 import t from 'tap'
-import { checkTabId, readSignals, readTabId } from '../lib/signals.ts'
+import { checkTabId, readSignals, readTabId } from '../lib/http/signals.ts'
 
 const get = (datastar?: unknown) => ({ query: datastar === undefined ? {} : { datastar }, body: undefined, headers: {} })
 const post = (body: unknown, type = 'application/json') => ({ query: {}, body, headers: { 'content-type': type } })

@@ -1,7 +1,7 @@
 // Stream keys: equal for equal parts, different for different ones, and an error for what is no identity.
 import fc from 'fast-check'
 import t from 'tap'
-import { streamKey } from '../lib/stream-key.ts'
+import { streamKey } from '../lib/registry/stream-key.ts'
 import type { ScopeKey } from '../lib/index.ts'
 import { decodeScope, decodeSlot, same } from './kit/decode-key.ts'
 

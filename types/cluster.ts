@@ -1,6 +1,6 @@
 // What an adapter is that makes several processes one: written for Redis, and open to others.
 import type { FastifyBaseLogger } from 'fastify'
-import type { StreamKey } from './index.ts'
+import type { StreamKey } from './stream.ts'
 
 /** One holder's claim on its key, as its own process hands it to the cluster. */
 export interface ClusterClaim {
@@ -8,7 +8,7 @@ export interface ClusterClaim {
   /** Begins to end the holder; a second call does nothing. */
   end (reason: 'replaced' | 'evicted'): void
   /** Settles when the holder is gone, and so is everyone it waited for. Never rejects. */
-  readonly gone: Promise<unknown>
+  readonly released: Promise<unknown>
 }
 
 export interface ClusterContext {

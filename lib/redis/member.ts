@@ -150,7 +150,7 @@ export class Member implements Cluster {
       entry.claim.end(reason)
     }
     if (answer === '0') return
-    await Promise.all(entries.map(({ claim }) => claim.gone))
+    await Promise.all(entries.map(({ claim }) => claim.released))
     // Who waits for it asks again.
     this.#link.publish(this.#channels + from, `gone ${this.id} ${answer}`).catch(() => {})
   }

@@ -2,8 +2,8 @@
 import { once, EventEmitter } from 'node:events'
 import type { Test } from 'tap'
 import type { CloseReason, Holder } from '../../lib/index.ts'
-import type { Registry } from '../../lib/registry.ts'
-import { streamKey } from '../../lib/stream-key.ts'
+import type { Registry } from '../../lib/registry/registry.ts'
+import { streamKey } from '../../lib/registry/stream-key.ts'
 import { PlainHolder } from '../kit/plain-holder.ts'
 
 export interface ConformanceOptions {

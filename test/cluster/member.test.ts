@@ -4,7 +4,7 @@ import t from 'tap'
 import type { Link } from '../../lib/redis/link.ts'
 import { Member } from '../../lib/redis/member.ts'
 import { CLAIM, RELEASE } from '../../lib/redis/scripts.ts'
-import { streamKey } from '../../lib/stream-key.ts'
+import { streamKey } from '../../lib/registry/stream-key.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 
 // A claim that was answered NOSCRIPT was sent again behind a newer one of its process: it passed for the newest, and, with
@@ -24,7 +24,7 @@ t.test('a claim that has to be sent again is wanted no longer once its process h
     close () {}
   }
   const member = new Member({ prefix: '', lease: 30_000, replaceTimeout: 5_000, log: memoryLog().log }, () => link)
-  const claim = (tab: string) => member.claim({ key: streamKey('ann', tab), gone: Promise.resolve(), end () {} })
+  const claim = (tab: string) => member.claim({ key: streamKey('ann', tab), released: Promise.resolve(), end () {} })
   await Promise.all([claim('a'), claim('b')])
   t.strictSame(wanted.map(ask => ask()), [true, true])
   await claim('a')
@@ -60,7 +60,7 @@ t.test('a claim tells the time at which it is made, however late the answers bef
   const member = new Member({ prefix: '', lease: 1_000, replaceTimeout: 5_000, log: memoryLog().log }, () => link)
   member.returned()
   await member.joined()
-  const claim = (tab: string) => member.claim({ key: streamKey('ann', tab), gone: Promise.resolve(), end () {} })
+  const claim = (tab: string) => member.claim({ key: streamKey('ann', tab), released: Promise.resolve(), end () {} })
   await claim('a')
   // Its restatement is answered late.
   while (beats.length < 2) await pause(10)
@@ -87,7 +87,7 @@ t.test('a member that left while Redis does not answer asks nothing more, and sa
     close () {}
   }
   const member = new Member({ prefix: '', lease: 30_000, replaceTimeout: 200, log }, () => link)
-  await member.claim({ key: streamKey('ann', 'a'), gone: Promise.resolve(), end () {} })
+  await member.claim({ key: streamKey('ann', 'a'), released: Promise.resolve(), end () {} })
   await member.leave()
   t.strictSame(asked, [CLAIM.sha, RELEASE.sha])
   // Longer than from one probe to the next.

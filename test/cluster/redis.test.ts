@@ -5,12 +5,11 @@ import Fastify from 'fastify'
 import { Cluster, Redis } from 'ioredis'
 import { Redis as Valkey } from 'iovalkey'
 import t, { type Test } from 'tap'
-import { LocalBackend } from '../../lib/backend.ts'
 import octaStarStreams from '../../lib/index.ts'
 import { defaults } from '../../lib/options.ts'
 import { redisCluster, type RedisClient } from '../../lib/redis/index.ts'
-import { Registry } from '../../lib/registry.ts'
-import { streamKey } from '../../lib/stream-key.ts'
+import { Registry } from '../../lib/registry/registry.ts'
+import { streamKey } from '../../lib/registry/stream-key.ts'
 import { buildApp, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
 import { memoryLog } from '../kit/memory-log.ts'
@@ -62,7 +61,7 @@ for (const [name, start] of Object.entries(variants)) {
           const redis = client()
           const { log } = memoryLog()
           const cluster = await redisCluster({ redis, prefix }).join({ log, replaceTimeout: 5_000 })
-          const registry = new Registry(new LocalBackend(), cluster, { ...defaults, onLimit: 'replace-oldest' }, log)
+          const registry = new Registry(cluster, { ...defaults, onLimit: 'replace-oldest' }, log)
           t.teardown(async () => {
             registry.clear()
             await cluster.leave()
@@ -122,10 +121,10 @@ t.test('over HTTP', redisOptions, async t => {
   t.test('a process with 10,000 quiet streams sends fewer than two commands a second', async t => {
     const { log } = memoryLog()
     const cluster = await redisCluster({ redis: server.client(), prefix: 'quiet:' }).join({ log, replaceTimeout: 5_000 })
-    const gone = new Promise<void>(() => {})
+    const released = new Promise<void>(() => {})
     // Not all at once: a busy machine's Redis would count as away, and all be stated again when it is back.
     for (let i = 0; i < 10_000; i += 500) {
-      await Promise.all(Array.from({ length: 500 }, (_, j) => cluster.claim({ key: streamKey(i + j, 'a'), gone, end () {} })))
+      await Promise.all(Array.from({ length: 500 }, (_, j) => cluster.claim({ key: streamKey(i + j, 'a'), released, end () {} })))
     }
     const before = await commands()
     const beats = async () => Number(/cmdstat_evalsha:calls=(\d+)/.exec(await counter.info('commandstats'))![1])
@@ -154,7 +153,7 @@ t.test('with fastify.redis of @fastify/redis, which closes its client after us',
 t.test('a claim that is released twice, or after its process has left, is forgotten once', redisOptions, async t => {
   const server = await redisServer(t)
   const cluster = await redisCluster({ redis: server.client() }).join({ log: memoryLog().log, replaceTimeout: 5_000 })
-  const claim = { key: streamKey('ann', 'a'), gone: Promise.resolve(), end () {} }
+  const claim = { key: streamKey('ann', 'a'), released: Promise.resolve(), end () {} }
   await cluster.claim(claim)
   cluster.release(claim)
   cluster.release(claim)
@@ -178,7 +177,7 @@ t.test('claims that race while Redis knows no script keep their order', redisOpt
   const { log } = memoryLog()
   const join = () => redisCluster({ redis: server.client() }).join({ log, replaceTimeout: 5_000 })
   const members = [await join(), await join(), await join()]
-  const registries = members.map(member => new Registry(new LocalBackend(), member, { ...defaults, onLimit: 'replace-oldest' }, log))
+  const registries = members.map(member => new Registry(member, { ...defaults, onLimit: 'replace-oldest' }, log))
   const admin = server.client()
   for (let round = 0; round < 30; round++) {
     admin.script('FLUSH')

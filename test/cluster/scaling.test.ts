@@ -4,7 +4,7 @@ import { setImmediate as turn, setTimeout as pause } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import t from 'tap'
 import { redisCluster } from '../../lib/redis/index.ts'
-import { streamKey } from '../../lib/stream-key.ts'
+import { streamKey } from '../../lib/registry/stream-key.ts'
 import type { ClusterClaim } from '../../types/cluster.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 import { redisOptions, redisServer } from '../kit/redis.ts'
@@ -24,9 +24,9 @@ for (const [tabs, bytes] of [[1, perOne], [5, perFive]] as const) {
     const server = await redisServer(t)
     const admin = server.client()
     const cluster = await redisCluster({ redis: server.client(), lease: LEASE }).join({ log: memoryLog().log, replaceTimeout: 5_000 })
-    const gone = new Promise(() => {})
+    const never = new Promise(() => {})
     const claims: ClusterClaim[] = Array.from({ length: STREAMS }, (_, i) => (
-      { key: streamKey(`user-${Math.floor(i / tabs)}`, String(i).padEnd(32, 'x')), gone, end () {} }
+      { key: streamKey(`user-${Math.floor(i / tabs)}`, String(i).padEnd(32, 'x')), released: never, end () {} }
     ))
     // Redis knows the scripts from then on.
     await cluster.claim(claims[0]!)
@@ -75,7 +75,7 @@ t.test(`one that replaced another process's takes ${forReplacing} bytes more at 
   const join = () => redisCluster({ redis: server.client() }).join({ log: memoryLog().log, replaceTimeout: 5_000 })
   const [one, two] = [await join(), await join()]
   const claims = (): ClusterClaim[] => Array.from({ length: REPLACED }, (_, i) => (
-    { key: streamKey(`user-${i}`, String(i).padEnd(32, 'x'), 'a name'), gone: Promise.resolve(), end () {} }
+    { key: streamKey(`user-${i}`, String(i).padEnd(32, 'x'), 'a name'), released: Promise.resolve(), end () {} }
   ))
   for (const claim of claims()) await one.claim(claim)
   const before = await memory(admin)

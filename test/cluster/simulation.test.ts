@@ -2,13 +2,12 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import FakeTimers from '@sinonjs/fake-timers'
 import t from 'tap'
-import { LocalBackend } from '../../lib/backend.ts'
 import { defaults } from '../../lib/options.ts'
 import type { Link } from '../../lib/redis/link.ts'
 import { Member } from '../../lib/redis/member.ts'
 import type { Script } from '../../lib/redis/scripts.ts'
-import { Registry } from '../../lib/registry.ts'
-import { streamKey } from '../../lib/stream-key.ts'
+import { Registry } from '../../lib/registry/registry.ts'
+import { streamKey } from '../../lib/registry/stream-key.ts'
 import type { CloseReason, Holder } from '../../lib/index.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 import { Random } from '../kit/random.ts'
@@ -130,7 +129,7 @@ class World {
       })
       member.joined()
       member.returned()
-      return new Registry(new LocalBackend(), member, { ...defaults, replaceTimeout: REPLACE_TIMEOUT, onLimit: 'replace-oldest' }, log)
+      return new Registry(member, { ...defaults, replaceTimeout: REPLACE_TIMEOUT, onLimit: 'replace-oldest' }, log)
     })
   }
 

@@ -3,13 +3,12 @@ import { once } from 'node:events'
 import net from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { LocalBackend } from '../../lib/backend.ts'
-import { alone } from '../../lib/cluster.ts'
+import { noCluster } from '../../lib/no-cluster.ts'
 import { defaults } from '../../lib/options.ts'
 import { redisCluster } from '../../lib/redis/index.ts'
 import { RESTATE } from '../../lib/redis/scripts.ts'
-import { Registry } from '../../lib/registry.ts'
-import { streamKey } from '../../lib/stream-key.ts'
+import { Registry } from '../../lib/registry/registry.ts'
+import { streamKey } from '../../lib/registry/stream-key.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 import { PlainHolder } from '../kit/plain-holder.ts'
 import { redisOptions, redisServer } from '../kit/redis.ts'
@@ -33,7 +32,7 @@ async function build (t: Test) {
     const redis = server.client()
     const { log, lines } = memoryLog()
     const cluster = await redisCluster({ redis, lease: 1_000 }).join({ log, replaceTimeout: REPLACE_TIMEOUT })
-    const registry = new Registry(new LocalBackend(), cluster, { ...defaults, replaceTimeout: REPLACE_TIMEOUT }, log)
+    const registry = new Registry(cluster, { ...defaults, replaceTimeout: REPLACE_TIMEOUT }, log)
     t.teardown(async () => {
       registry.clear()
       await cluster.leave()
@@ -93,7 +92,7 @@ t.test('a beat that came while the process stood still is heard before the subsc
 
 t.test('a predecessor that was gone while the process stood still is not said to be late', async t => {
   const { log, lines } = memoryLog()
-  const registry = new Registry(new LocalBackend(), alone, { ...defaults, replaceTimeout: 500 }, log)
+  const registry = new Registry(noCluster, { ...defaults, replaceTimeout: 500 }, log)
   const server = net.createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const socket = net.connect((server.address() as net.AddressInfo).port, '127.0.0.1')

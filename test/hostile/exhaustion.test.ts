@@ -27,7 +27,7 @@ async function inBatches<T> (count: number, size: number, make: (nth: number) =>
 }
 
 const faults = ({ log, escaped }: HostileState) => [...log.filter(({ level }) => level >= LEVELS.warn), ...escaped]
-const only = (count: number) => ({ LiveStream: count, Connection: count, RegisteredClaim: count })
+const only = (count: number) => ({ LiveStream: count, StreamResponse: count, Claim: count })
 
 // Beyond what tap gives a file.
 t.setTimeout(300_000)
@@ -48,7 +48,7 @@ t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'replace-ol
   t.equal(last.events.some(({ event }) => event === 'octa-star-closed'), false)
   t.equal(other.events.some(({ event }) => event === 'octa-star-closed'), false)
   for (const client of [...clients, last, other]) client.leave()
-  t.strictSame(faults(await server.until(({ objects }) => objects.Connection === 0)), [])
+  t.strictSame(faults(await server.until(({ objects }) => objects.StreamResponse === 0)), [])
 })
 
 t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'reject' answers 429 to all but the first ${LIMIT}, which never notice`, options, async t => {
@@ -61,7 +61,7 @@ t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'reject' an
   await Promise.all(rejected.map(client => client.ended))
   const { most, objects, reasons } = await server.until(({ objects }) => objects.LiveStream === LIMIT)
   t.equal(most, LIMIT)
-  t.equal(objects.RegisteredClaim, LIMIT)
+  t.equal(objects.Claim, LIMIT)
   t.strictSame(reasons, {})
   t.equal((await connect(server.url(withSignals('/only/bob', { tabId: 'a' })))).status, 200, 'another scope has a limit of its own')
   for (const client of clients) client.leave()
@@ -91,11 +91,11 @@ t.test('20,000 connections that send half a request, 5,000 at a time: the plugin
     const { size, objects, heap } = await server.until(({ connections }) => connections === WAVE + 1)
     t.equal(size, 1)
     t.equal(objects.LiveStream, 1)
-    t.equal(objects.RegisteredClaim, 1)
+    t.equal(objects.Claim, 1)
     const each = (heap - idle.at(-1)!.heap) / WAVE
     t.ok(each < HALF_SENT_BYTES, `${Math.round(each)} bytes of heap for each`)
     for (const socket of sockets) socket.destroy()
-    idle.push(await server.until(({ connections, objects }) => connections === 1 && objects.Connection === 1))
+    idle.push(await server.until(({ connections, objects }) => connections === 1 && objects.StreamResponse === 1))
   }
   const growth = idle.at(-1)!.heap - idle[1]!.heap
   t.ok(growth < 512 * KiB, `the heap has grown by ${Math.round(growth / KiB)} KiB after the first wave`)
@@ -110,7 +110,7 @@ t.test('half a request is ended by the timeouts of Node, which the application s
   const bystander = await connect(server.url(withSignals('/only/bob', { tabId: 'a' })))
   const sockets = await halfSent(server)
   await Promise.all(sockets.map(socket => socket.closed || once(socket.resume(), 'close')))
-  const state = await server.until(({ connections, objects }) => connections === 1 && objects.Connection === 1)
+  const state = await server.until(({ connections, objects }) => connections === 1 && objects.StreamResponse === 1)
   t.equal(state.size, 1, 'a stream is no half request, however long it lasts')
   t.strictSame(bystander.events.map(({ event }) => event), ['hello'])
   t.strictSame(faults(state), [])

@@ -96,7 +96,7 @@ t.test(`${REQUESTS} requests, seed ${SEED}: no 5xx, no error, no other scope tou
 
   // Those of the bystanders and the holders are left, and nothing of any other is alive.
   const over = performance.now()
-  const left = (count: number) => ({ size: count, connections: count, LiveStream: count, Connection: count, RegisteredClaim: count })
+  const left = (count: number) => ({ size: count, connections: count, LiveStream: count, StreamResponse: count, Claim: count })
   const isLeft = ({ size, connections, objects }: HostileState) => ({ size, connections, ...objects })
   const state = await server.until(state => Object.values(isLeft(state)).every(count => count === 6))
   const { log, escaped, statuses, reasons } = state

@@ -1,5 +1,5 @@
 // For any bytes: the answer is a tab id, none, or a 400, and no more of the prototype than that.
-import { readTabId } from '../../lib/signals.ts'
+import { readTabId } from '../../lib/http/signals.ts'
 
 export const corpus = ['{"tabId":"a"}', '{"tabId":1}', '[]', '{"__proto__":{"tabId":"a"}}', '{"constructor":{"prototype":{}}}', '{"tabId":"\\ud800"}']
 

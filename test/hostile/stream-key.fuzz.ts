@@ -1,5 +1,5 @@
 // For any scope key, tab id and name that bytes can be read as: there is a way back from the stream key, so no two share one.
-import { streamKey } from '../../lib/stream-key.ts'
+import { streamKey } from '../../lib/registry/stream-key.ts'
 import { decodeScope, decodeSlot, same } from '../kit/decode-key.ts'
 import type { ScopeKey } from '../../types/index.ts'
 

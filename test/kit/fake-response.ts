@@ -1,7 +1,7 @@
 // A response without a socket, for tests of a stream's life: a peer that reads, one that is frozen, one that leaves.
 import { EventEmitter } from 'node:events'
 import type { SSEReplyInterface } from '@fastify/sse'
-import type { RawResponse } from '../../lib/connection.ts'
+import type { RawResponse } from '../../lib/http/socket.ts'
 
 export class FakeResponse extends EventEmitter {
   /** A frozen peer takes nothing: a write asks to wait, and neither `finish` nor `close` follows an end. */
@@ -14,7 +14,7 @@ export class FakeResponse extends EventEmitter {
   writableLength = 0
   readonly req = { socket: undefined }
 
-  /** The two faces that `Connection` asks for. */
+  /** The two faces that `StreamResponse` needs. */
   get raw (): RawResponse { return this as unknown as RawResponse }
 
   get sse (): SSEReplyInterface {

@@ -1,9 +1,9 @@
 // A stream on a fake response, pending or open.
 import type { FastifyBaseLogger } from 'fastify'
-import { Connection } from '../../lib/connection.ts'
+import { StreamResponse } from '../../lib/http/response.ts'
 import { defaults } from '../../lib/options.ts'
-import { LiveStream, type StreamOptions } from '../../lib/stream.ts'
-import { streamKey } from '../../lib/stream-key.ts'
+import { LiveStream, type StreamOptions } from '../../lib/stream/stream.ts'
+import { streamKey } from '../../lib/registry/stream-key.ts'
 import type { StreamKey } from '../../types/index.ts'
 import { FakeResponse } from './fake-response.ts'
 import { memoryLog } from './memory-log.ts'
@@ -20,7 +20,7 @@ export interface PendingOptions extends Partial<StreamOptions> {
 
 export function pendingStream ({ key = streamKey('ann', 'a'), log = memoryLog().log, ...options }: PendingOptions = {}): FakeStream {
   const response = new FakeResponse()
-  const stream = new LiveStream({ key, connection: new Connection(response.raw), options: { ...defaults, closeGrace: 50, ...options }, log, route: 'GET /' }, () => {})
+  const stream = new LiveStream({ key, response: new StreamResponse(response.raw), options: { ...defaults, closeGrace: 50, ...options }, log, route: 'GET /' }, () => {})
   return { stream, response }
 }
 

@@ -7,9 +7,9 @@ import { runInNewContext } from 'node:vm'
 import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
 import { readSignals } from 'octa-star-streams/datastar'
-import { Connection } from '../../dist/lib/connection.js'
-import { RegisteredClaim } from '../../dist/lib/claim.js'
-import { LiveStream } from '../../dist/lib/stream.js'
+import { StreamResponse } from '../../dist/lib/http/response.js'
+import { Claim } from '../../dist/lib/registry/claim.js'
+import { LiveStream } from '../../dist/lib/stream/stream.js'
 
 setFlagsFromString('--expose-gc')
 const gc = runInNewContext('gc')
@@ -92,7 +92,7 @@ if (HEARTBEAT !== '0') {
 async function state () {
   const connections = await new Promise(resolve => fastify.server.getConnections((_error, count) => resolve(count)))
   gc()
-  const counts = [LiveStream, Connection, RegisteredClaim].map(type => [type.name, queryObjects(type, { format: 'count' })])
+  const counts = [LiveStream, StreamResponse, Claim].map(type => [type.name, queryObjects(type, { format: 'count' })])
   return {
     size: fastify.streamRegistry.size,
     connections,

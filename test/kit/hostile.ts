@@ -10,7 +10,7 @@ export interface HostileState {
   size: number
   connections: number
   /** How many objects of each class are alive, after a garbage collection. */
-  objects: { LiveStream: number, Connection: number, RegisteredClaim: number }
+  objects: { LiveStream: number, StreamResponse: number, Claim: number }
   /** From `warn` on. */
   log: Array<{ level: number, msg: string }>
   /** Unhandled rejections, uncaught exceptions and Node's own warnings. */

@@ -3,14 +3,13 @@ import { setImmediate as flush } from 'node:timers/promises'
 import FakeTimers, { type Clock } from '@sinonjs/fake-timers'
 import fc from 'fast-check'
 import t from 'tap'
-import { LocalBackend } from '../../lib/backend.ts'
-import { alone } from '../../lib/cluster.ts'
-import { Connection } from '../../lib/connection.ts'
+import { noCluster } from '../../lib/no-cluster.ts'
+import { StreamResponse } from '../../lib/http/response.ts'
 import { FST_ERR_OCTA_STAR_LIMIT } from '../../lib/errors.ts'
 import { defaults } from '../../lib/options.ts'
-import { Registry } from '../../lib/registry.ts'
-import { LiveStream } from '../../lib/stream.ts'
-import { streamKey } from '../../lib/stream-key.ts'
+import { Registry } from '../../lib/registry/registry.ts'
+import { LiveStream } from '../../lib/stream/stream.ts'
+import { streamKey } from '../../lib/registry/stream-key.ts'
 import type { CloseReason, StreamKey } from '../../types/index.ts'
 import { FakeResponse } from '../kit/fake-response.ts'
 import { memoryLog } from '../kit/memory-log.ts'
@@ -76,7 +75,6 @@ class World {
   readonly runs: Run[] = []
   readonly evictions: Array<{ scope: string, tabId: string | undefined, after: number, calledAt: number, settled: boolean }> = []
   readonly problems: string[] = []
-  readonly backend = new LocalBackend<any>()
   readonly log = memoryLog()
   readonly registry: Registry
   readonly limit: number
@@ -85,7 +83,7 @@ class World {
   constructor (clock: Clock, limit: { max: number, onLimit: 'replace-oldest' | 'reject' } | undefined) {
     this.#clock = clock
     this.limit = limit?.max ?? Infinity
-    this.registry = new Registry(this.backend, alone, {
+    this.registry = new Registry(noCluster, {
       replaceTimeout: REPLACE_TIMEOUT, maxStreamsPerScope: this.limit, onLimit: limit?.onLimit ?? 'replace-oldest'
     }, this.log.log)
   }
@@ -107,7 +105,6 @@ class World {
     }
     const response = new FakeResponse()
     response.frozen = step.frozen
-    const connection = new Connection(response.raw)
     const run: Run = {
       step,
       key,
@@ -121,7 +118,7 @@ class World {
       successorAt: undefined,
       refused: 0,
       endingAt: undefined,
-      stream: new LiveStream({ key, connection, options: { ...defaults, closeGrace: CLOSE_GRACE }, log: this.log.log, route: 'GET /model' }, () => { run.refused++ })
+      stream: new LiveStream({ key, response: new StreamResponse(response.raw), options: { ...defaults, closeGrace: CLOSE_GRACE }, log: this.log.log, route: 'GET /model' }, () => { run.refused++ })
     }
     this.runs.push(run)
     this.#handle(run)
@@ -287,7 +284,7 @@ class World {
     const hanging = this.runs.filter(run => run.opened && !this.isOver(run))
     if (this.registry.size !== hanging.length) this.problems.push(`rule 4: ${this.registry.size} listed at the end, ${hanging.length} hang`)
     this.registry.clear()
-    if (this.registry.size > 0 || [...this.backend].length > 0) this.problems.push('rule 4: the registry is not empty at the end')
+    if (this.registry.size > 0 || await this.registry.count('scope 0') + await this.registry.count('scope 1') > 0) this.problems.push('rule 4: the registry is not empty at the end')
     const late = this.runs.filter(run => run.successorAt !== undefined && !this.isOver(run) && run.opened && run.successorAt + REPLACE_TIMEOUT <= this.now)
     const warned = this.log.lines.filter(({ message }) => message.includes('did not end within replaceTimeout'))
     for (const { stream } of late) {

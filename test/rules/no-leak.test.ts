@@ -7,11 +7,10 @@ import { runInNewContext } from 'node:vm'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyReply } from 'fastify'
 import t from 'tap'
-import { LocalBackend } from '../../lib/backend.ts'
-import { alone } from '../../lib/cluster.ts'
+import { noCluster } from '../../lib/no-cluster.ts'
 import { defaults } from '../../lib/options.ts'
-import { Registry } from '../../lib/registry.ts'
-import { streamKey } from '../../lib/stream-key.ts'
+import { Registry } from '../../lib/registry/registry.ts'
+import { streamKey } from '../../lib/registry/stream-key.ts'
 import { buildApp, holdUp, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
 import { pendingStream, type FakeStream } from '../kit/fake-stream.ts'
@@ -119,7 +118,7 @@ t.test('a client that leaves while it waits never becomes a holder, and its succ
 
 t.test('100,000 replacements on one key: the heap grows by less than 1 MiB, one is registered, then none', async t => {
   const { log } = memoryLog()
-  const registry = new Registry(new LocalBackend(), alone, defaults, { ...log, warn () {}, debug () {} } as typeof log)
+  const registry = new Registry(noCluster, defaults, { ...log, warn () {}, debug () {} } as typeof log)
   let last: FakeStream | undefined
   async function start () {
     const key = streamKey('ann', 'a')

@@ -1,15 +1,15 @@
-// octa-star-streams/browser as a file that a page loads without a bundler.
+// Reads the module `octa-star-streams/browser`, as pages without a bundler load it.
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 
-export interface BrowserFile {
-  body: string
-  etag: string
+export interface BrowserModule {
+  readonly body: string
+  readonly etag: string
 }
 
-/** The module, which also sets `octaStar.tabId`: an attribute's expression cannot import. */
-export async function browserFile (): Promise<BrowserFile> {
+/** The module also sets the global `octaStar.tabId`, because an expression in an HTML attribute cannot import. */
+export async function readBrowserModule (): Promise<BrowserModule> {
   const built = fileURLToPath(import.meta.resolve('octa-star-streams/browser'))
   const source = (await readFile(built, 'utf8')).replace(/\/\/# sourceMappingURL=.*\n?/, '')
   const body = `${source}\nglobalThis.octaStar = { tabId }\n`

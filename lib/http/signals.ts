@@ -1,6 +1,6 @@
-// Request -> Datastar signals -> tab id.
+// Reads the Datastar signals and the tab id from a request.
 import sjson from 'secure-json-parse'
-import { FST_ERR_OCTA_STAR_SIGNALS, FST_ERR_OCTA_STAR_TAB_ID, show } from './errors.ts'
+import { FST_ERR_OCTA_STAR_SIGNALS, FST_ERR_OCTA_STAR_TAB_ID, show } from '../errors.ts'
 
 const MAX_TAB_ID = 128
 
@@ -13,8 +13,8 @@ interface SignalsRequest {
 }
 
 /**
- * The signals as Datastar sends them: in the query parameter `datastar` with GET, and with DELETE since 1.0.0, else in
- * the JSON body. `undefined` if there are none, as from a form.
+ * Returns the signals where Datastar puts them: in the query parameter `datastar` for GET, and for DELETE since 1.0.0, or
+ * else in the JSON body. Returns `undefined` if there are none, for example from a form.
  *
  * @throws FST_ERR_OCTA_STAR_SIGNALS
  */
@@ -23,20 +23,20 @@ export function readSignals (request: SignalsRequest): Signals | undefined {
   if (query !== undefined) return parse(query)
 
   const { body } = request
-  // Fastify has parsed it. A form's fields are not signals, though they are an object as well.
+  // Fastify has parsed the body. A form's fields are parsed into an object too, but they are not signals.
   if (body === undefined || body === null || !isJson(request.headers['content-type'])) return undefined
   if (!isObject(body)) throw new FST_ERR_OCTA_STAR_SIGNALS('body', show(body))
   return body
 }
 
 /**
- * The tab id among the signals.
+ * Returns the tab id among the signals.
  *
  * @throws FST_ERR_OCTA_STAR_SIGNALS, FST_ERR_OCTA_STAR_TAB_ID
  */
 export function readTabId (request: SignalsRequest, signal: string): string | undefined {
   const signals = readSignals(request)
-  // hasOwn: a signal called `toString` is not what every object inherits.
+  // `hasOwn`, because every object inherits properties such as `toString`.
   return checkTabId(signals !== undefined && Object.hasOwn(signals, signal) ? signals[signal] : undefined)
 }
 
@@ -48,7 +48,7 @@ export function checkTabId (value: unknown): string | undefined {
 }
 
 function parse (text: unknown): Signals {
-  // A parameter that is given twice comes as an array.
+  // A parameter that is given twice is parsed into an array.
   if (typeof text !== 'string') throw new FST_ERR_OCTA_STAR_SIGNALS('query', `${show(text)} of parameters`)
   let signals: unknown
   try {

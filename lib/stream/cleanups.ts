@@ -1,5 +1,5 @@
-// The cleanups of one stream: each is called once, all are waited for, and what one of them throws keeps nobody waiting.
-import type { CloseReason } from '../types/index.ts'
+// The onClose callbacks of one stream: each runs once, and a failed callback does not delay the end of the stream.
+import type { CloseReason } from '../../types/stream.ts'
 
 export type Cleanup = (reason: CloseReason) => unknown
 
@@ -8,16 +8,16 @@ export class Cleanups {
   readonly #onSettled: () => void
   #callbacks: Cleanup[] = []
   #reason: CloseReason | undefined
-  /** How many have not settled. */
+  /** The number of callbacks that have not settled. */
   running = 0
 
-  /** `onSettled` is called after each. */
+  /** Calls `onError` for each callback that fails, and `onSettled` after each callback. */
   constructor (onError: (err: unknown) => void, onSettled: () => void) {
     this.#onError = onError
     this.#onSettled = onSettled
   }
 
-  /** Keeps `callback` for `run`; after that it is called at once. */
+  /** Adds a callback. Calls the callback at once if `run` was called before. */
   add (callback: Cleanup): void {
     if (this.#reason === undefined) this.#callbacks.push(callback)
     else this.#call(callback, this.#reason)

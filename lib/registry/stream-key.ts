@@ -1,24 +1,24 @@
-// Scope key, tab id and name -> one stream key, canonical and injective.
-import { FST_ERR_OCTA_STAR_NAME, FST_ERR_OCTA_STAR_SCOPE_KEY, show } from './errors.ts'
-import type { ScopeKey, StreamKey } from '../types/index.ts'
+// Combines a scope key, a tab id and a name into one canonical and injective stream key.
+import { FST_ERR_OCTA_STAR_NAME, FST_ERR_OCTA_STAR_SCOPE_KEY, show } from '../errors.ts'
+import type { ScopeKey, StreamKey } from '../../types/stream.ts'
 
-let withoutTab = 0
+let keysWithoutTab = 0
 
 /**
- * Makes the key under which a stream is registered. Without a tab id every key is another one. `from` is what an error
- * says the scope key was passed to.
+ * Makes the key under which a holder is registered. Without a tab id every call makes a different key. `from` names the
+ * caller in error messages.
  *
  * @throws FST_ERR_OCTA_STAR_SCOPE_KEY, FST_ERR_OCTA_STAR_NAME
- * @example streamKey([user.id, workspace.id], tabId, 'chat')
+ * @example const key = streamKey([user.id, workspace.id], tabId, 'chat')
  */
 export function streamKey (scopeKey: ScopeKey, tabId?: string, name?: string, from = 'streamKey'): StreamKey {
   if (name !== undefined && (typeof name !== 'string' || name === '')) throw new FST_ERR_OCTA_STAR_NAME(show(name))
   return { scopeKey, tabId, name, scope: canonical(scopeKey, from), slot: slot(tabId, name) }
 }
 
-/** A scope key as a string: equal for equal keys, different for different ones. */
+/** Encodes a scope key as a string: the same string for equal keys, different strings for different keys. */
 export function canonical (scopeKey: ScopeKey, from: string): string {
-  // Most are: nothing is made for them but the result.
+  // Most scope keys are strings, which need no closure.
   if (typeof scopeKey === 'string') return JSON.stringify(scopeKey)
   return encode(scopeKey, 'it', [])
 
@@ -27,7 +27,7 @@ export function canonical (scopeKey: ScopeKey, from: string): string {
       case 'string': return JSON.stringify(value)
       case 'boolean': return String(value)
       case 'bigint': return `${value}n`
-      // Not JSON.stringify, which makes null of NaN. `String` makes '0' of -0, and the two are equal.
+      // JSON.stringify would encode NaN as null. `String` encodes -0 as '0', and the two numbers are equal.
       case 'number': if (Number.isFinite(value)) return String(value); break
       case 'object': if (isCollection(value)) return encodeCollection(value, path, parents)
     }
@@ -38,7 +38,7 @@ export function canonical (scopeKey: ScopeKey, from: string): string {
     if (parents.includes(value)) throw new FST_ERR_OCTA_STAR_SCOPE_KEY(from, path, 'a cycle')
     const lineage = [...parents, value]
     if (Array.isArray(value)) {
-      // Array.from, not map: map skips holes, which are undefined.
+      // `map` would skip holes, which must be refused like any other undefined.
       return `[${Array.from(value, (item, index) => encode(item, `${path}[${index}]`, lineage)).join()}]`
     }
     const properties = Object.entries(value).sort(([a], [b]) => a < b ? -1 : 1)
@@ -46,13 +46,13 @@ export function canonical (scopeKey: ScopeKey, from: string): string {
   }
 }
 
-// Quoted strings cannot be mistaken for each other, for two of them, or for a number.
+// Quoting keeps a tab id apart from a number, and a tab id with a name apart from a tab id that contains a space.
 function slot (tabId: string | undefined, name: string | undefined): string {
-  if (tabId === undefined) return String(++withoutTab)
+  if (tabId === undefined) return String(++keysWithoutTab)
   return name === undefined ? JSON.stringify(tabId) : `${JSON.stringify(tabId)} ${JSON.stringify(name)}`
 }
 
-// Plain objects alone: a Date, a Map or a class instance would lose what makes it differ from another.
+// Only plain objects and arrays: a Date, a Map or a class instance would lose what distinguishes it from others.
 function isCollection (value: unknown): value is object {
   if (Array.isArray(value)) return true
   if (value === null || Object.getOwnPropertySymbols(value).length > 0) return false

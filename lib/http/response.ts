@@ -1,0 +1,158 @@
+// One response: open, write, finish, abort. This file and socket.ts hold everything that differs between HTTP/1.1 and HTTP/2.
+import type { ServerResponse } from 'node:http'
+import { constants, type ServerHttp2Stream } from 'node:http2'
+import type { SSEReplyInterface } from '@fastify/sse'
+import { breakOff, closeWithSocket, restoreSocket, watchSocket, type RawResponse, type SocketOptions } from './socket.ts'
+
+/** The events of a response. */
+export interface ResponseListener {
+  /** The response is over, because it finished or because its connection broke. Called once. */
+  responseClosed (): void
+  /** The connection can take more. Called after a `write` that returned `false`. */
+  responseDrained (): void
+  /** The client has read nothing for `stallTimeout` although data is queued. */
+  clientStalled (): void
+}
+
+export class StreamResponse {
+  readonly #raw: RawResponse
+  #sse: SSEReplyInterface | undefined
+  #options: SocketOptions | undefined
+  #listener: ResponseListener | undefined
+  #closed: boolean
+  #watching = false
+  #awaitsDrain = false
+  #stallTimer: NodeJS.Timeout | undefined
+  #finishTimer: NodeJS.Timeout | undefined
+
+  constructor (raw: RawResponse) {
+    this.#raw = raw
+    const isQueued = raw.socket === null
+    if (isQueued) closeWithSocket(raw)
+    // The client may have disconnected during an earlier hook, and `close` is emitted only once.
+    this.#closed = isQueued ? raw.req.socket.destroyed : this.#isSevered
+    // The response's `close` comes after every end. The request's `close` comes as soon as its body has been read:
+    // https://nodejs.org/api/http.html#event-close_2
+    raw.on('close', () => this.#markClosed())
+  }
+
+  // HTTP/2's compatibility layer has neither `destroyed` nor `writableNeedDrain`, but its stream has:
+  // https://github.com/nodejs/node/blob/v20.x/lib/internal/http2/compat.js
+  get #carrier (): ServerResponse | ServerHttp2Stream {
+    return this.#raw.stream ?? this.#raw
+  }
+
+  // True if the connection is cut, or about to be, although `close` has not come yet. After a `Connection: close` answer
+  // Node hands the ended socket to the next pipelined request: ending that response would throw and end the process.
+  get #isSevered (): boolean {
+    return this.#carrier.destroyed || (this.#raw.stream === undefined && this.#raw.socket?.writable === false)
+  }
+
+  // HTTP/2 buffers unsent data in the session, which `writableLength` does not count: never assume it was handed over.
+  get #isHandedOver (): boolean {
+    return this.#raw.stream === undefined && this.#raw.writableLength === 0
+  }
+
+  get closed (): boolean {
+    return this.#closed
+  }
+
+  /** `true` while earlier writes wait for the client. */
+  get blocked (): boolean {
+    return this.#carrier.writableNeedDrain
+  }
+
+  /** How much of what was written waits for the client. Unit: bytes, or characters if Node keeps strings. */
+  get buffered (): number {
+    return this.#carrier.writableLength
+  }
+
+  listen (listener: ResponseListener): void {
+    this.#listener = listener
+  }
+
+  /** Sends the head in this turn of the event loop, so that the client's `open` event does not wait for the first event. */
+  open (sse: SSEReplyInterface, options: SocketOptions): void {
+    this.#sse = sse
+    this.#options = options
+    // Without this @fastify/sse would end the response as soon as the handler settles.
+    sse.keepAlive()
+    if (this.#raw.stream !== undefined) dropConnectionHeader(this.#raw)
+    sse.sendHeaders()
+    process.nextTick(() => this.#flush(options))
+    if (this.#raw.stream === undefined) discardRequestBody(this.#raw)
+  }
+
+  // Events that the handler sends at once leave in the same packet as the head. A stream that has ended by now never
+  // needs its socket watched.
+  #flush (options: SocketOptions): void {
+    if (this.#raw.writableEnded || this.#raw.destroyed) return
+    this.#raw.flushHeaders()
+    this.#watching = true
+    watchSocket(this.#raw, options, () => this.#listener?.clientStalled())
+  }
+
+  /** Writes `text`. Returns `false` if the client does not keep up; `responseDrained` is then called when it does again. */
+  write (text: string): boolean {
+    // Between a destroy and its `close` event, a write would emit an error.
+    if (this.#isSevered) return false
+    const keepsUp = this.#raw.write(text)
+    // Most clients keep up, so most responses never need this listener.
+    if (!keepsUp && !this.#awaitsDrain) this.#awaitDrain()
+    return keepsUp
+  }
+
+  /** Ends the response cleanly after `lastEvent`. If the client has not read everything after `grace` milliseconds, aborts. */
+  finish (lastEvent: string, grace: number): void {
+    if (this.#closed || this.#isSevered) return
+    if (lastEvent !== '') this.#raw.write(lastEvent)
+    // Also stops the heartbeat of @fastify/sse, which would write after the end.
+    this.#sse?.close()
+    if (this.#watching) restoreSocket(this.#raw, this.#options!)
+    // If the kernel has taken everything, `close` follows by itself.
+    if (!this.#isHandedOver) this.#finishTimer = setTimeout(() => this.abort(), grace)
+  }
+
+  /** Breaks the response off, so that the client sees an error. Destroys the socket, or over HTTP/2 only the one stream. */
+  abort (): void {
+    if (this.#closed) return
+    // A client that has received a head knows that the server accepted its request.
+    if (this.#sse !== undefined && !this.#watching && !this.#raw.writableEnded) this.#raw.flushHeaders()
+    if (this.#raw.stream === undefined) breakOff(this.#raw)
+    else this.#raw.stream.close(constants.NGHTTP2_CANCEL)
+    // Not left to `close`, which a queued pipelined response never emits.
+    this.#markClosed()
+  }
+
+  #markClosed (): void {
+    if (this.#closed) return
+    this.#closed = true
+    clearTimeout(this.#finishTimer)
+    clearTimeout(this.#stallTimer)
+    this.#listener?.responseClosed()
+  }
+
+  #awaitDrain (): void {
+    this.#awaitsDrain = true
+    const { stallTimeout } = this.#options!
+    // A timeout of an HTTP/2 stream counts what any stream of the session sent, so it cannot show that one client stalls.
+    if (this.#raw.stream !== undefined && stallTimeout !== Infinity) this.#stallTimer = setTimeout(() => this.#listener?.clientStalled(), stallTimeout).unref()
+    this.#raw.once('drain', () => {
+      this.#awaitsDrain = false
+      clearTimeout(this.#stallTimer)
+      this.#listener?.responseDrained()
+    })
+  }
+}
+
+// Fastify does not read the body of a GET, and Node does not notice a disconnect behind a large unread body. A request
+// without a body is left alone: reading it would emit the request's `close`, on which onRequestAbort and request.signal depend.
+function discardRequestBody ({ req }: RawResponse): void {
+  if (req.method === 'GET' && !req.complete) req.resume()
+}
+
+// @fastify/sse sets a `Connection` header. HTTP/2 forbids it (RFC 9113, section 8.2.2): Node drops it and prints a warning.
+function dropConnectionHeader (raw: RawResponse): void {
+  const { setHeader } = raw
+  raw.setHeader = (name, value) => name.toLowerCase() === 'connection' ? raw : setHeader.call(raw, name, value)
+}

@@ -1,0 +1,71 @@
+// The socket below a response: watched for a dead or slow peer while a stream uses it, then restored, or broken off.
+import { setMaxListeners } from 'node:events'
+import type { ServerResponse } from 'node:http'
+import type { ServerHttp2Stream } from 'node:http2'
+import { Socket } from 'node:net'
+
+/** Node's response. Over HTTP/2 it is the compatibility layer's response, which has a `stream`. */
+export type RawResponse = ServerResponse & { readonly stream?: ServerHttp2Stream }
+
+/** The options with the same names, see `OctaStarStreamsOptions`. */
+export interface SocketOptions {
+  readonly stallTimeout: number
+  readonly deadPeerProbe: number
+}
+
+// Node keeps a socket's server in this undeclared property: https://github.com/nodejs/node/blob/v20.x/lib/net.js
+type ServerSocket = Socket & { readonly server: { timeout: number, keepAlive: boolean, keepAliveInitialDelay: number } }
+
+/**
+ * Starts to watch the peer. Calls `onStall` when the peer has read nothing for `stallTimeout`. Over HTTP/2 sockets carry
+ * many responses, so there the response watches for itself.
+ */
+export function watchSocket (raw: RawResponse, { stallTimeout, deadPeerProbe }: SocketOptions, onStall: () => void): void {
+  const { socket } = raw.req
+  // inject() passes an object that is not a Socket and has neither method.
+  if (!(socket instanceof Socket)) return
+  // Node sends ten probes, one second apart. Over HTTP/2 the probes go on as long as the session's socket lives.
+  if (deadPeerProbe > 0) socket.setKeepAlive(true, deadPeerProbe)
+  if (stallTimeout === Infinity || raw.stream !== undefined) return
+  // A partial read restarts the timeout too: https://nodejs.org/api/net.html#socketsettimeouttimeout-callback
+  raw.setTimeout(stallTimeout, () => { if (raw.writableLength > 0) onStall() })
+}
+
+/** Restores the server's settings: the socket may be reused for ordinary requests, some of them already pipelined. */
+export function restoreSocket (raw: RawResponse, { stallTimeout, deadPeerProbe }: SocketOptions): void {
+  const { socket } = raw.req
+  if (raw.stream !== undefined || !(socket instanceof Socket)) return
+  const { timeout, keepAlive, keepAliveInitialDelay } = (socket as ServerSocket).server
+  if (deadPeerProbe > 0) socket.setKeepAlive(keepAlive, keepAliveInitialDelay * 1000)
+  if (stallTimeout !== Infinity) socket.setTimeout(timeout)
+}
+
+/**
+ * Makes a queued pipelined response emit `close` when its client disconnects. Node emits `close` only for a response that
+ * has its socket: https://github.com/nodejs/node/blob/v20.x/lib/_http_server.js (`abortServerResponse` against
+ * `resOnFinish`). Without this neither the stream nor the heartbeat of `@fastify/sse` would ever end.
+ */
+export function closeWithSocket (raw: RawResponse): void {
+  const { socket } = raw.req
+  const onClose = () => raw.emit('close')
+  // Any number of responses may be queued on one socket.
+  setMaxListeners(0, socket)
+  socket.once('close', onClose)
+  raw.once('socket', () => socket.off('close', onClose))
+}
+
+/** Breaks the connection off in a way that clients do not mistake for a clean end of the response. */
+export function breakOff (raw: RawResponse): void {
+  // Since Node 24 a queued pipelined response that was destroyed still gets its socket, and keeps it forever.
+  if (raw.socket === null) raw.once('socket', (socket: Socket) => socket.destroy())
+  // Node corks a socket until the next tick, and destroying a corked socket drops what was written in this tick.
+  raw.socket?.uncork()
+  // Over HTTP/1.0 a closed connection is a clean end (RFC 9112, section 6.3), and only a reset is an error. nginx speaks
+  // HTTP/1.0 to its upstreams by default. TLS and Unix sockets cannot be reset: resetAndDestroy throws there.
+  if (raw.req.httpVersion === '1.0') {
+    try {
+      raw.socket?.resetAndDestroy()
+    } catch {}
+  }
+  raw.destroy()
+}

@@ -1,0 +1,64 @@
+// The claims of this process: for each stream key the newest claim, grouped by scope.
+import type { StreamKey } from '../../types/stream.ts'
+
+/** What a claim needs to be found again. */
+interface Keyed {
+  readonly key: StreamKey
+}
+
+/**
+ * Maps scope -> slot -> newest claim. A claim stays until it is released, whatever happens to its holder, so that a newer
+ * claim finds it and waits for it.
+ */
+export class LocalClaims<C extends Keyed> implements Iterable<C> {
+  // Most scopes have one claim at a time, which needs no map of its own.
+  readonly #scopes = new Map<string, C | Map<string, C>>()
+
+  /** Makes `claim` the newest claim of its key, and returns the previous newest claim of that key. */
+  claim (claim: C): C | undefined {
+    const { scope, slot } = claim.key
+    const held = this.#scopes.get(scope)
+    if (held === undefined || (!(held instanceof Map) && held.key.slot === slot)) {
+      this.#scopes.set(scope, claim)
+      return held
+    }
+    const slots = held instanceof Map ? held : new Map([[held.key.slot, held]])
+    if (slots !== held) this.#scopes.set(scope, slots)
+    const previous = slots.get(slot)
+    // A Map keeps the position of an existing key, but the new claim is the youngest of its scope.
+    if (previous !== undefined) slots.delete(slot)
+    slots.set(slot, claim)
+    return previous
+  }
+
+  /** Forgets `claim` if it is still the newest claim of its key. */
+  release (claim: C): void {
+    const { scope, slot } = claim.key
+    const held = this.#scopes.get(scope)
+    if (held === claim) this.#scopes.delete(scope)
+    else if (held instanceof Map && held.get(slot) === claim) {
+      held.delete(slot)
+      if (held.size === 0) this.#scopes.delete(scope)
+    }
+  }
+
+  get ({ scope, slot }: StreamKey): C | undefined {
+    const held = this.#scopes.get(scope)
+    if (held instanceof Map) return held.get(slot)
+    return held?.key.slot === slot ? held : undefined
+  }
+
+  /** The claims of a scope, oldest first. */
+  scope (scope: string): readonly C[] {
+    const held = this.#scopes.get(scope)
+    if (held === undefined) return []
+    return held instanceof Map ? [...held.values()] : [held]
+  }
+
+  * [Symbol.iterator] (): Iterator<C> {
+    for (const held of this.#scopes.values()) {
+      if (held instanceof Map) yield * held.values()
+      else yield held
+    }
+  }
+}

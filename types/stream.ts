@@ -1,0 +1,131 @@
+// The words for one stream: its key, its holder, its events, and the reasons why it ends.
+
+/**
+ * The application's identity for a user or session, such as `user.id` or `[user.id, workspace.id]`. Scope keys are compared
+ * by value: two arrays `[1, 'a']` are the same key, `1`, `1n` and `'1'` are three keys, and the order of an object's
+ * properties does not matter.
+ *
+ * Never take a scope key from the client. Whoever chooses a scope key can end the streams in that scope.
+ *
+ * @example const scopeKey: ScopeKey = [user.id, workspace.id]
+ */
+export type ScopeKey = string | number | bigint | boolean | readonly ScopeKey[] | { readonly [property: string]: ScopeKey }
+
+/**
+ * Why a stream ended. The reason decides how the response ends, and so whether the client comes back:
+ *
+ * - `'replaced'`: a newer stream took the key. The client gets the farewell event and a clean end, and stops.
+ * - `'evicted'`: the application called {@link StreamRegistry.evict}, or the scope was full. Ends like `'replaced'`.
+ * - `'finished'`: the handler returned, or `stream.close()` was called. The response ends cleanly.
+ * - `'shutdown'`: the server is closing. The connection is destroyed, and the client reconnects to another server.
+ * - `'failed'`: the handler threw. Ends like `'shutdown'`.
+ * - `'stalled'`: the client did not read what was sent, see `maxBufferedBytes` and `stallTimeout`. Ends like `'shutdown'`.
+ * - `'expired'`: the stream reached `maxAge`. Ends like `'shutdown'`.
+ * - `'disconnected'`: the client disconnected.
+ */
+export type CloseReason = 'replaced' | 'evicted' | 'finished' | 'shutdown' | 'failed' | 'stalled' | 'expired' | 'disconnected'
+
+/**
+ * Something that owns a stream key. Every {@link Stream} is a holder. An application can register holders of its own, such
+ * as WebSockets, with {@link StreamRegistry.replaceAndRegister}.
+ */
+export interface Holder {
+  /** Begin to end because of `reason`, and return at once. The registry calls this at most once. */
+  close (reason: CloseReason): void
+  /** Settles when nothing of the holder runs any more. Its successor starts only then. */
+  readonly gone: Promise<unknown>
+  /** `true` once the holder has started to end by itself. A full scope waits for ending holders before it evicts others. */
+  readonly closing?: boolean
+  /** Called if `gone` does not settle within `replaceTimeout`. Free what can be freed: the successor starts now. */
+  destroy? (): void
+}
+
+/** A scope key, a tab id and a name, combined by {@link streamKey}. Two keys are equal if `scope` and `slot` are equal. */
+export interface StreamKey {
+  readonly scopeKey: ScopeKey
+  readonly tabId: string | undefined
+  readonly name: string | undefined
+  /** The scope key in canonical form. */
+  readonly scope: string
+  /** The tab id and the name in canonical form. Unique for each key without a tab id. */
+  readonly slot: string
+}
+
+/** One event, with the fields of the HTML standard's event stream format. */
+export interface StreamMessage {
+  /** The event's type. If missing, browsers dispatch a `message` event. A string without CR or LF. */
+  event?: string
+  /** The event id, which the client sends back as `Last-Event-ID`. A string without control characters such as CR, LF and NUL. */
+  id?: string
+  /**
+   * The payload. A string is sent as it is, with one `data:` line for each of its lines. Any other value is serialised by
+   * the serializer of `@fastify/sse`, which is `JSON.stringify` by default.
+   */
+  data?: unknown
+  /** How long the client waits before it reconnects. Unit: milliseconds, a whole number from 0. */
+  retry?: number
+}
+
+/**
+ * One live SSE response of one browser tab.
+ *
+ * @example
+ * fastify.get('/orders', { sse: 'only' }, async (request, reply) => {
+ *   const stream = await reply.startStream(request.user.id)
+ *   for await (const [order] of on(orders, 'order', { signal: stream.signal })) await stream.send({ event: 'order', data: order })
+ * })
+ */
+export interface Stream extends Holder {
+  /** A random UUID. */
+  readonly id: string
+  readonly scopeKey: ScopeKey
+  /** `undefined` if the client sent no tab id. Such a stream is never replaced. */
+  readonly tabId: string | undefined
+  /** The name that was passed to `startStream`, or `undefined`. */
+  readonly name: string | undefined
+  /** When the response's head was sent. Unit: milliseconds since the epoch. `0` before. */
+  readonly openedAt: number
+  /**
+   * Aborts as soon as the stream begins to end, whatever the reason. Pass the signal to everything the handler waits for.
+   * `signal.reason` is an `FST_ERR_OCTA_STAR_STREAM_CLOSED` error whose `reason` is the {@link CloseReason}.
+   *
+   * @example for await (const [order] of on(orders, 'order', { signal: stream.signal })) await stream.send({ data: order })
+   */
+  readonly signal: AbortSignal
+  /**
+   * Resolves to the reason when the response is over and every `onClose` callback has settled. Does not wait for the
+   * handler, so the handler may await `closed`.
+   *
+   * @example const reason = await stream.closed
+   */
+  readonly closed: Promise<CloseReason>
+  /**
+   * Sends one event. A string is sent as the data of an event. Resolves when the connection can take more: await `send` to
+   * get back-pressure. If you do not, a slow client's stream ends as `'stalled'` once more than `maxBufferedBytes` wait.
+   *
+   * Rejects with `FST_ERR_OCTA_STAR_STREAM_CLOSED` once the stream has begun to end, which also stops a loop that does not
+   * use the signal. If nobody awaits that rejection, it is ignored. Rejects with `FST_ERR_OCTA_STAR_EVENT` if a field
+   * cannot be sent.
+   *
+   * @example await stream.send({ event: 'order', data: order })
+   */
+  send (message: string | StreamMessage): Promise<void>
+  /**
+   * Registers a cleanup. The callback runs once, when the stream begins to end, or at once if the stream is already
+   * ending. The tab's next stream starts only after the returned promise has settled.
+   *
+   * @example stream.onClose(async () => subscription.unsubscribe())
+   */
+  onClose (callback: (reason: CloseReason) => unknown): void
+  /**
+   * Registers a last word. The callback runs when a newer stream takes the key, before the farewell event. `send` works
+   * until the callback settles, for at most `closeGrace`.
+   *
+   * @example stream.onReplaced(() => stream.send({ event: 'paused', data: 'This page continues in a newer stream.' }))
+   */
+  onReplaced (callback: () => unknown): void
+  /** Keeps the stream open after the handler has returned. Otherwise the stream then ends as `'finished'`. */
+  keepAlive (): void
+  /** Begins to end the stream. Await `closed` to wait for the end. Default: `'finished'`. */
+  close (reason?: CloseReason): void
+}
