@@ -1,4 +1,4 @@
-// Reads the module `octa-star-streams/browser`, as pages without a bundler load it.
+// Reads the module `octa-star-streams/browser` for pages without a bundler.
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'

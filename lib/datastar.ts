@@ -23,7 +23,7 @@ class StreamGenerator extends ServerSentEventGenerator<Promise<void>> {
   protected override send (event: string, dataLines: string[], { eventId, retryDuration }: SendOptions = {}): Promise<void> {
     return this.#stream.send({
       event,
-      // Like the SDK, leave out falsy values, and a retry of one second, which is the client's default.
+      // Like the SDK, leave out falsy values, and a retry of 1000 ms, which is the client's default.
       ...eventId ? { id: eventId } : {},
       ...retryDuration && retryDuration !== 1000 ? { retry: retryDuration } : {},
       data: dataLines.flatMap(prefixEachLine).join('\n')
@@ -56,7 +56,8 @@ export function readSignals<T extends object = Record<string, unknown>> (request
 }
 
 // The SDK makes a data line such as `elements ...` from each line that ends with LF. A CR ends a line too, alone or before
-// LF. The text after a CR needs the same first word, or else Datastar would read its first word as an option's name.
+// LF. The text after a CR needs the same first word. Without that word, Datastar would take the text's first word for the
+// name of an option.
 function prefixEachLine (dataLine: string, index: number, dataLines: string[]): string[] {
   const word = dataLine.slice(0, dataLine.indexOf(' ') + 1)
   const text = dataLine.slice(word.length)

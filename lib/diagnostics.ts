@@ -1,4 +1,5 @@
-// Everything that can be observed: the diagnostics channels with their events, and debug log lines. Without listeners nothing is built.
+// Everything that can be observed: the diagnostics channels with their events, and debug log lines. Without listeners no event
+// is built.
 import { channel } from 'node:diagnostics_channel'
 import type { FastifyBaseLogger } from 'fastify'
 import type { CloseReason, Holder, Stream, StreamKey } from '../types/stream.ts'
@@ -6,7 +7,7 @@ import type { CloseReason, Holder, Stream, StreamKey } from '../types/stream.ts'
 /** Published on `octa-star:stream:open` when the head of a stream was sent. */
 export interface StreamOpenEvent {
   stream: Stream
-  /** How long the stream waited for its predecessor. Unit: milliseconds. */
+  /** How long the stream waited before it opened. Unit: milliseconds. */
   waited: number
 }
 
@@ -16,11 +17,11 @@ export interface StreamReplaceEvent {
   holder: Holder
   /** The holder that takes the key, or `undefined` if that holder is in another process. */
   by: Holder | undefined
-  /** How long the ending holder had held the key. Unit: milliseconds. */
+  /** How long ago the ending holder claimed the key. Unit: milliseconds. */
   held: number
 }
 
-/** Published on `octa-star:stream:close` when a stream is gone. */
+/** Published on `octa-star:stream:close` when a stream that was opened is gone. */
 export interface StreamCloseEvent {
   stream: Stream
   reason: CloseReason
@@ -30,7 +31,10 @@ export interface StreamCloseEvent {
   closing: number
 }
 
-/** Published on `octa-star:key:flapping` when a key was replaced more than ten times in ten seconds. Once per key. */
+/**
+ * Published on `octa-star:key:flapping` when a key was replaced more than ten times in ten seconds. Published once, and again
+ * only after the key was free in between.
+ */
 export interface KeyFlappingEvent {
   key: StreamKey
 }
@@ -74,9 +78,9 @@ export function reportCluster (event: ClusterEvent): void {
 }
 
 function debug (log: FastifyBaseLogger, stream: Stream, details: object, message: string): void {
-  // Fastify's disabled logger uses one function for all levels (abstract-logging). Do not make a stream id for it.
+  // Fastify's disabled logger uses the same function for all levels (abstract-logging) and needs no stream id.
   if (log.debug === log.fatal) return
-  // Pino has isLevelEnabled. Another logger may not have it, and then decides for itself.
+  // A logger without Pino's isLevelEnabled decides for itself.
   const { isLevelEnabled } = log as { isLevelEnabled?: (level: string) => boolean }
   if (isLevelEnabled?.call(log, 'debug') === false) return
   log.debug({ streamId: stream.id, tabId: stream.tabId, ...details }, message)

@@ -63,7 +63,7 @@ export const FST_ERR_OCTA_STAR_EVENT = createError<[field: string, expected: str
   "send(): the field '%s' must be %s, got %s"
 )
 
-// Bad input from the client. None of these errors affects a holder.
+// Refused requests. None of these errors affects a holder.
 
 export const FST_ERR_OCTA_STAR_SIGNALS = createError<'FST_ERR_OCTA_STAR_SIGNALS', 400, [source: string, received: string]>(
   'FST_ERR_OCTA_STAR_SIGNALS',
@@ -89,7 +89,7 @@ export const FST_ERR_OCTA_STAR_LIMIT = createError<'FST_ERR_OCTA_STAR_LIMIT', 42
   429
 )
 
-// Not a fault. This error tells a handler that its stream has ended.
+// Not a fault. This error tells a handler that the stream has ended.
 
 const StreamClosed = createError<[reason: CloseReason]>(
   'FST_ERR_OCTA_STAR_STREAM_CLOSED',
@@ -103,7 +103,7 @@ export function streamClosed (reason: CloseReason): StreamClosedError {
   return Object.assign(new StreamClosed(reason), { name: 'AbortError', reason })
 }
 
-/** Returns `true` if `error` only says that a stream has closed: our own error, or what Node's APIs throw for an aborted signal. */
+/** Returns `true` if `error` only says that a stream has closed: our own error, or Node's error for an aborted signal. */
 export function isStreamClosed (error: unknown): boolean {
   if (!(error instanceof Error)) return false
   return error.name === 'AbortError' || error instanceof StreamClosed || error.cause instanceof StreamClosed

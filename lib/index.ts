@@ -1,4 +1,4 @@
-// The plugin: its options, decorators and hooks, from top to bottom. The only file that knows Fastify.
+// The plugin from top to bottom: options, decorators and hooks. The only file that knows Fastify.
 import { fastifySSE } from '@fastify/sse'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
@@ -21,10 +21,10 @@ export type * from '../types/index.ts'
 export type { ClusterEvent, KeyFlappingEvent, StreamCloseEvent, StreamOpenEvent, StreamReplaceEvent } from './diagnostics.ts'
 export { streamKey }
 
-/** The plugin's state for one request to a route with the option `sse`. */
+/** The plugin's state for a request to a route with the option `sse`. */
 interface StreamRequest {
   readonly response: StreamResponse
-  /** The tab id as the client sent it, read before validation could remove it. */
+  /** The tab id as sent by the client, read before validation can remove unknown properties. */
   tabId: string | undefined
   /** The error that reading the tab id threw. `startStream` throws this error. */
   tabIdError: unknown
@@ -66,7 +66,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     try {
       await stream.start(registry.replaceAndRegister(key, stream), sse)
     } catch (error) {
-      // `replaceTimeout` bounds how long an ending stream keeps its place, so it is a safe Retry-After.
+      // `replaceTimeout` bounds how long an ending stream keeps its place, and is therefore a safe Retry-After.
       if (error instanceof FST_ERR_OCTA_STAR_LIMIT) this.header('retry-after', Math.ceil(options.replaceTimeout / 1000))
       throw error
     }
@@ -77,8 +77,8 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
 
   fastify.decorateReply('startStream', function startStream (this: Reply, scopeKey: ScopeKey, options?: StartStreamOptions): Promise<Stream> {
     const started = start.call(this, scopeKey, options)
-    // A handler may await the promise later, and its client may disconnect before that. That is not a fault, and an unhandled
-    // rejection would end the process.
+    // The client may disconnect before the handler awaits the promise. That is not a fault, and an unhandled rejection would
+    // end the process.
     if (this[kStreamRequest]?.stream !== undefined) started.catch(() => {})
     return started
   })
@@ -134,7 +134,7 @@ function mayStart (reply: Reply, stream: LiveStream): boolean {
   return !stream.closing
 }
 
-/** Adds hooks and a handler wrapper to one route with the option `sse`. Other routes pay nothing. */
+/** Adds hooks and a handler wrapper to a route with the option `sse`. Routes without that option pay nothing. */
 function attach (route: RouteOptions, options: ResolvedOptions): void {
   const { handler } = route
 
@@ -168,7 +168,7 @@ function attach (route: RouteOptions, options: ResolvedOptions): void {
       return payload
     } catch (error) {
       if (!current.stream?.handlerThrew(error)) throw error
-      // The client has disconnected, or the reply is already on its way. To Fastify a returned reply means: wait until it is sent.
+      // The client has disconnected, or the reply is already on its way. Fastify waits until a returned reply is sent.
       if (current.response.closed) reply.hijack()
       return reply
     }

@@ -1,4 +1,4 @@
-// The cluster of a process that is alone: there are no other processes to ask.
+// Stands in for the cluster if the option `cluster` is not set: there is no second process to ask.
 import type { Cluster } from '../types/cluster.ts'
 
 export const noCluster: Cluster = {

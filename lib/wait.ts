@@ -12,7 +12,7 @@ export async function within (promise: Promise<unknown>, milliseconds: number): 
 }
 
 /**
- * Calls `subscribe` with a callback, and resolves when that callback is called. At the deadline it calls `onDeadline` and
+ * Calls `subscribe` with a callback, and resolves when that callback is called. At the deadline, calls `onDeadline` and
  * resolves anyway. Unit of the deadline: milliseconds of `performance.now()`.
  */
 export function untilDeadline (subscribe: (callback: () => void) => void, deadline: number, onDeadline: () => void): Promise<void> {
@@ -32,7 +32,7 @@ export function untilDeadline (subscribe: (callback: () => void) => void, deadli
 
 /**
  * Calls `callback` after everything that has arrived by now was read. If the process stood still, for example during a long
- * garbage collection, libuv runs the due timers before it reads what arrived in time:
+ * garbage collection, libuv runs the due timers before reading what arrived in time:
  * https://docs.libuv.org/en/v1.x/design.html#the-i-o-loop
  */
 export function afterReading (callback: () => void): void {

@@ -9,7 +9,7 @@ export type * from './stream.ts'
 
 /**
  * The holders of all stream keys, in the Fastify context in which the plugin was registered. Iterate over the registry to
- * get every live stream of this process.
+ * get every stream of this process that is not gone yet.
  *
  * @example for (const stream of fastify.streamRegistry) await stream.send('hello')
  */
@@ -39,8 +39,8 @@ export interface StreamRegistry extends Iterable<Stream> {
   count (scopeKey: ScopeKey): Promise<number>
   /**
    * Makes `holder` the holder of `key`. Ends the present holder and waits until that holder is gone, for at most
-   * `replaceTimeout`. Resolves to `true`, or to `false` if a newer holder took the key while this one was waiting. The
-   * registry forgets `holder` when `holder.gone` settles.
+   * `replaceTimeout`. Resolves to `true`, or to `false` if `holder` began to end first, for example because a
+   * newer holder took the key. The registry forgets `holder` when `holder.gone` settles.
    *
    * Rejects with `FST_ERR_OCTA_STAR_LIMIT` if the scope is full and `onLimit` is `'reject'`.
    *
@@ -61,8 +61,8 @@ export interface StartStreamOptions {
 
 export interface OctaStarStreamsOptions {
   /**
-   * The Datastar signal that carries the tab id. It is read from the `datastar` query parameter, or else from a JSON body.
-   * A string that is not empty. Default: `'tabId'`.
+   * The Datastar signal that carries the tab id. The plugin reads the signal from the `datastar` query parameter, or
+   * else from a JSON body. A string that is not empty. Default: `'tabId'`.
    */
   signal?: string
   /**
@@ -89,26 +89,26 @@ export interface OctaStarStreamsOptions {
    */
   maxAge?: number
   /**
-   * The amount of data queued for a slow client before its stream ends as `'stalled'`. Never reached if you await `send`.
+   * The amount of data queued for a slow client before the stream ends as `'stalled'`. Never reached if you await `send`.
    * An event is always accepted while nothing is queued, and Node buffers another 16 to 64 KiB. Unit: bytes (characters
    * for text), a whole number from 1, or `Infinity`. Default: `1048576`.
    */
   maxBufferedBytes?: number
   /**
-   * How long a client may read nothing while data is queued before its stream ends as `'stalled'`. Over HTTP/2, where
+   * How long a client may read nothing while data is queued before the stream ends as `'stalled'`. Over HTTP/2, where
    * partial reads cannot be observed, the client must read everything within this time. Unit: milliseconds, 1 to
    * 2147483647, or `Infinity`. Default: `Infinity`.
    */
   stallTimeout?: number
   /**
-   * The idle time before TCP keepalive probing starts: ten probes, one second apart. If no probe is answered, the stream
+   * The idle time before TCP keepalive probing starts: ten probes, a second apart. If no probe is answered, the stream
    * ends as `'disconnected'`. Probing does not detect a dead peer behind a proxy, nor a peer that has not acknowledged
    * data: TCP retransmits that data for about 15 minutes. Unit: milliseconds in whole seconds, 1000 to 2147483647. `0`
    * turns probing off. Default: `10000`.
    */
   deadPeerProbe?: number
   /**
-   * The maximum number of streams in one scope. Streams that wait or clean up count too. Unit: streams, a whole number
+   * The maximum number of streams in a scope. Streams that wait or clean up count too. Unit: streams, a whole number
    * from 1, or `Infinity`. Default: `Infinity`.
    */
   maxStreamsPerScope?: number
@@ -144,8 +144,8 @@ declare module 'fastify' {
      * Starts the stream of this response: ends the stream that the same tab has, waits until that stream is gone, and sends
      * the head. Call it once per request, on a route declared with `sse`.
      *
-     * Rejects with `FST_ERR_OCTA_STAR_STREAM_CLOSED` if the client disconnects, or if the tab opens a newer stream, while
-     * this one is waiting. Do not catch that error. Every other code is in the README's table of errors.
+     * Rejects with `FST_ERR_OCTA_STAR_STREAM_CLOSED` if the stream ends before the start, for example because the client
+     * disconnects or the tab opens a newer stream. Do not catch that error. The README's table of errors lists every code.
      *
      * @example
      * fastify.get('/orders', { sse: 'only' }, async (request, reply) => {

@@ -1,4 +1,4 @@
-// The words for one stream: its key, its holder, its events, and the reasons why it ends.
+// The words for one stream: the key, the holder, the events, and the reasons why a stream ends.
 
 /**
  * The application's identity for a user or session, such as `user.id` or `[user.id, workspace.id]`. Scope keys are compared
@@ -26,15 +26,15 @@ export type ScopeKey = string | number | bigint | boolean | readonly ScopeKey[] 
 export type CloseReason = 'replaced' | 'evicted' | 'finished' | 'shutdown' | 'failed' | 'stalled' | 'expired' | 'disconnected'
 
 /**
- * Something that owns a stream key. Every {@link Stream} is a holder. An application can register holders of its own, such
- * as WebSockets, with {@link StreamRegistry.replaceAndRegister}.
+ * Something that owns a stream key. Every {@link Stream} is a holder. An application can register its own
+ * holders, for example WebSockets, with {@link StreamRegistry.replaceAndRegister}.
  */
 export interface Holder {
   /** Begin to end because of `reason`, and return at once. The registry calls this at most once. */
   close (reason: CloseReason): void
   /** Settles when nothing of the holder runs any more. Its successor starts only then. */
   readonly gone: Promise<unknown>
-  /** `true` once the holder has started to end by itself. A full scope waits for ending holders before it evicts others. */
+  /** `true` once the holder has started to end by itself. A full scope waits for ending holders first. */
   readonly closing?: boolean
   /** Called if `gone` does not settle within `replaceTimeout`. Free what can be freed: the successor starts now. */
   destroy? (): void
@@ -51,11 +51,14 @@ export interface StreamKey {
   readonly slot: string
 }
 
-/** One event, with the fields of the HTML standard's event stream format. */
+/** An event, with the fields of the HTML standard's event stream format. */
 export interface StreamMessage {
   /** The event's type. If missing, browsers dispatch a `message` event. A string without CR or LF. */
   event?: string
-  /** The event id, which the client sends back as `Last-Event-ID`. A string without control characters such as CR, LF and NUL. */
+  /**
+   * The event id, which the client sends back as `Last-Event-ID`. A string that contains no control characters except
+   * tabs and does not begin with `octa-star-closed`.
+   */
   id?: string
   /**
    * The payload. A string is sent as it is, with one `data:` line for each of its lines. Any other value is serialised by
@@ -67,7 +70,7 @@ export interface StreamMessage {
 }
 
 /**
- * One live SSE response of one browser tab.
+ * A live SSE response for one browser tab.
  *
  * @example
  * fastify.get('/orders', { sse: 'only' }, async (request, reply) => {
@@ -79,7 +82,7 @@ export interface Stream extends Holder {
   /** A random UUID. */
   readonly id: string
   readonly scopeKey: ScopeKey
-  /** `undefined` if the client sent no tab id. Such a stream is never replaced. */
+  /** `undefined` if the client sent no tab id. The stream is then never replaced. */
   readonly tabId: string | undefined
   /** The name that was passed to `startStream`, or `undefined`. */
   readonly name: string | undefined
@@ -100,11 +103,11 @@ export interface Stream extends Holder {
    */
   readonly closed: Promise<CloseReason>
   /**
-   * Sends one event. A string is sent as the data of an event. Resolves when the connection can take more: await `send` to
+   * Sends an event. A string is sent as the event's data. Resolves when the connection can take more: await `send` to
    * get back-pressure. If you do not, a slow client's stream ends as `'stalled'` once more than `maxBufferedBytes` wait.
    *
    * Rejects with `FST_ERR_OCTA_STAR_STREAM_CLOSED` once the stream has begun to end, which also stops a loop that does not
-   * use the signal. If nobody awaits that rejection, it is ignored. Rejects with `FST_ERR_OCTA_STAR_EVENT` if a field
+   * use the signal. A rejection that nobody awaits is ignored. Rejects with `FST_ERR_OCTA_STAR_EVENT` if a field
    * cannot be sent.
    *
    * @example await stream.send({ event: 'order', data: order })

@@ -1,4 +1,4 @@
-// One response: open, write, finish, abort. This file and socket.ts hold everything that differs between HTTP/1.1 and HTTP/2.
+// A response: open, write, finish, abort. This file and socket.ts hold everything that differs between HTTP/1.1 and HTTP/2.
 import type { ServerResponse } from 'node:http'
 import { constants, type ServerHttp2Stream } from 'node:http2'
 import type { SSEReplyInterface } from '@fastify/sse'
@@ -6,7 +6,7 @@ import { breakOff, closeWithSocket, restoreSocket, watchSocket, type RawResponse
 
 /** The events of a response. */
 export interface ResponseListener {
-  /** The response is over, because it finished or because its connection broke. Called once. */
+  /** The response is over, because it finished or because the connection broke. Called once. */
   responseClosed (): void
   /** The connection can take more. Called after a `write` that returned `false`. */
   responseDrained (): void
@@ -31,12 +31,12 @@ export class StreamResponse {
     if (isQueued) closeWithSocket(raw)
     // The client may have disconnected during an earlier hook, and `close` is emitted only once.
     this.#closed = isQueued ? raw.req.socket.destroyed : this.#isSevered
-    // The response's `close` comes after every end. The request's `close` comes as soon as its body has been read:
+    // The response's `close` comes after every end. The request's `close` comes as soon as the body has been read:
     // https://nodejs.org/api/http.html#event-close_2
     raw.on('close', () => this.#markClosed())
   }
 
-  // HTTP/2's compatibility layer has neither `destroyed` nor `writableNeedDrain`, but its stream has:
+  // HTTP/2's compatibility layer has neither `destroyed` nor `writableNeedDrain`, but the HTTP/2 stream has both:
   // https://github.com/nodejs/node/blob/v20.x/lib/internal/http2/compat.js
   get #carrier (): ServerResponse | ServerHttp2Stream {
     return this.#raw.stream ?? this.#raw
@@ -92,9 +92,9 @@ export class StreamResponse {
     watchSocket(this.#raw, options, () => this.#listener?.clientStalled())
   }
 
-  /** Writes `text`. Returns `false` if the client does not keep up; `responseDrained` is then called when it does again. */
+  /** Writes `text`. Returns `false` if the client does not keep up. `responseDrained` is called once the client has caught up. */
   write (text: string): boolean {
-    // Between a destroy and its `close` event, a write would emit an error.
+    // Between a destroy and the `close` event, a write would emit an error.
     if (this.#isSevered) return false
     const keepsUp = this.#raw.write(text)
     // Most clients keep up, so most responses never need this listener.
@@ -113,10 +113,10 @@ export class StreamResponse {
     if (!this.#isHandedOver) this.#finishTimer = setTimeout(() => this.abort(), grace)
   }
 
-  /** Breaks the response off, so that the client sees an error. Destroys the socket, or over HTTP/2 only the one stream. */
+  /** Breaks the response off, so that the client sees an error. Destroys the socket, or over HTTP/2 only this stream. */
   abort (): void {
     if (this.#closed) return
-    // A client that has received a head knows that the server accepted its request.
+    // Send the head first, so that the client knows that the server accepted the request.
     if (this.#sse !== undefined && !this.#watching && !this.#raw.writableEnded) this.#raw.flushHeaders()
     if (this.#raw.stream === undefined) breakOff(this.#raw)
     else this.#raw.stream.close(constants.NGHTTP2_CANCEL)
@@ -135,7 +135,7 @@ export class StreamResponse {
   #awaitDrain (): void {
     this.#awaitsDrain = true
     const { stallTimeout } = this.#options!
-    // A timeout of an HTTP/2 stream counts what any stream of the session sent, so it cannot show that one client stalls.
+    // Node's timeout of an HTTP/2 stream restarts when any stream of the session sends, and cannot show that this stream stalls.
     if (this.#raw.stream !== undefined && stallTimeout !== Infinity) this.#stallTimer = setTimeout(() => this.#listener?.clientStalled(), stallTimeout).unref()
     this.#raw.once('drain', () => {
       this.#awaitsDrain = false
@@ -146,12 +146,13 @@ export class StreamResponse {
 }
 
 // Fastify does not read the body of a GET, and Node does not notice a disconnect behind a large unread body. A request
-// without a body is left alone: reading it would emit the request's `close`, on which onRequestAbort and request.signal depend.
+// without a body is left alone: reading would emit the request's `close`, on which onRequestAbort and request.signal depend.
 function discardRequestBody ({ req }: RawResponse): void {
   if (req.method === 'GET' && !req.complete) req.resume()
 }
 
-// @fastify/sse sets a `Connection` header. HTTP/2 forbids it (RFC 9113, section 8.2.2): Node drops it and prints a warning.
+// @fastify/sse sets a `Connection` header. HTTP/2 forbids that header (RFC 9113, section 8.2.2). Node drops the
+// header and prints a warning.
 function dropConnectionHeader (raw: RawResponse): void {
   const { setHeader } = raw
   raw.setHeader = (name, value) => name.toLowerCase() === 'connection' ? raw : setHeader.call(raw, name, value)

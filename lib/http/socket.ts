@@ -4,7 +4,7 @@ import type { ServerResponse } from 'node:http'
 import type { ServerHttp2Stream } from 'node:http2'
 import { Socket } from 'node:net'
 
-/** Node's response. Over HTTP/2 it is the compatibility layer's response, which has a `stream`. */
+/** Node's response. Over HTTP/2, the compatibility layer's response, which has a `stream`. */
 export type RawResponse = ServerResponse & { readonly stream?: ServerHttp2Stream }
 
 /** The options with the same names, see `OctaStarStreamsOptions`. */
@@ -24,7 +24,7 @@ export function watchSocket (raw: RawResponse, { stallTimeout, deadPeerProbe }: 
   const { socket } = raw.req
   // inject() passes an object that is not a Socket and has neither method.
   if (!(socket instanceof Socket)) return
-  // Node sends ten probes, one second apart. Over HTTP/2 the probes go on as long as the session's socket lives.
+  // Node sends ten probes, a second apart. Over HTTP/2 the probes go on as long as the session's socket lives.
   if (deadPeerProbe > 0) socket.setKeepAlive(true, deadPeerProbe)
   if (stallTimeout === Infinity || raw.stream !== undefined) return
   // A partial read restarts the timeout too: https://nodejs.org/api/net.html#socketsettimeouttimeout-callback
@@ -41,14 +41,14 @@ export function restoreSocket (raw: RawResponse, { stallTimeout, deadPeerProbe }
 }
 
 /**
- * Makes a queued pipelined response emit `close` when its client disconnects. Node emits `close` only for a response that
+ * Makes a queued pipelined response emit `close` when the client disconnects. Node emits `close` only for a response that
  * has its socket: https://github.com/nodejs/node/blob/v20.x/lib/_http_server.js (`abortServerResponse` against
  * `resOnFinish`). Without this neither the stream nor the heartbeat of `@fastify/sse` would ever end.
  */
 export function closeWithSocket (raw: RawResponse): void {
   const { socket } = raw.req
   const onClose = () => raw.emit('close')
-  // Any number of responses may be queued on one socket.
+  // Any number of responses may be queued on a socket.
   setMaxListeners(0, socket)
   socket.once('close', onClose)
   raw.once('socket', () => socket.off('close', onClose))
@@ -56,12 +56,12 @@ export function closeWithSocket (raw: RawResponse): void {
 
 /** Breaks the connection off in a way that clients do not mistake for a clean end of the response. */
 export function breakOff (raw: RawResponse): void {
-  // Since Node 24 a queued pipelined response that was destroyed still gets its socket, and keeps it forever.
+  // Since Node 24 a queued pipelined response that was destroyed still gets a socket, and keeps that socket forever.
   if (raw.socket === null) raw.once('socket', (socket: Socket) => socket.destroy())
   // Node corks a socket until the next tick, and destroying a corked socket drops what was written in this tick.
   raw.socket?.uncork()
   // Over HTTP/1.0 a closed connection is a clean end (RFC 9112, section 6.3), and only a reset is an error. nginx speaks
-  // HTTP/1.0 to its upstreams by default. TLS and Unix sockets cannot be reset: resetAndDestroy throws there.
+  // HTTP/1.0 to upstreams by default. TLS and Unix sockets cannot be reset: resetAndDestroy throws there.
   if (raw.req.httpVersion === '1.0') {
     try {
       raw.socket?.resetAndDestroy()

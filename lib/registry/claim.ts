@@ -1,4 +1,4 @@
-// One holder's claim on one stream key: waiting -> holding -> ending -> released. Any state may be skipped, none comes back.
+// A holder's claim on a stream key: waiting -> holding -> ending -> released. Any state may be skipped, none comes back.
 import type { FastifyBaseLogger } from 'fastify'
 import { reportReplace } from '../diagnostics.ts'
 import { Replacements } from './flapping.ts'
@@ -10,7 +10,7 @@ const NO_HOLDER = {} as Holder
 
 export class Claim implements ClusterClaim {
   #state: 'waiting' | 'holding' | 'ending' | 'released' = 'waiting'
-  /** Resolves when this claim's predecessors are released. `undefined` after that, and if there are no predecessors. */
+  /** Resolves when the predecessors are released or given up. `undefined` after that, and if there are no predecessors. */
   predecessorsReleased: Promise<void> | undefined
   readonly key: StreamKey
   #holder: Holder
@@ -18,7 +18,7 @@ export class Claim implements ClusterClaim {
   readonly since = performance.now()
   readonly #log: FastifyBaseLogger
   #onRelease: Array<() => void> | undefined
-  /** Passed on from claim to claim of one key. Created by the first replacement. */
+  /** Passed on from claim to claim of a key. Created by the first replacement. */
   #replacements: Replacements | undefined
 
   constructor (key: StreamKey, holder: Holder, log: FastifyBaseLogger) {
@@ -56,7 +56,7 @@ export class Claim implements ClusterClaim {
     return true
   }
 
-  /** Ends the holder. `successor` is the holder that replaces this one, if the successor is in this process. */
+  /** Ends the holder. `successor` is the holder that takes the key, if that holder is in this process. */
   end (reason: CloseReason, successor?: Holder): void {
     if (this.#state === 'ending' || this.#state === 'released') return
     if (reason === 'replaced' && this.#state === 'holding' && !this.isEnding) reportReplace(this.#holder, successor, this.since)
@@ -69,10 +69,10 @@ export class Claim implements ClusterClaim {
     this.#callHolder('destroy', () => this.#holder.destroy?.())
   }
 
-  /** The holder is gone, and so are the holders it waited for. */
+  /** Called when the holder is gone and the claim no longer waits for predecessors, or when the registry is cleared. */
   release (): void {
     this.#state = 'released'
-    // V8 keeps the old tables of a growing Map or Set, with everything in them, until its next full collection
+    // V8 keeps the old tables of a growing Map or Set, with everything in them, until the next full collection
     // (OrderedHashTable in https://github.com/v8/v8/blob/main/src/objects/ordered-hash-table.h). A claim may stay in such a
     // table. The holder with its request and response must not.
     this.#holder = NO_HOLDER
@@ -87,7 +87,7 @@ export class Claim implements ClusterClaim {
     return this.#replacements.add(this.since)
   }
 
-  // The holder may be the application's. An error in it must not prevent the end of other holders or the start of a successor.
+  // The holder may be the application's. An error in a holder must not stop the end of another holder or a successor's start.
   #callHolder (method: string, call: () => void): void {
     try {
       call()

@@ -2,7 +2,7 @@
 export const FLAPPING_TIMES = 10
 export const FLAPPING_MS = 10_000
 
-/** The replacements of one key, as a ring buffer of times. */
+/** The replacements of a key, as a ring buffer of times. */
 export class Replacements {
   readonly #times = new Array<number>(FLAPPING_TIMES + 1).fill(-Infinity)
   #count = 0

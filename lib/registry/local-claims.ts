@@ -7,11 +7,11 @@ interface Keyed {
 }
 
 /**
- * Maps scope -> slot -> newest claim. A claim stays until it is released, whatever happens to its holder, so that a newer
- * claim finds it and waits for it.
+ * Maps scope -> slot -> newest claim. A key's newest claim stays until it is released, whatever happens to the holder, so that
+ * the next claim finds its predecessor and waits.
  */
 export class LocalClaims<C extends Keyed> implements Iterable<C> {
-  // Most scopes have one claim at a time, which needs no map of its own.
+  // Most scopes have a single claim at a time, which needs no inner map.
   readonly #scopes = new Map<string, C | Map<string, C>>()
 
   /** Makes `claim` the newest claim of its key, and returns the previous newest claim of that key. */
@@ -31,7 +31,7 @@ export class LocalClaims<C extends Keyed> implements Iterable<C> {
     return previous
   }
 
-  /** Forgets `claim` if it is still the newest claim of its key. */
+  /** Forgets `claim` if no newer claim has taken the key. */
   release (claim: C): void {
     const { scope, slot } = claim.key
     const held = this.#scopes.get(scope)

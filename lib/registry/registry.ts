@@ -1,4 +1,4 @@
-// Decides who holds which stream key: the newest holder wins, one holder at a time, and every wait is bounded.
+// Decides who holds which stream key: the newest holder wins, a key has a single holder at a time, and every wait is bounded.
 import type { FastifyBaseLogger } from 'fastify'
 import { reportFlapping } from '../diagnostics.ts'
 import { FST_ERR_OCTA_STAR_LIMIT } from '../errors.ts'
@@ -71,7 +71,7 @@ export class Registry implements StreamRegistry {
     return holds
   }
 
-  /** Ends everything that `claim` has to wait for, and resolves when all of it is released or the wait has timed out. */
+  /** Ends all claims that `claim` has to wait for, and resolves when they are released or the wait has timed out. */
   async #endPredecessors (claim: Claim, predecessor: Claim | undefined, evictees: readonly Claim[], elsewhere: Promise<unknown> | undefined): Promise<void> {
     if (predecessor !== undefined) {
       predecessor.end('replaced', claim.holder)
@@ -86,7 +86,7 @@ export class Registry implements StreamRegistry {
     await this.#whenReleased(claims, claim.since + this.#options.replaceTimeout, elsewhere)
   }
 
-  // A claim that ends while it waits is released only after its predecessors: its successor must wait for these as well.
+  // A claim that ends while waiting is released only after its predecessors, because its successor must wait for these as well.
   #releaseWhenGone (claim: Claim): void {
     const release = () => {
       if (claim.predecessorsReleased === undefined) this.#release(claim)
@@ -130,7 +130,8 @@ export class Registry implements StreamRegistry {
     for (const claim of this.#claims) this.#release(claim)
   }
 
-  // The claims that must end because the scope is full. The predecessor on the same key leaves anyway.
+  // The claims that a new claim waits for if the scope is full: all that are ending, and as many of the
+  // oldest as must be evicted. The predecessor on the same key leaves anyway and is not counted.
   #evicteesFor (key: StreamKey): readonly Claim[] {
     const { maxStreamsPerScope, onLimit } = this.#options
     if (maxStreamsPerScope === Infinity) return NO_CLAIMS

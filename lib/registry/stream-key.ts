@@ -1,4 +1,4 @@
-// Combines a scope key, a tab id and a name into one canonical and injective stream key.
+// Combines a scope key, a tab id and a name into a canonical and injective stream key.
 import { FST_ERR_OCTA_STAR_NAME, FST_ERR_OCTA_STAR_SCOPE_KEY, show } from '../errors.ts'
 import type { ScopeKey, StreamKey } from '../../types/stream.ts'
 
@@ -38,7 +38,7 @@ export function canonical (scopeKey: ScopeKey, from: string): string {
     if (parents.includes(value)) throw new FST_ERR_OCTA_STAR_SCOPE_KEY(from, path, 'a cycle')
     const lineage = [...parents, value]
     if (Array.isArray(value)) {
-      // `map` would skip holes, which must be refused like any other undefined.
+      // `map` would skip holes, which must be refused like `undefined`.
       return `[${Array.from(value, (item, index) => encode(item, `${path}[${index}]`, lineage)).join()}]`
     }
     const properties = Object.entries(value).sort(([a], [b]) => a < b ? -1 : 1)
@@ -52,7 +52,7 @@ function slot (tabId: string | undefined, name: string | undefined): string {
   return name === undefined ? JSON.stringify(tabId) : `${JSON.stringify(tabId)} ${JSON.stringify(name)}`
 }
 
-// Only plain objects and arrays: a Date, a Map or a class instance would lose what distinguishes it from others.
+// Only plain objects and arrays: two different Dates, Maps or class instances could get the same key.
 function isCollection (value: unknown): value is object {
   if (Array.isArray(value)) return true
   if (value === null || Object.getOwnPropertySymbols(value).length > 0) return false

@@ -1,4 +1,4 @@
-// The onClose callbacks of one stream: each runs once, and a failed callback does not delay the end of the stream.
+// The onClose callbacks of a stream: each runs once, and a failed callback does not delay the end of the stream.
 import type { CloseReason } from '../../types/stream.ts'
 
 export type Cleanup = (reason: CloseReason) => unknown

@@ -2,14 +2,14 @@
 import type { StreamResponse } from '../http/response.ts'
 import type { CloseReason } from '../../types/stream.ts'
 
-/** The type of the farewell event, and the prefix of its id. No other event may use that prefix. */
+/** The type of the farewell event, and the prefix of its id. No event of the application may use that prefix. */
 export const FAREWELL = 'octa-star-closed'
 
 type FarewellReason = Extract<CloseReason, 'replaced' | 'evicted'>
 
 /**
  * Ends a response whose head was sent. Datastar reconnects after a broken connection and, by default, not after a clean
- * end. An `EventSource` reconnects after both: it then sends the farewell's id and gets a 204, see {@link farewellReason}.
+ * end. An `EventSource` reconnects after both, sends the farewell's id and gets a 204, see {@link farewellReason}.
  */
 export function endResponse (reason: CloseReason, response: StreamResponse, closeGrace: number): void {
   switch (reason) {
@@ -21,7 +21,7 @@ export function endResponse (reason: CloseReason, response: StreamResponse, clos
   }
 }
 
-/** Ends a request whose stream never opened. `refuse` answers it 204. */
+/** Ends a request whose stream never opened. `refuse` answers the request with 204. */
 export function endRequest (reason: CloseReason, response: StreamResponse, refuse: () => void): void {
   if (reason === 'replaced' || reason === 'evicted') refuse()
   // Not answered 503, because neither Datastar nor an EventSource reconnects after a 503.

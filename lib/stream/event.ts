@@ -1,4 +1,4 @@
-// Formats a message as one event of the event stream format, so that no content can break out of its field.
+// Formats a message as an event of the stream, so that no content can break out of its field.
 import { FST_ERR_OCTA_STAR_EVENT, FST_ERR_OCTA_STAR_MESSAGE, show } from '../errors.ts'
 import { FAREWELL } from './ending.ts'
 import type { StreamMessage } from '../../types/stream.ts'

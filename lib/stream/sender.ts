@@ -1,4 +1,4 @@
-// Sends the events of one stream: any event while the stream is open, last words while it is replaced, then nothing.
+// Sends the events of a stream: any event while the stream is open, last words while it is replaced, then nothing.
 import type { StreamClosedError } from '../errors.ts'
 import type { StreamResponse } from '../http/response.ts'
 import { deferred, type Deferred } from '../wait.ts'
@@ -45,7 +45,7 @@ export class Sender {
   }
 
   send (message: string | StreamMessage): Promise<void> {
-    // Checked before the write, because one large event is not a sign of a slow client.
+    // Checked before the write, because a single large event is not a sign of a slow client.
     if (this.#drain !== undefined && this.#response.buffered > this.#maxBufferedBytes) this.#stream.clientStalled()
     const accepts = this.#accepts
     if (accepts === 'nothing') return ignoreIfNotAwaited(Promise.reject(this.#stream.closedError()))
@@ -66,7 +66,7 @@ export class Sender {
   }
 }
 
-// An emitter may call `send` between the end of the stream and the end of its subscription. That is not a fault, and an
+// An emitter may call `send` between the end of the stream and the end of the subscription. That is not a fault, and an
 // unhandled rejection would end the process.
 function ignoreIfNotAwaited<T> (sent: Promise<T>): Promise<T> {
   sent.catch(() => {})

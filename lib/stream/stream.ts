@@ -1,4 +1,4 @@
-// One stream's life: pending -> open -> ending -> gone. The way out begins at `close` and is written in the order it happens.
+// A stream's life: pending -> open -> ending -> gone. The way out begins at `close`, and its steps follow in order.
 import { randomUUID } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import type { SSEReplyInterface } from '@fastify/sse'
@@ -25,7 +25,7 @@ export interface StreamContext {
   readonly response: StreamResponse
   readonly options: StreamOptions
   readonly log: FastifyBaseLogger
-  /** The route as log messages name it, such as `GET /stream`. */
+  /** The route's name in log messages, for example `GET /stream`. */
   readonly route: string
 }
 
@@ -138,7 +138,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     this.#state = 'ending'
     this.#endingAt = performance.now()
     clearTimeout(this.#expiry)
-    // The handler may wait for its signal, for a client that never reads again, or for its start.
+    // The handler may wait for the signal, for a client that never reads again, or for `startStream`.
     this.#abort?.abort(this.closedError())
     this.#sender.close()
     this.#rejectStart?.(this.closedError())
