@@ -1,48 +1,78 @@
-// What an adapter is that makes several processes one: written for Redis, and open to others.
+// The contract of the option `cluster`: what an adapter that connects several processes must do. `octa-star-streams/redis` is an adapter.
 import type { FastifyBaseLogger } from 'fastify'
 import type { StreamKey } from './stream.ts'
 
-/** One holder's claim on its key, as its own process hands it to the cluster. */
+/** A holder's claim on a stream key, as the holder's process passes the claim to the {@link Cluster}. */
 export interface ClusterClaim {
+  /** Two claims compete if `key.scope` and `key.slot` are equal. */
   readonly key: StreamKey
-  /** Begins to end the holder; a second call does nothing. */
+  /**
+   * Begins to end the holder, and returns at once. Call `end` when a newer claim has replaced this claim, or when the claim
+   * is evicted. A second call does nothing.
+   */
   end (reason: 'replaced' | 'evicted'): void
-  /** Settles when the holder is gone, and so is everyone it waited for. Never rejects. */
+  /**
+   * Settles when the holder is gone (for a stream: the response is over, and the handler and all cleanups have settled) and
+   * every predecessor that the holder was waiting for is gone too. Never rejects.
+   */
   readonly released: Promise<unknown>
 }
 
+/** What the plugin passes to {@link ClusterAdapter.join}. */
 export interface ClusterContext {
-  /** The log of the Fastify instance that registers the plugin. */
+  /** The logger of the Fastify instance that registers the plugin. */
   readonly log: FastifyBaseLogger
-  /** How long a newcomer waits for `claim` at the most. Unit: milliseconds. */
+  /**
+   * The plugin's option `replaceTimeout`: how long a new stream waits for a predecessor at most. Unit: milliseconds, from 1
+   * to 2147483647. The option's default is `5000`.
+   */
   readonly replaceTimeout: number
 }
 
-/** The option `cluster`. Its `join` is called once, when the plugin is registered, and awaited. */
+/**
+ * The value of the plugin's option `cluster`.
+ *
+ * @example await fastify.register(octaStarStreams, { cluster: redisCluster({ redis: fastify.redis }) })
+ */
 export interface ClusterAdapter {
+  /**
+   * Makes this process a member of the cluster. Called once, when the plugin is registered. The registration waits for the
+   * result, and fails if `join` throws or rejects.
+   */
   join (context: ClusterContext): Cluster | Promise<Cluster>
 }
 
 /**
- * One process's membership. The registry deduplicates within its process; the cluster knows of the others, and is
- * asked about them alone. No method throws or rejects: where the others cannot be reached, it answers as if there were
- * none, warns once, and makes up for it when they can be reached again.
+ * The membership of a process in a cluster. Within a process, the registry keeps one stream per key. The registry asks the
+ * cluster about all further processes.
+ *
+ * No method throws or rejects. If the store is unreachable, answer as if there were no other processes, warn once, and
+ * reconcile on reconnection.
  */
 export interface Cluster {
   /**
-   * Makes `claim` the newest of its key, across processes, in one atomic step; the calls of one process count in their
-   * order. If the one before it is another process's, that process calls its `end('replaced')`.
+   * Makes `claim` the newest claim on `claim.key` in all processes, in an atomic step. The claims of each process count in
+   * the order of the calls. If another process made the previous claim, that process calls `end('replaced')` on the previous claim.
    *
-   * Resolves when the one before is gone, or its process is; who waits gives up after `replaceTimeout`. A claim that
-   * turns out not to be the newest (a message was lost, the store was away) has its `end('replaced')` called, soon.
+   * Resolves when the previous claim is gone, or when the process of the previous claim is. Returns `undefined` if there is
+   * nothing to wait for. The caller stops waiting after `replaceTimeout`. If `claim` turns out not to be the newest, because
+   * a message was lost or the store was unreachable, the cluster soon calls `end('replaced')` on `claim`.
    */
   claim (claim: ClusterClaim): Promise<unknown> | undefined
-  /** Forgets `claim`, which is gone; does nothing if it is no longer the newest of its key. */
+  /** Removes `claim` from the cluster after the holder is gone. Does nothing if a newer claim has replaced `claim`. */
   release (claim: ClusterClaim): void
-  /** Calls `end('evicted')` of each claim that the others have in a scope; resolves to their number when they are gone. */
+  /**
+   * Calls `end('evicted')` on every claim that other processes have in `scope`, or only on the claims of the tab `tabId`.
+   * Resolves to the number of ended claims when all are gone, or after `replaceTimeout`. Resolves to 0 if the store is unreachable.
+   *
+   * @param scope the scope key in canonical form, `StreamKey.scope`
+   */
   evict (scope: string, tabId?: string): Promise<number>
-  /** How many claims the others have in a scope. */
+  /** Resolves to the number of claims that other processes have in `scope`, or to 0 if the store is unreachable. */
   count (scope: string): Promise<number>
-  /** Forgets all claims of this process, which are gone or given up, and frees what `join` took. */
+  /**
+   * Removes all claims of this process from the cluster, and frees what `join` allocated. Called once, when the server has
+   * closed and every holder is gone or given up.
+   */
   leave (): Promise<void>
 }
