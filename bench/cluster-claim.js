@@ -3,7 +3,7 @@ import { streamKey } from 'octa-star-streams'
 import { redisCluster } from 'octa-star-streams/redis'
 // Not exported: what it measures against is what these send.
 import { CLAIM, RELEASE } from '../dist/lib/redis/scripts.js'
-import { fieldName, scopeName } from '../dist/lib/redis/names.js'
+import { fieldName, locateScope } from '../dist/lib/redis/protocol.js'
 import { inTurn, median, ratios, row } from './kit/pairs.js'
 import { redisClient, startRedis } from './kit/redis.js'
 
@@ -22,7 +22,7 @@ export async function run ({ rounds, milliseconds, atOnce, keys }) {
   const member = await redisCluster({ redis, prefix: PREFIX, lease: LEASE_MS }).join({ log: { warn: console.warn, info () {} }, replaceTimeout: 5_000 })
   try {
     const pool = Array.from({ length: keys }, (_, i) => streamKey(`user${i}`, `tab${i}`))
-    const raw = pool.map(key => ({ scope: scopeName(PREFIX, `raw ${key.scope}`).name, field: fieldName(key, '', 0) }))
+    const raw = pool.map(key => ({ scope: locateScope(PREFIX, `raw ${key.scope}`).redisKey, field: fieldName(key, '', 0) }))
     const released = Promise.resolve()
     let last = 0
     // Neither waits for its release: the next stream does not.

@@ -1,7 +1,7 @@
-// octa-star-streams/redis: one stream for each tab across processes, on one Redis or Valkey.
+// The entry point `octa-star-streams/redis`: checks the options of `redisCluster` and makes the adapter.
 import type { FastifyBaseLogger } from 'fastify'
 import { FST_ERR_OCTA_STAR_OPTION, show } from '../errors.ts'
-import { RedisLink, type RedisClient } from './link.ts'
+import { IoredisConnection, type RedisClient } from './connection.ts'
 import { Member } from './member.ts'
 import type { ClusterAdapter } from '../../types/index.ts'
 
@@ -9,30 +9,38 @@ export type { RedisClient }
 
 export interface RedisClusterOptions {
   /**
-   * The application's client: `new Redis()` or `new Cluster()` of `ioredis` or `iovalkey`, or `fastify.redis`. It is
-   * used for commands, duplicated for a subscription, and never closed. Redis 6.2 or later, or Valkey.
+   * The application's client for Redis 6.2 or later, or Valkey: `new Redis()` or `new Cluster()` of `ioredis` or `iovalkey`,
+   * or `fastify.redis` of `@fastify/redis`. The adapter sends commands through this client, duplicates the client for one
+   * subscription, and never closes the client. Required.
    */
   redis: RedisClient
   /**
-   * What the names of all keys and channels begin with. All processes of an application have the same, two
-   * applications on one Redis different ones. A string without braces or spaces. Default: `'octa-star:'`.
+   * The beginning of the names of all keys and channels in Redis. All processes of an application need the same prefix. Two
+   * applications that share a Redis need different prefixes. A string without braces or spaces. Default: `'octa-star:'`.
+   *
+   * @example redisCluster({ redis: fastify.redis, prefix: 'shop:' })
    */
   prefix?: string
   /**
-   * How long Redis remembers what a process holds that no longer says so. Unit: milliseconds, 1000 to 3600000.
-   * Default: `30000`.
+   * How long Redis keeps a process's entries after the process stops renewing them, for example because the process was
+   * killed. A process renews each entry twice per lease, so a longer lease costs Redis fewer commands. Unit: milliseconds, a
+   * whole number from 1000 to 3600000. Default: `30000`.
    */
   lease?: number
-  /** Where to warn that Redis is away. Default: the log of the Fastify instance. */
+  /**
+   * The logger for warnings, for example that Redis is away or that another process did not end a stream in time. Default:
+   * the logger of the Fastify instance that registers the plugin.
+   */
   log?: FastifyBaseLogger
 }
 
 export const defaults = Object.freeze({ prefix: 'octa-star:', lease: 30_000 })
 
 /**
- * The option `cluster` for several processes on one Redis or Valkey.
+ * Makes the value for the plugin's option `cluster`: processes that share a Redis or Valkey keep at most one stream per
+ * browser tab, counted over all processes. If Redis does not answer, streams still start, and each process replaces only the streams of that process.
  *
- * @throws FST_ERR_OCTA_STAR_OPTION
+ * @throws FST_ERR_OCTA_STAR_OPTION if an option is not valid
  * @example await fastify.register(octaStarStreams, { cluster: redisCluster({ redis: fastify.redis }) })
  */
 export function redisCluster (options: RedisClusterOptions): ClusterAdapter {
@@ -46,8 +54,8 @@ export function redisCluster (options: RedisClusterOptions): ClusterAdapter {
   }
   return {
     async join ({ log, replaceTimeout }) {
-      const member = new Member({ prefix, lease, replaceTimeout, log: ownLog ?? log }, member => new RedisLink(redis, member))
-      await member.joined()
+      const member = new Member({ prefix, lease, replaceTimeout, log: ownLog ?? log }, listener => new IoredisConnection(redis, listener))
+      await member.join()
       return member
     }
   }

@@ -1,217 +1,211 @@
-// One process's membership: claims, restates and releases what it streams, ends what others replace, and waits for theirs.
+// A process as a member of the cluster: claims stream keys in Redis, waits for predecessors in other processes, and ends claims at their request.
 import { randomBytes } from 'node:crypto'
-import type { FastifyBaseLogger } from 'fastify'
 import { afterReading, deferred, within } from '../wait.ts'
-import { Answers } from './answers.ts'
-import { chunks, Entries, type Entry } from './entries.ts'
-import type { Link } from './link.ts'
-import { BUCKETS, channelPrefix, scopeName, tabName } from './names.ts'
-import { Presence } from './presence.ts'
-import { CLAIM, COUNT, EVICT, RELEASE, RESTATE } from './scripts.ts'
-import type { Cluster, ClusterClaim } from '../../types/index.ts'
+import { PendingAcks } from './acks.ts'
+import { inChunks, RedisClaims, type RedisClaim } from './claims.ts'
+import { RedisClock } from './clock.ts'
+import type { ConnectionListener, RedisConnection } from './connection.ts'
+import { RedisHealth } from './health.ts'
+import {
+  BUCKETS, channelPrefix, claimCommand, countCommand, evictCommand, fieldPrefix, formatMessage, locateScope, parseMessage,
+  releaseCommand, restateCommand, type EndMessage, type Notified, type Sender, type Timing
+} from './protocol.ts'
+import type { Cluster, ClusterClaim, ClusterContext } from '../../types/index.ts'
 
-export interface MemberOptions {
+export interface MemberOptions extends ClusterContext {
   readonly prefix: string
   readonly lease: number
-  readonly replaceTimeout: number
-  readonly log: FastifyBaseLogger
 }
 
-/** A holder that was told to end: its member, its number, who heard it. */
-type Told = [member: string, number: string, heard: number]
-type ClaimReply = [token: string, now: string, member?: string, number?: string, heard?: number, expired?: 0 | 1, ...before: Told | []]
+/** How late a claim or an eviction may reach Redis and still count from the arrival. Unit: milliseconds. */
+const TOLERANCE_MS = 1_000
 
-/** How late a claim or an eviction may reach Redis before it counts from when it was made. */
-const HELD_UP_MS = 1_000
-
-export class Member implements Cluster {
+export class Member implements Cluster, ConnectionListener {
   readonly id = randomBytes(12).toString('base64url')
   readonly channel: string
-  readonly #options: MemberOptions
-  readonly #channels: string
-  readonly #link: Link
-  readonly #redis: Presence
-  readonly #answers: Answers
-  readonly #entries: Entries
-  /** How long Redis may take to answer before the member goes on without it. Unit: milliseconds. */
-  readonly #patience: number
-  #released: Entry[] = []
+  readonly #prefix: string
+  readonly #sender: Sender
+  readonly #connection: RedisConnection
+  readonly #clock = new RedisClock()
+  readonly #health: RedisHealth
+  readonly #acks: PendingAcks
+  readonly #claims: RedisClaims
+  /** How long Redis may take to reply before this process goes on without Redis. Unit: milliseconds. */
+  readonly #replyTimeout: number
+  // Claims that are gone, and that Redis must forget.
+  #released: RedisClaim[] = []
+  // The last number given to a claim or an eviction.
   #lastNumber = 0
   #nextBucket = 0
-  #beats = 0
-  #unheardSince: number | undefined
-  readonly #joined = deferred<void>()
+  #lastBeat = 0
+  // When the first beat was sent after the last message arrived.
+  #beatSentAt: number | undefined
+  readonly #connected = deferred<void>()
   readonly #restating: NodeJS.Timeout
 
-  constructor (options: MemberOptions, connect: (member: Member) => Link) {
+  constructor (options: MemberOptions, connect: (listener: ConnectionListener) => RedisConnection) {
     const { prefix, lease, replaceTimeout, log } = options
-    this.#options = options
-    this.#channels = channelPrefix(prefix)
-    this.channel = this.#channels + this.id
-    this.#patience = Math.min(2_500, replaceTimeout / 2)
-    this.#entries = new Entries(prefix, this.id)
-    this.#link = connect(this)
-    this.#answers = new Answers(this.#link, replaceTimeout, log)
-    const beat = async (keys: string[]) => timeOf(await this.#link.run(RESTATE, keys, this.#beatArgs()))
-    this.#redis = new Presence(this.#link, { patience: this.#patience, log, beat, back: () => this.#restateAll() })
-    // Each claim twice a lease, a bucket at a time: that many commands, however many streams.
-    this.#restating = setInterval(() => afterReading(() => this.#beat()), lease / 2 / BUCKETS).unref()
+    this.#prefix = prefix
+    this.#sender = { id: this.id, channels: channelPrefix(prefix), lease }
+    this.channel = this.#channelOf(this.id)
+    this.#replyTimeout = Math.min(2_500, replaceTimeout / 2)
+    this.#claims = new RedisClaims(prefix, this.id)
+    this.#connection = connect(this)
+    this.#acks = new PendingAcks(this.#connection, replaceTimeout, log)
+    this.#health = new RedisHealth(this.#connection, this.#clock, {
+      replyTimeout: this.#replyTimeout,
+      log,
+      probeCommand: keys => restateCommand(this.#sender, ++this.#lastBeat, [], keys),
+      onBack: () => this.#restateAll()
+    })
+    // Restates each claim twice per lease, a bucket at a time, so that the number of commands does not grow with the number of scopes.
+    this.#restating = setInterval(() => afterReading(() => this.#restateNextBucket()), lease / 2 / BUCKETS).unref()
   }
 
-  claim (claim: ClusterClaim): Promise<unknown> | undefined {
-    const entry = this.#entries.add(claim, ++this.#lastNumber, this.#redis.now)
-    if (!this.#redis.reachable) return undefined
-    entry.sent = entry.claiming = true
-    const { lease } = this.#options
-    const done = () => { entry.claiming = false }
-    return this.#redis.ask(CLAIM, [entry.scope], [entry.field, this.id, entry.number, lease, this.#channels, ...this.#madeAt(entry.token)], (reply, askedAt) => {
-      // Overtaken by a claim of this process, before Redis saw it: sent now it would pass for the newer one.
-      if (reply === undefined) return
-      const [token, now, other, otherNumber, heard, expired, ...before] = reply as ClaimReply
-      this.#redis.learnTime(Number(now), askedAt)
-      if (token === '') return this.#lose(entry)
-      entry.token = Number(token)
-      if (other === undefined || expired === 1) return
-      const told = [[other, otherNumber!, heard!], ...before.length === 0 ? [] : [before]] as Told[]
-      return Promise.all(told.map(([member, number, heard]) => (
-        this.#answers.of({ member, number: entry.number, heard, channel: this.#channels + member, message: `end replaced ${this.id} ${entry.number} ${number}` })
-      )))
-    }, { stillWanted: () => this.#entries.isNewest(entry), done })
+  /** Waits until the connection sends and receives, then reads Redis's clock. If Redis does not answer in time, warns and resolves: the application starts anyway. */
+  async join (): Promise<void> {
+    if (!await within(this.#connected.promise, this.#replyTimeout)) {
+      const problem = `the client must be connected to Redis and subscribed to ${this.channel} within ${this.#replyTimeout} ms, and is not. `
+      return this.#health.markAway(new Error(`${problem}Check the address of Redis, and that the user may use the channels ${this.#sender.channels}*`))
+    }
+    // The clock must be known before the first claim, because a late claim counts from the time at which the claim was made.
+    await this.#health.run(restateCommand(this.#sender, ++this.#lastBeat, [], []), ({ now }, sentAt) => this.#clock.learn(now, sentAt))
   }
 
-  release (claim: ClusterClaim): void {
-    const entry = this.#entries.delete(claim)
-    if (entry === undefined || !entry.sent) return
-    // Those of one turn go together, as all do at a shutdown.
-    if (this.#released.push(entry) === 1) setImmediate(() => this.#sendReleased())
+  claim (clusterClaim: ClusterClaim): Promise<unknown> | undefined {
+    const claim = this.#claims.add(clusterClaim, ++this.#lastNumber, this.#clock.now)
+    if (!this.#health.checkReachable()) return undefined
+    claim.sent = claim.claiming = true
+    return this.#health.run(claimCommand(this.#sender, claim, this.#madeAt(claim.token)), (reply, sentAt) => {
+      this.#clock.learn(reply.now, sentAt)
+      if (reply.outcome === 'superseded') return this.#endSuperseded(claim)
+      claim.token = reply.token
+      if (reply.predecessors.length > 0) return Promise.all(reply.predecessors.map(notified => this.#awaitAck('replaced', claim.number, notified)))
+    }, {
+      // A claim that must be sent again would arrive behind a newer claim of this process, and pass for the newest.
+      isWanted: () => this.#claims.isNewest(claim),
+      onSettled: () => { claim.claiming = false }
+    })
+  }
+
+  release (clusterClaim: ClusterClaim): void {
+    const claim = this.#claims.delete(clusterClaim)
+    if (claim === undefined || !claim.sent) return
+    // Claims released in the same turn of the event loop go together, for example all claims at a shutdown.
+    if (this.#released.push(claim) === 1) setImmediate(() => this.#sendReleased())
   }
 
   async evict (scope: string, tabId?: string): Promise<number> {
-    if (!this.#redis.reachable) return 0
+    if (!this.#health.checkReachable()) return 0
     const number = ++this.#lastNumber
-    const { name } = scopeName(this.#options.prefix, scope)
+    const { redisKey } = locateScope(this.#prefix, scope)
+    const prefix = tabId === undefined ? '' : fieldPrefix(tabId)
     let count = 0
-    const all: unknown[] = []
-    await this.#redis.ask(EVICT, [name], [this.id, number, this.#channels, tabId === undefined ? '' : tabName(tabId), ...this.#madeAt(this.#redis.now)], reply => {
-      const told = reply as Array<string | number>
-      for (let i = 0; i < told.length; i += 3) {
-        const [member, numbers, heard] = told.slice(i, i + 3) as [string, string, number]
-        count += numbers.split(',').length
-        all.push(this.#answers.of({ member, number, heard, channel: this.#channels + member, message: `end evicted ${this.id} ${number} ${numbers}` }))
-      }
-      return Promise.all(all)
+    await this.#health.run(evictCommand(this.#sender, redisKey, prefix, number, this.#madeAt(this.#clock.now)), reply => {
+      for (const { numbers } of reply) count += numbers.length
+      return Promise.all(reply.map(notified => this.#awaitAck('evicted', number, notified)))
     })
     return count
   }
 
   async count (scope: string): Promise<number> {
-    if (!this.#redis.reachable) return 0
+    if (!this.#health.checkReachable()) return 0
     let count = 0
-    await this.#redis.ask(COUNT, [scopeName(this.#options.prefix, scope).name], [this.id], reply => { count = reply as number })
+    await this.#health.run(countCommand(this.#sender, locateScope(this.#prefix, scope).redisKey), reply => { count = reply })
     return count
   }
 
   async leave (): Promise<void> {
     clearInterval(this.#restating)
-    this.#redis.leave()
-    this.#released.push(...this.#entries.newest().filter(entry => entry.sent))
-    this.#entries.clear()
+    this.#health.stop()
+    this.#released.push(...this.#claims.newest().filter(claim => claim.sent))
+    this.#claims.clear()
     await this.#sendReleased()
-    this.#answers.giveUp()
-    this.#link.close()
+    this.#acks.giveUp()
+    this.#connection.close()
   }
 
-  /** Resolves when the link sends and hears; or after a while, without it: the application starts, and it is warned. */
-  async joined (): Promise<void> {
-    if (!await within(this.#joined.promise, this.#patience)) return this.#redis.goAway(new Error(`no connection within ${this.#patience} ms`))
-    // To know Redis's clock before the first claim: one that is held up counts from when it was made.
-    await this.#redis.ask(RESTATE, [], this.#beatArgs(), (reply, askedAt) => this.#redis.learnTime(timeOf(reply), askedAt))
+  onMessage (text: string): void {
+    this.#beatSentAt = undefined
+    const message = parseMessage(text)
+    if (message.type === 'end') this.#endFor(message)
+    else if (message.type === 'gone') this.#acks.onAck(message.from, message.ackNumber)
   }
 
-  /** The link's word that a message came by this member's channel. */
-  heard (message: string): void {
-    this.#unheardSince = undefined
-    const [what, ...words] = message.split(' ')
-    if (what === 'end') this.#endFor(words as [ 'replaced' | 'evicted', string, string, string])
-    else if (what === 'gone') this.#answers.answered(words[0]!, Number(words[1]))
-  }
-
-  /** The link's word that it sends or hears again: messages may have been lost meanwhile. */
-  returned (): void {
-    if (this.#link.sends && this.#link.hears) this.#joined.resolve()
-    if (this.#redis.away) this.#redis.probe()
+  onReady (): void {
+    if (this.#connection.canSend && this.#connection.isSubscribed) this.#connected.resolve()
+    if (this.#health.isAway) this.#health.probe()
     else this.#restateAll()
   }
 
-  async #endFor ([reason, from, answer, numbers]: ['replaced' | 'evicted', string, string, string]): Promise<void> {
-    const entries = numbers.split(',').map(number => this.#entries.byNumber(Number(number))).filter(entry => entry !== undefined)
-    for (const entry of entries) {
-      if (reason === 'replaced') this.#entries.supersede(entry)
-      entry.claim.end(reason)
+  /** Ends the claims that another member has replaced or evicts, and acknowledges when the claims are gone. */
+  async #endFor ({ reason, from, ackNumber, numbers }: EndMessage): Promise<void> {
+    const claims = numbers.map(number => this.#claims.byNumber(number)).filter(claim => claim !== undefined)
+    for (const claim of claims) {
+      if (reason === 'replaced') this.#claims.supersede(claim)
+      claim.clusterClaim.end(reason)
     }
-    if (answer === '0') return
-    await Promise.all(entries.map(({ claim }) => claim.released))
-    // Who waits for it asks again.
-    this.#link.publish(this.#channels + from, `gone ${this.id} ${answer}`).catch(() => {})
+    if (ackNumber === 0) return
+    await Promise.all(claims.map(({ clusterClaim }) => clusterClaim.released))
+    // If this acknowledgement fails, `from` repeats the request.
+    this.#connection.publish(this.#channelOf(from), formatMessage({ type: 'gone', from: this.id, ackNumber })).catch(() => {})
   }
 
-  #lose (entry: Entry): void {
-    this.#entries.supersede(entry)
-    entry.claim.end('replaced')
+  /** Waits until the claims that a script asked another member to end are gone. */
+  #awaitAck (reason: EndMessage['reason'], ackNumber: number, { member, numbers, receivers }: Notified): Promise<void> {
+    const message = formatMessage({ type: 'end', reason, from: this.id, ackNumber, numbers })
+    return this.#acks.wait({ member, ackNumber, receivers, channel: this.#channelOf(member), message })
+  }
+
+  #endSuperseded (claim: RedisClaim): void {
+    this.#claims.supersede(claim)
+    claim.clusterClaim.end('replaced')
   }
 
   async #sendReleased (): Promise<void> {
-    if (this.#released.length === 0 || !this.#redis.reachable) return
+    if (this.#released.length === 0 || !this.#health.checkReachable()) return
     const released = this.#released
     this.#released = []
-    await Promise.all(chunks(released).map(async chunk => {
-      const answered = await this.#redis.ask(RELEASE, chunk.map(({ scope }) => scope), [this.id, ...chunk.flatMap(({ field, number }) => [field, number])], () => {})
-      if (!answered) this.#released.push(...chunk)
+    await Promise.all(inChunks(released).map(async chunk => {
+      if (!await this.#health.run(releaseCommand(this.#sender, chunk), () => {})) this.#released.push(...chunk)
     }))
   }
 
-  #beat (): void {
-    if (this.#redis.away) return
-    const entries = this.#entries.newest(this.#nextBucket)
+  #restateNextBucket (): void {
+    if (this.#health.isAway) return
+    const claims = this.#claims.newest(this.#nextBucket)
     this.#nextBucket = (this.#nextBucket + 1) % BUCKETS
-    if (entries.length === 0 || !this.#redis.reachable) return
-    if (this.#unheardSince !== undefined && this.#link.hears && performance.now() - this.#unheardSince > this.#patience) {
-      this.#unheardSince = undefined
-      this.#answers.giveUp()
-      this.#link.resubscribe()
+    if (claims.length === 0 || !this.#health.checkReachable()) return
+    // Redis answers, but messages do not arrive: the subscription is broken, and the client has not noticed.
+    if (this.#beatSentAt !== undefined && this.#connection.isSubscribed && performance.now() - this.#beatSentAt > this.#replyTimeout) {
+      this.#beatSentAt = undefined
+      this.#acks.giveUp()
+      this.#connection.resubscribe()
     }
-    this.#restate(entries)
+    this.#restate(claims)
   }
 
   #restateAll (): void {
-    this.#restate(this.#entries.newest())
+    this.#restate(this.#claims.newest())
     this.#sendReleased()
   }
 
-  #restate (entries: Entry[]): void {
-    for (const chunk of chunks(entries.filter(({ claiming }) => !claiming))) {
-      for (const entry of chunk) entry.sent = true
-      this.#unheardSince ??= performance.now()
-      const args = [...this.#beatArgs(), ...chunk.flatMap(({ field, number, token }) => [field, number, token])]
-      this.#redis.ask(RESTATE, chunk.map(({ scope }) => scope), args, (reply, askedAt) => {
-        this.#redis.learnTime(timeOf(reply), askedAt)
-        const [, , ...lost] = reply as [string, number, ...number[]]
-        for (const place of lost) this.#lose(chunk[place - 1]!)
+  #restate (claims: RedisClaim[]): void {
+    for (const chunk of inChunks(claims.filter(({ claiming }) => !claiming))) {
+      for (const claim of chunk) claim.sent = true
+      this.#beatSentAt ??= performance.now()
+      this.#health.run(restateCommand(this.#sender, ++this.#lastBeat, chunk, []), ({ now, superseded }, sentAt) => {
+        this.#clock.learn(now, sentAt)
+        for (const index of superseded) this.#endSuperseded(chunk[index]!)
       })
     }
   }
 
-  /** When something was made, for Redis to compare with its clock, or 0 as long as that is not known; and how late it may be. */
-  #madeAt (time: number): [at: number, tolerance: number] {
-    return [this.#redis.knowsTime ? time : 0, Math.min(HELD_UP_MS, this.#patience) * 1000]
+  #madeAt (time: number): Timing {
+    return { at: this.#clock.isKnown ? time : 0, tolerance: Math.min(TOLERANCE_MS, this.#replyTimeout) * 1000 }
   }
 
-  #beatArgs (): Array<string | number> {
-    return [this.id, this.#options.lease, this.#channels, ++this.#beats]
+  #channelOf (member: string): string {
+    return this.#sender.channels + member
   }
-}
-
-/** What RESTATE's reply begins with. Unit: microseconds. */
-function timeOf (reply: unknown): number {
-  return Number((reply as string[])[0])
 }

@@ -1,7 +1,7 @@
-// What a member tells its link, seen without Redis.
+// What a member asks of a connection, without Redis.
 import { setTimeout as pause } from 'node:timers/promises'
 import t from 'tap'
-import type { Link } from '../../lib/redis/link.ts'
+import type { RedisConnection } from '../../lib/redis/connection.ts'
 import { Member } from '../../lib/redis/member.ts'
 import { CLAIM, RELEASE } from '../../lib/redis/scripts.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
@@ -11,19 +11,19 @@ import { memoryLog } from '../kit/memory-log.ts'
 // another process's claim between the two, each waited for the other until replaceTimeout.
 t.test('a claim that has to be sent again is wanted no longer once its process has made a newer one', async t => {
   const wanted: Array<() => boolean> = []
-  const link: Link = {
-    sends: true,
-    hears: true,
-    countsHearers: true,
-    async run (_script, _keys, _args, stillWanted) {
-      if (stillWanted !== undefined) wanted.push(stillWanted)
+  const connection: RedisConnection = {
+    canSend: true,
+    isSubscribed: true,
+    countsReceivers: true,
+    async run (_script, _keys, _args, isWanted) {
+      if (isWanted !== undefined) wanted.push(isWanted)
       return undefined
     },
     publish: async () => 0,
     resubscribe () {},
     close () {}
   }
-  const member = new Member({ prefix: '', lease: 30_000, replaceTimeout: 5_000, log: memoryLog().log }, () => link)
+  const member = new Member({ prefix: '', lease: 30_000, replaceTimeout: 5_000, log: memoryLog().log }, () => connection)
   const claim = (tab: string) => member.claim({ key: streamKey('ann', tab), released: Promise.resolve(), end () {} })
   await Promise.all([claim('a'), claim('b')])
   t.strictSame(wanted.map(ask => ask()), [true, true])
@@ -38,10 +38,10 @@ t.test('a claim tells the time at which it is made, however late the answers bef
   const clock = () => (performance.timeOrigin + performance.now()) * 1000
   const told: number[] = []
   const beats: string[] = []
-  const link: Link = {
-    sends: true,
-    hears: true,
-    countsHearers: true,
+  const connection: RedisConnection = {
+    canSend: true,
+    isSubscribed: true,
+    countsReceivers: true,
     async run (script, _keys, args) {
       const now = String(clock())
       if (script === CLAIM) {
@@ -57,9 +57,9 @@ t.test('a claim tells the time at which it is made, however late the answers bef
     resubscribe () {},
     close () {}
   }
-  const member = new Member({ prefix: '', lease: 1_000, replaceTimeout: 5_000, log: memoryLog().log }, () => link)
-  member.returned()
-  await member.joined()
+  const member = new Member({ prefix: '', lease: 1_000, replaceTimeout: 5_000, log: memoryLog().log }, () => connection)
+  member.onReady()
+  await member.join()
   const claim = (tab: string) => member.claim({ key: streamKey('ann', tab), released: Promise.resolve(), end () {} })
   await claim('a')
   // Its restatement is answered late.
@@ -74,10 +74,10 @@ t.test('a claim tells the time at which it is made, however late the answers bef
 t.test('a member that left while Redis does not answer asks nothing more, and says nothing', async t => {
   const asked: string[] = []
   const { log, lines } = memoryLog()
-  const link: Link = {
-    sends: true,
-    hears: true,
-    countsHearers: true,
+  const connection: RedisConnection = {
+    canSend: true,
+    isSubscribed: true,
+    countsReceivers: true,
     run ({ sha }) {
       asked.push(sha)
       return sha === CLAIM.sha ? Promise.resolve(['1', '1']) : new Promise(() => {})
@@ -86,7 +86,7 @@ t.test('a member that left while Redis does not answer asks nothing more, and sa
     resubscribe () {},
     close () {}
   }
-  const member = new Member({ prefix: '', lease: 30_000, replaceTimeout: 200, log }, () => link)
+  const member = new Member({ prefix: '', lease: 30_000, replaceTimeout: 200, log }, () => connection)
   await member.claim({ key: streamKey('ann', 'a'), released: Promise.resolve(), end () {} })
   await member.leave()
   t.strictSame(asked, [CLAIM.sha, RELEASE.sha])

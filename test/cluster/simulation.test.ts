@@ -3,7 +3,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import FakeTimers from '@sinonjs/fake-timers'
 import t from 'tap'
 import { defaults } from '../../lib/options.ts'
-import type { Link } from '../../lib/redis/link.ts'
+import type { ConnectionListener, RedisConnection } from '../../lib/redis/connection.ts'
 import { Member } from '../../lib/redis/member.ts'
 import type { Script } from '../../lib/redis/scripts.ts'
 import { Registry } from '../../lib/registry/registry.ts'
@@ -21,27 +21,27 @@ const FAULTS_UNTIL = 3_000
 // How much later than it was made a claim may count as made: what latency and a short halt can turn round.
 const UNORDERED = 1_300
 
-class SimulatedLink implements Link {
-  sends = true
-  hears = true
-  readonly countsHearers = true
+class SimulatedConnection implements RedisConnection {
+  canSend = true
+  isSubscribed = true
+  readonly countsReceivers = true
   dead = false
   halted = false
   #lastArrival = 0
   #backlog: Array<() => void> = []
   readonly world: World
-  readonly member: Member
+  readonly member: ConnectionListener
 
-  constructor (world: World, member: Member) {
+  constructor (world: World, member: ConnectionListener) {
     this.world = world
     this.member = member
   }
 
-  async run (script: Script, keys: string[], args: Array<string | number>, stillWanted?: () => boolean): Promise<unknown> {
+  async run (script: Script, keys: string[], args: Array<string | number>, isWanted?: () => boolean): Promise<unknown> {
     const { world } = this
     const known = await this.#roundTrip(() => world.scripts.has(script) ? { reply: world.redis.run(script, keys, args) } : undefined)
     if (known !== undefined) return known.reply
-    if (stillWanted?.() === false) return undefined
+    if (isWanted?.() === false) return undefined
     return await this.#roundTrip(() => {
       world.scripts.add(script)
       return world.redis.run(script, keys, args)
@@ -55,7 +55,7 @@ class SimulatedLink implements Link {
   // One connection: what is sent later does not arrive sooner.
   #roundTrip<T> (execute: () => T): Promise<T> {
     return new Promise((resolve, reject) => {
-      if (!this.sends) return reject(new Error('no connection'))
+      if (!this.canSend) return reject(new Error('no connection'))
       this.#lastArrival = Math.max(this.#lastArrival, performance.now() + this.world.delay())
       setTimeout(() => this.#arrive(() => {
         if (this.dead) return
@@ -78,8 +78,8 @@ class SimulatedLink implements Link {
 
   back (): void {
     if (this.dead) return
-    this.sends = this.hears = true
-    this.member.returned()
+    this.canSend = this.isSubscribed = true
+    this.member.onReady()
   }
 
   resubscribe (): void { this.back() }
@@ -91,10 +91,10 @@ class SimulatedHolder implements Holder {
   #leave!: () => void
   readonly gone = new Promise<void>(resolve => { this.#leave = resolve })
   readonly startedAt = performance.now()
-  readonly link: SimulatedLink
+  readonly connection: SimulatedConnection
   readonly #lasts: number
-  constructor (link: SimulatedLink, lasts: number) {
-    this.link = link
+  constructor (connection: SimulatedConnection, lasts: number) {
+    this.connection = connection
     this.#lasts = lasts
   }
 
@@ -103,7 +103,7 @@ class SimulatedHolder implements Holder {
     setTimeout(this.#leave, this.#lasts)
   }
 
-  get live (): boolean { return this.told === undefined && !this.link.dead }
+  get live (): boolean { return this.told === undefined && !this.connection.dead }
 }
 
 /** Three processes, a Redis, and a network between them that is as bad as the seed says. */
@@ -111,7 +111,7 @@ class World {
   readonly random: Random
   readonly scripts = new Set<Script>()
   readonly redis: RedisModel
-  readonly links: SimulatedLink[] = []
+  readonly connections: SimulatedConnection[] = []
   readonly registries: Registry[]
   readonly holders = new Map<string, SimulatedHolder[]>()
   down = false
@@ -123,12 +123,12 @@ class World {
     const { log } = memoryLog()
     this.registries = Array.from({ length: 3 }, () => {
       const member = new Member({ prefix: '', lease: LEASE, replaceTimeout: REPLACE_TIMEOUT, log }, member => {
-        const link = new SimulatedLink(this, member)
-        this.links.push(link)
-        return link
+        const connection = new SimulatedConnection(this, member)
+        this.connections.push(connection)
+        return connection
       })
-      member.joined()
-      member.returned()
+      member.join()
+      member.onReady()
       return new Registry(member, { ...defaults, replaceTimeout: REPLACE_TIMEOUT, onLimit: 'replace-oldest' }, log)
     })
   }
@@ -139,55 +139,55 @@ class World {
 
   // Each message takes a time of its own, so that they overtake each other.
   publish (channel: string, message: string): number {
-    const link = this.links.find(({ member }) => member.channel === channel)
-    if (link === undefined || link.dead || !link.hears) return 0
+    const connection = this.connections.find(({ member }) => member.channel === channel)
+    if (connection === undefined || connection.dead || !connection.isSubscribed) return 0
     if (!(this.faulty && this.random.chance(15))) {
-      setTimeout(() => { if (!link.dead && link.hears) link.member.heard(message) }, this.delay())
+      setTimeout(() => { if (!connection.dead && connection.isSubscribed) connection.member.onMessage(message) }, this.delay())
     }
     return 1
   }
 
   start (process: number): void {
-    const link = this.links[process]!
-    if (link.dead) return
+    const connection = this.connections[process]!
+    if (connection.dead) return
     const tab = String(this.random.below(2))
     this.startOn(process, tab)
   }
 
   startOn (process: number, tab: string): SimulatedHolder {
-    const holder = new SimulatedHolder(this.links[process]!, this.random.below(30))
+    const holder = new SimulatedHolder(this.connections[process]!, this.random.below(30))
     this.holders.set(tab, [...this.holders.get(tab) ?? [], holder])
     this.registries[process]!.replaceAndRegister(streamKey('ann', tab), holder)
     return holder
   }
 
   fault (): void {
-    const link = this.links[this.random.below(3)]!
+    const connection = this.connections[this.random.below(3)]!
     const lasts = 50 + this.random.below(1_500)
     switch (this.random.below(5)) {
       case 0:
-        link.halted = true
-        setTimeout(() => link.resume(), lasts)
+        connection.halted = true
+        setTimeout(() => connection.resume(), lasts)
         break
       case 1:
-        link.hears = false
-        setTimeout(() => { if (!this.down) link.back() }, lasts)
+        connection.isSubscribed = false
+        setTimeout(() => { if (!this.down) connection.back() }, lasts)
         break
       case 2:
         if (this.down) break
         this.down = true
-        for (const link of this.links) link.sends = link.hears = false
+        for (const connection of this.connections) connection.canSend = connection.isSubscribed = false
         setTimeout(() => {
           this.down = false
           this.redis.restart()
           this.scripts.clear()
-          for (const link of this.links) setTimeout(() => link.back(), this.random.below(50))
+          for (const connection of this.connections) setTimeout(() => connection.back(), this.random.below(50))
         }, lasts)
         break
       case 3:
-        if (this.links.filter(({ dead }) => !dead).length > 1 && this.random.chance(30)) {
-          link.dead = true
-          link.sends = link.hears = false
+        if (this.connections.filter(({ dead }) => !dead).length > 1 && this.random.chance(30)) {
+          connection.dead = true
+          connection.canSend = connection.isSubscribed = false
         }
         break
       case 4:
@@ -236,12 +236,12 @@ async function simulate (seed: number, run: (until: number) => Promise<void>): P
     if (live.length > 1) return `tab ${tab} has ${live.length} streams`
     const newest = Math.max(...list.map(({ startedAt }) => startedAt))
     // One whose process has died takes its key with it.
-    if (live.length === 0 && !list.some(({ link, startedAt }) => link.dead && startedAt > newest - UNORDERED)) return `tab ${tab} has lost its stream`
-    if (live.length === 1 && live[0]!.startedAt < Math.max(...list.filter(({ link }) => !link.dead).map(({ startedAt }) => startedAt)) - UNORDERED) return `tab ${tab} has kept an old stream`
+    if (live.length === 0 && !list.some(({ connection, startedAt }) => connection.dead && startedAt > newest - UNORDERED)) return `tab ${tab} has lost its stream`
+    if (live.length === 1 && live[0]!.startedAt < Math.max(...list.filter(({ connection }) => !connection.dead).map(({ startedAt }) => startedAt)) - UNORDERED) return `tab ${tab} has kept an old stream`
   }
 
   // In calm, newest wins to the millisecond.
-  const alive = world.links.flatMap(({ dead }, process) => dead ? [] : [process])
+  const alive = world.connections.flatMap(({ dead }, process) => dead ? [] : [process])
   const last = ['0', '1'].map(tab => world.startOn(alive[random.below(alive.length)]!, tab))
   await run(performance.now() + REPLACE_TIMEOUT + 200)
   for (const [i, holder] of last.entries()) {

@@ -1,4 +1,5 @@
 // The protocol's scripts in TypeScript, for the simulation: a test holds them to what the real ones do in a real Redis.
+import { formatMessage } from '../../lib/redis/protocol.ts'
 import { CLAIM, COUNT, EVICT, RELEASE, RESTATE, type Script } from '../../lib/redis/scripts.ts'
 
 interface Entry { token: number, number: number, expires: number, member: string, before?: Pick<Entry, 'member' | 'number'> | undefined }
@@ -56,7 +57,7 @@ export class RedisModel {
     this.#hold(key, field, token, number, lease, member)
     if (previous === undefined || previous.member === member) return [String(token), String(now)]
     const tell = (other: Pick<Entry, 'member' | 'number'>) => (
-      [other.member, String(other.number), this.#publish(channels + other.member, `end replaced ${member} ${number} ${other.number}`)] as const
+      [other.member, String(other.number), this.#publish(channels + other.member, formatMessage({ type: 'end', reason: 'replaced', from: member, ackNumber: number, numbers: [other.number] }))] as const
     )
     const told = tell(previous)
     const result = [String(token), String(now), ...told, previous.expires < now ? 1 : 0]
@@ -83,7 +84,7 @@ export class RedisModel {
         continue
       }
       this.#hold(key, field, token, number, lease, member)
-      if (other !== undefined && other.member !== member) this.#publish(channels + other.member, `end replaced ${member} 0 ${other.number}`)
+      if (other !== undefined && other.member !== member) this.#publish(channels + other.member, formatMessage({ type: 'end', reason: 'replaced', from: member, ackNumber: 0, numbers: [other.number] }))
     }
     return result
   }
@@ -98,13 +99,13 @@ export class RedisModel {
 
   #evict (key: string, [member, number, channels, prefix, at, tolerance]: any[]): unknown {
     const heldUp = at > 0 && this.#clock() - at > tolerance
-    const numbers = new Map<string, number[]>()
+    const numbersOf = new Map<string, number[]>()
     for (const [field, entry] of this.#entries(key)) {
       if (heldUp && entry.token > at) continue
       if (field.startsWith(prefix) && entry.member !== member && entry.expires >= this.#clock()) {
-        numbers.set(entry.member, [...numbers.get(entry.member) ?? [], entry.number])
+        numbersOf.set(entry.member, [...numbersOf.get(entry.member) ?? [], entry.number])
       }
     }
-    return [...numbers].flatMap(([other, list]) => [other, list.join(), this.#publish(channels + other, `end evicted ${member} ${number} ${list}`)])
+    return [...numbersOf].flatMap(([other, numbers]) => [other, numbers.join(), this.#publish(channels + other, formatMessage({ type: 'end', reason: 'evicted', from: member, ackNumber: number, numbers }))])
   }
 }

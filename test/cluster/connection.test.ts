@@ -1,9 +1,8 @@
-// What the link does where its client fails it: a script that is not known, a subscription that does not come about.
+// What a connection does if the client fails: Redis does not know a script, or a subscription is refused.
 import { EventEmitter } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
-import { RedisLink, type RedisClient } from '../../lib/redis/link.ts'
-import type { Member } from '../../lib/redis/member.ts'
+import { IoredisConnection, type RedisClient } from '../../lib/redis/connection.ts'
 
 class FakeClient extends EventEmitter {
   status = 'ready'
@@ -30,44 +29,44 @@ class FakeClient extends EventEmitter {
 
 function build () {
   const client = new FakeClient()
-  let returns = 0
-  const member = { channel: 'ch', heard () {}, returned () { returns++ } } as unknown as Member
-  const link = new RedisLink(client as unknown as RedisClient, member)
-  return { client, subscriber: client.subscriber!, link, returns: () => returns }
+  let readies = 0
+  const listener = { channel: 'ch', onMessage () {}, onReady () { readies++ } }
+  const connection = new IoredisConnection(client as unknown as RedisClient, listener)
+  return { client, subscriber: client.subscriber!, connection, readies: () => readies }
 }
 
 const script = { lua: 'return 1', sha: 'abc' }
 
-t.test('a script that Redis does not know is sent whole, unless nobody wants it any more', async t => {
-  const { client, link } = build()
+t.test('a script that Redis does not know is sent whole, unless the script is not wanted any more', async t => {
+  const { client, connection } = build()
   client.failing.evalsha = 'NOSCRIPT No matching script.'
-  t.equal(await link.run(script, [], []), 1)
-  t.equal(await link.run(script, [], [], () => true), 1)
-  t.equal(await link.run(script, [], [], () => false), undefined)
+  t.equal(await connection.run(script, [], []), 1)
+  t.equal(await connection.run(script, [], [], () => true), 1)
+  t.equal(await connection.run(script, [], [], () => false), undefined)
   t.strictSame(client.calls.filter(([name]) => name === 'eval').length, 2)
   client.failing.evalsha = 'READONLY You can\'t write against a read only replica.'
-  await t.rejects(link.run(script, [], []), { message: /READONLY/ })
+  await t.rejects(connection.run(script, [], []), { message: /READONLY/ })
 })
 
-t.test('a subscription that fails is none, and the next connection makes another', async t => {
-  const { subscriber, link, returns } = build()
+t.test('after a subscription has failed, the next connection subscribes again', async t => {
+  const { subscriber, connection, readies } = build()
   subscriber.failing.subscribe = 'Connection is closed.'
   subscriber.emit('error', new Error('is not thrown'))
   subscriber.emit('ready')
   await turn()
-  t.strictSame([link.hears, returns()], [false, 0])
+  t.strictSame([connection.isSubscribed, readies()], [false, 0])
   subscriber.failing = {}
   subscriber.emit('ready')
   await turn()
-  t.strictSame([link.hears, returns()], [true, 1])
+  t.strictSame([connection.isSubscribed, readies()], [true, 1])
   subscriber.emit('close')
-  t.equal(link.hears, false)
+  t.equal(connection.isSubscribed, false)
 })
 
-t.test('a deaf subscription is connected anew; a closed link leaves the application\'s client as it was', async t => {
-  const { client, subscriber, link } = build()
-  link.resubscribe()
-  link.close()
+t.test('resubscribing reconnects the subscriber; closing leaves the application\'s client as it was', async t => {
+  const { client, subscriber, connection } = build()
+  connection.resubscribe()
+  connection.close()
   t.strictSame(subscriber.calls, [['disconnect', true], ['disconnect', undefined]])
   t.strictSame(client.calls, [])
   t.equal(client.listenerCount('ready'), 0)
