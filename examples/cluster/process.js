@@ -1,11 +1,11 @@
-// One of the three processes: the demo's application with a cluster, which tells its parent what it streams.
+// One of the three processes: the demo's application in a cluster. It reports its streams to its parent process.
 import { Redis } from 'ioredis'
 import { redisCluster } from 'octa-star-streams/redis'
 import { buildApp } from '../demo/app.js'
 
 const [place, url] = process.argv.slice(2)
 const redis = new Redis(url)
-// ioredis goes on trying; that Redis is away the adapter logs.
+// ioredis reconnects by itself, and the adapter logs that Redis is unreachable.
 redis.on('error', () => {})
 const tell = message => process.connected && process.send(message)
 let stats
@@ -15,18 +15,21 @@ const app = await buildApp({
   cluster: redisCluster({ redis }),
   desk: {
     stats: () => stats,
-    pullCable: () => tell({ pullCable: true }),
+    pullCable: except => tell({ pullCable: { except } }),
     deduplicate: on => tell({ deduplicate: on })
   }
 })
 
-process.on('message', message => {
-  if (message.stats !== undefined) stats = message.stats
-  else app.startOver(message.deduplicate, connection => message.frozen.includes(connection))
+const firstStats = new Promise(resolve => {
+  process.on('message', message => {
+    if (message.stats === undefined) return app.startOver(message.deduplicate, connection => message.frozen.includes(connection))
+    stats = message.stats
+    resolve()
+  })
 })
 const reporting = setInterval(() => tell({ report: app.report() }), 100)
 
-// The parent ends its children by hanging up. Ctrl-C reaches them too, and is the parent's to answer.
+// The parent stops its children by disconnecting from them. Ctrl-C also signals the children, so they ignore the signal.
 process.on('SIGINT', () => {})
 process.once('disconnect', async () => {
   clearInterval(reporting)
@@ -34,5 +37,7 @@ process.once('disconnect', async () => {
   redis.disconnect()
 })
 
+// A page may ask for the numbers as soon as this process listens.
+await firstStats
 await app.fastify.listen({ port: 0, host: '127.0.0.1' })
 tell({ listening: app.fastify.server.address().port })

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { Board } from '../demo/board.js'
 import { main } from '../demo/main.js'
-import { startProxy } from '../demo/proxy.js'
+import { createProxy } from '../demo/proxy.js'
 import { startRedis } from './redis.js'
 
 const PROCESSES = 3
@@ -12,15 +12,17 @@ const PROCESSES = 3
 async function startDemo ({ port }) {
   const redis = await startRedis()
   const reports = Array.from({ length: PROCESSES }, () => ({ connections: [], replaced: 0 }))
-  let proxy
-  const board = new Board({ reports: () => reports, isFrozen: connection => proxy?.isFrozen(connection) })
+  const proxy = createProxy()
+  const board = new Board(proxy)
+  board.start(() => reports)
   const children = reports.map((_, i) => fork(fileURLToPath(new URL('process.js', import.meta.url)), [`process ${i + 1}`, redis.url]))
   const tellAll = message => { for (const child of children) child.connected && child.send(message) }
+  const telling = setInterval(() => tellAll({ stats: board.stats() }), 200)
 
   async function close () {
     clearInterval(telling)
     board.close()
-    proxy?.close()
+    proxy.close()
     await Promise.all(children.map(async child => {
       if (child.exitCode !== null || child.signalCode !== null) return
       child.disconnect()
@@ -33,7 +35,7 @@ async function startDemo ({ port }) {
     child.on('message', ({ listening, report, pullCable, deduplicate }) => {
       if (listening !== undefined) resolve(listening)
       if (report !== undefined) reports[i] = report
-      if (pullCable) proxy.pullCable()
+      if (pullCable !== undefined) proxy.pullCable(pullCable.except)
       if (deduplicate !== undefined) {
         board.deduplicate = deduplicate
         tellAll({ deduplicate, frozen: proxy.frozen() })
@@ -44,15 +46,13 @@ async function startDemo ({ port }) {
       reject(new Error(`process ${i + 1} ended with code ${code}`))
     })
   }))
-  const telling = setInterval(() => tellAll({ stats: board.stats() }), 200)
 
   try {
-    proxy = await startProxy({ port, to: await Promise.all(listening) })
+    return { url: `http://localhost:${await proxy.listen({ port, to: await Promise.all(listening) })}/`, close }
   } catch (error) {
     await close()
     throw error
   }
-  return { url: `http://localhost:${proxy.port}/`, close }
 }
 
 await main(startDemo, 'npm run demo:cluster')

@@ -1,4 +1,4 @@
-// The HTML: two whole pages, and the fragments of them that their streams send.
+// The HTML: two whole pages, and the fragments that the streams send.
 import { STEPS } from './shop.js'
 
 const PAGES = { '/': 'Orders', '/summary': 'Summary' }
@@ -21,7 +21,7 @@ export function page (path, datastar, content) {
 </html>`
 }
 
-// `retry: 'error'`, so that a page also comes back to a server that answered 503 while it was closing.
+// With `retry: 'error'` a page also reconnects after a 503, which a server sends while it is closing.
 export const ordersPage = orders => `
   <main data-init="@get('/orders/stream', {retry: 'error'})">
     <form data-on:submit="@post('/orders')">

@@ -1,4 +1,4 @@
-// A small shop on Datastar 1.x: two whole pages, and each has a stream that keeps it as the shop is.
+// A small shop on Datastar 1.x: two whole pages, each with a stream that keeps the page up to date.
 import { on } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import { delimiter } from 'node:path'
@@ -8,7 +8,7 @@ import { datastar, readSignals } from 'octa-star-streams/datastar'
 import { ordersList, ordersPage, page, summary, summaryPage } from './pages.js'
 import { Shop } from './shop.js'
 
-// From the CDN, as Datastar's own documentation has it; without the internet from a file.
+// Datastar's documentation loads the client from this CDN. Set DATASTAR_JS to load a local file instead.
 const CDN = 'https://cdn.jsdelivr.net/gh/starfederation/datastar@1.0.2/bundles/datastar.js'
 const [datastarFile] = process.env.DATASTAR_JS?.split(delimiter) ?? []
 const datastarUrl = datastarFile ? '/datastar.js' : CDN
@@ -18,7 +18,7 @@ const shop = new Shop()
 
 await fastify.register(octaStarStreams, { browser: '/octa-star/tab-id.js' })
 
-// Put your own sign-in here. Streams belong to a user, and never to what a client says of itself.
+// Put your own sign-in here. A stream belongs to the signed-in user: never take the user's id from the client.
 fastify.decorateRequest('user', null)
 fastify.addHook('onRequest', async request => { request.user = { id: 'ann' } })
 
@@ -28,21 +28,21 @@ fastify.get('/summary', (request, reply) => sendPage(reply, '/summary', summaryP
 fastify.get('/orders/stream', { sse: 'only' }, (request, reply) => streamShop(request, reply, ordersList))
 fastify.get('/summary/stream', { sse: 'only' }, (request, reply) => streamShop(request, reply, summary))
 
-// A stream of the page's tab, wherever in the shop that tab was before: its earlier stream has ended when this one starts.
+// Streams the shop to one tab. If the tab had a stream on this page or on the other page, that stream has ended before this stream starts.
 async function streamShop (request, reply, render) {
   const stream = await reply.startStream(request.user.id)
-  // Listens from here on: what changes while the first patch is under way is not missed.
+  // Listen before the first patch, so that no change is missed while the patch is being sent.
   const changes = on(shop, 'change', { signal: stream.signal })
   await datastar(stream).patchElements(render(shop.orders))
-  // Datastar morphs: what did not change in the page is left alone, so the whole list may be sent.
+  // Datastar morphs the page: elements that did not change are left alone, so sending the whole list is fine.
   for await (const [orders] of changes) await datastar(stream).patchElements(render(orders))
 }
 
 fastify.post('/orders', async (request, reply) => {
   const { item } = readSignals(request)
-  if (typeof item !== 'string' || item.trim() === '' || item.length > 60) return reply.code(400).send({ message: 'item must be a text of 1 to 60 characters' })
+  if (typeof item !== 'string' || item.trim() === '' || item.length > 60) return reply.code(400).send({ message: 'item must be a string of 1 to 60 characters' })
   shop.place(item.trim())
-  // Every page learns of it by its stream; this one has its field cleared.
+  // Every page gets the new order by its stream. The response only clears the form's field.
   return { item: '' }
 })
 
@@ -73,9 +73,9 @@ for (const signal of ['SIGINT', 'SIGTERM']) {
 const port = Number(process.env.PORT ?? 3000)
 try {
   await fastify.listen({ port, host: '127.0.0.1' })
-  console.log(`The shop is at http://localhost:${fastify.server.address().port}/ (Ctrl-C closes it)`)
+  console.log(`The shop is at http://localhost:${fastify.server.address().port}/ (press Ctrl-C to stop)`)
 } catch (error) {
   closeShop()
-  console.error(error.code === 'EADDRINUSE' ? `Port ${port} is in use: choose another, as in PORT=3001` : error)
+  console.error(error.code === 'EADDRINUSE' ? `Port ${port} is in use. Choose another port: PORT=3001 node examples/datastar/server.js` : error)
   process.exitCode = 1
 }

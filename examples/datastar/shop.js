@@ -1,4 +1,4 @@
-// What the shop knows: its orders, and a `change` with all of them whenever one is new or goes on. No HTTP, no HTML.
+// The shop's state: its orders. Emits `change` with all orders whenever an order is placed or advances. No HTTP, no HTML.
 import { EventEmitter } from 'node:events'
 
 export const STEPS = ['received', 'packed', 'sent', 'delivered']
@@ -11,12 +11,12 @@ export class Shop extends EventEmitter {
 
   constructor () {
     super()
-    // One listener for each open stream: many are no leak here.
+    // Each open stream adds a listener, so a large number of listeners is not a leak here.
     this.setMaxListeners(0)
     for (const item of ITEMS) this.place(item)
   }
 
-  /** The newest first. */
+  /** All orders, the newest first. */
   get orders () {
     return [...this.#orders.values()].reverse()
   }
@@ -28,7 +28,7 @@ export class Shop extends EventEmitter {
     this.emit('change', this.orders)
   }
 
-  /** Returns whether there is such an order. */
+  /** Moves an order to its next step. Returns `false` if there is no order with this id. */
   advance (id) {
     const order = this.#orders.get(id)
     if (order === undefined) return false
@@ -39,7 +39,7 @@ export class Shop extends EventEmitter {
     return true
   }
 
-  /** What customers and couriers do: one thing every two seconds. Returns what ends it. */
+  /** Plays the customers and couriers: every two seconds an order is placed or advances. Returns a function that stops them. */
   open () {
     const timer = setInterval(() => {
       const open = this.orders.filter(order => order.step < STEPS.length - 1)

@@ -1,24 +1,28 @@
-// The application: three pages with a stream in each, and what the page's buttons and numbers ask for.
+// The application: three pages with a stream in each, and the routes behind the page's buttons and numbers.
 import diagnostics from 'node:diagnostics_channel'
 import { readFile } from 'node:fs/promises'
 import { setInterval as every } from 'node:timers/promises'
 import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
 
-/** `desk` is asked for `stats()`, and told to `pullCable()` and to `deduplicate(on)`; `place` names the process, where there are several. */
+/**
+ * `desk` connects the page's buttons to the rest of the demo: `stats()` returns the numbers, `pullCable(except)` freezes every connection
+ * but one, and `deduplicate(on)` turns deduplication on or off. If the demo runs in several processes, `place` names this process.
+ */
 export async function buildApp ({ desk, place, cluster }) {
   const fastify = Fastify({ forceCloseConnections: true })
   let deduplicate = true
   let replaced = 0
-  // The connection of each stream, by the name that the proxy gives it.
+  // The name of each stream's connection, made of its two ports. The proxy makes the same name of the same ports.
   const connections = new WeakMap()
+  const connectionOf = request => `${request.socket.localPort}-${request.socket.remotePort}`
 
-  // With the switch off no stream has a tab id, and so none is ever replaced.
-  await fastify.register(octaStarStreams, { cluster, tabId: request => deduplicate ? request.query.tab : undefined })
+  // If the switch is off, no stream has a tab id, so no stream is ever replaced.
+  await fastify.register(octaStarStreams, { cluster, browser: '/octa-star/tab-id.js', tabId: request => deduplicate ? request.query.tab : undefined })
 
   fastify.get('/stream/:page', { sse: 'only' }, async (request, reply) => {
     const stream = await reply.startStream('visitor')
-    connections.set(stream, `${request.socket.localPort}-${request.socket.remotePort}`)
+    connections.set(stream, connectionOf(request))
     await stream.send({ retry: 200 })
     let n = 0
     for await (const now of every(1000, () => Date.now(), { signal: stream.signal })) {
@@ -27,9 +31,9 @@ export async function buildApp ({ desk, place, cluster }) {
   })
 
   fastify.get('/stats', () => desk.stats())
-  fastify.post('/cable', async () => {
-    // When the answer is through: it comes by the same cable.
-    setTimeout(() => desk.pullCable(), 100)
+  fastify.post('/cable', async request => {
+    // This request's own connection does not freeze: it still has to carry the response.
+    desk.pullCable(connectionOf(request))
     return {}
   })
   fastify.post('/deduplicate', async request => {
@@ -46,7 +50,7 @@ export async function buildApp ({ desk, place, cluster }) {
     for (const url of urls) fastify.get(url, (request, reply) => reply.type(`${type}; charset=utf-8`).send(content))
   }
 
-  // A kept-alive connection would freeze with the cable, and the next request on it with that.
+  // A connection that was kept alive would freeze with the cable, and the browser would send its next request on the frozen connection.
   fastify.addHook('onSend', async (request, reply) => { reply.header('connection', 'close').header('cache-control', 'no-store') })
 
   const onReplace = ({ stream }) => { if (connections.has(stream)) replaced++ }
@@ -58,7 +62,7 @@ export async function buildApp ({ desk, place, cluster }) {
     report: () => ({ connections: [...fastify.streamRegistry].map(stream => connections.get(stream)), replaced }),
     startOver (on, isFrozen) {
       deduplicate = on
-      // What was started without a tab id has none to be replaced by. Who still listens comes back.
+      // A stream that started without a tab id cannot be replaced later, so end every stream. Clients that are still there reconnect.
       for (const stream of fastify.streamRegistry) stream.close(isFrozen(connections.get(stream)) ? 'stalled' : 'finished')
     }
   }

@@ -1,17 +1,21 @@
-// The numbers and the chart's minute of history, from what the processes report of their streams.
+// The numbers, and the last minute of them for the chart, computed from the reports of all processes.
 const SAMPLE_MS = 500
 const SAMPLES = 120
 
 export class Board {
   deduplicate = true
-  #reports
   #isFrozen
+  #reports = () => []
   #history = []
   #sampler
 
-  constructor ({ reports, isFrozen }) {
-    this.#reports = reports
+  constructor ({ isFrozen }) {
     this.#isFrozen = isFrozen
+  }
+
+  /** Starts to take samples. `reports` returns the latest report of each process, so call this once there are processes to ask. */
+  start (reports) {
+    this.#reports = reports
     this.#sampler = setInterval(() => {
       this.#history.push(this.#sample())
       if (this.#history.length > SAMPLES) this.#history.shift()

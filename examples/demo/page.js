@@ -1,14 +1,13 @@
 // The demo's page: its stream, its buttons, the numbers, and the chart.
-/* global EventSource, location */
+/* global EventSource, history, location */
+import { tabId } from '/octa-star/tab-id.js'
+
 const PAGES = { '/': 'Orders', '/map': 'Map', '/chat': 'Chat' }
 const paths = Object.keys(PAGES)
 const here = location.pathname
 const next = paths[(paths.indexOf(here) + 1) % paths.length]
 const $ = id => document.getElementById(id)
 const sleep = ms => new Promise(resolve => setTimeout(resolve, ms))
-
-// One name for this tab, whatever page it is on. crypto.randomUUID is missing on plain http other than localhost.
-const tab = sessionStorage.tab ??= crypto.randomUUID?.() ?? String(Math.random())
 
 document.querySelector(`nav a[href="${here}"]`).setAttribute('aria-current', 'page')
 $('title').textContent = `This page: ${PAGES[here]}`
@@ -20,7 +19,7 @@ $('next').textContent = `Go to ${PAGES[next]}`
 let lastTick = Date.now()
 let replaced = false
 let place
-const source = new EventSource(`/stream${here === '/' ? '/orders' : here}?tab=${tab}`)
+const source = new EventSource(`/stream${here === '/' ? '/orders' : here}?tab=${tabId()}`)
 source.addEventListener('open', () => { lastTick = Date.now() })
 source.addEventListener('tick', ({ data }) => {
   lastTick = Date.now()
@@ -69,24 +68,22 @@ async function command (path, body = {}) {
 
 $('pull').addEventListener('click', () => command('/cable'))
 $('deduplicate').addEventListener('change', ({ target }) => command('/deduplicate', { on: target.checked }))
-$('repeat').addEventListener('click', () => {
-  sessionStorage.repeat = 5
-  repeat()
-})
+$('repeat').addEventListener('click', () => repeat(5))
 
-// Goes on from page to page: the count is the tab's.
-async function repeat () {
-  const left = Number(sessionStorage.repeat ?? 0)
+// Each page hands the count to the next page in the address. The next page removes the count from its address at once, so a
+// duplicated tab, a reload or the Back button does not continue the run.
+async function repeat (left) {
   if (left === 0) return
   $('repeat').disabled = true
   $('repeat').textContent = `${left} to go`
   await sleep(1300)
   await command('/cable')
   await sleep(500)
-  sessionStorage.repeat = left - 1
-  location.href = next
+  location.href = `${next}#${left - 1}`
 }
-repeat()
+const left = Number(location.hash.slice(1)) || 0
+history.replaceState(null, '', here)
+repeat(left)
 
 // The numbers and the chart.
 
@@ -95,8 +92,8 @@ const H = 180
 
 function draw ({ deduplicate, now, history, size, places }) {
   if (places > 1) {
-    $('about').textContent = `Behind the page are ${places} processes with one Redis between them, and a TCP proxy that hands each new connection to the next ` +
-      'process. The button freezes what is open there, without a word to either side, and lets new connections through.'
+    $('about').textContent = `Behind the page are ${places} processes that share one Redis, and a TCP proxy that hands each new connection to the next process. ` +
+      'The button makes the proxy freeze the open connections without telling either side. New connections pass.'
   }
   for (const name of ['live', 'zombies', 'replaced']) $(name).textContent = now[name]
   $('zombies').classList.toggle('some', now.zombies > 0)
@@ -126,7 +123,7 @@ function draw ({ deduplicate, now, history, size, places }) {
 async function poll () {
   for (;;) {
     showStatus()
-    // A request that froze with the cable is given up: the next goes by a new connection.
+    // A request that froze with the cable times out. The next request opens a new connection.
     await fetch('/stats', { signal: AbortSignal.timeout(1500) }).then(response => response.json()).then(draw).catch(() => {})
     await sleep(400)
   }

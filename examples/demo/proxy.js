@@ -1,22 +1,23 @@
-// The cable between browser and server: a TCP proxy that can freeze what is open, as a sleeping laptop or a lost wifi does.
-// Of several servers each new connection goes to the next.
+// The cable between browser and server: a TCP proxy that can freeze the open connections, as a sleeping laptop or a lost wifi does.
+// If there are several servers, the proxy hands each new connection to the next server in turn.
 import net from 'node:net'
 import { once } from 'node:events'
 
-export async function startProxy ({ port, to }) {
+export function createProxy () {
   const pairs = new Set()
-  // The frozen connections, by the two ports that their server sees.
+  // The names of the frozen connections. A name is made of the two ports that the server sees.
   const frozen = new Set()
+  let ports
   let turn = 0
 
   const server = net.createServer(client => {
-    const upstream = net.connect(to[turn++ % to.length], '127.0.0.1')
+    const upstream = net.connect(ports[turn++ % ports.length], '127.0.0.1')
     const pair = { client, upstream, name: undefined, frozen: false }
     upstream.on('connect', () => { pair.name = `${upstream.remotePort}-${upstream.localPort}` })
     pairs.add(pair)
     client.pipe(upstream)
     upstream.pipe(client)
-    // What happens to one end is told to the other, unless the cable was pulled.
+    // When one end closes, close the other end too, unless the cable was pulled.
     for (const [socket, peer] of [[client, upstream], [upstream, client]]) {
       socket.on('error', () => {})
       socket.on('close', () => {
@@ -32,16 +33,20 @@ export async function startProxy ({ port, to }) {
     pair.client.destroy()
   }
 
-  server.listen(port, '127.0.0.1')
-  await once(server, 'listening')
-
   return {
-    port: server.address().port,
+    /** Starts to listen on `port`, in front of the servers that listen on the ports `to`. Resolves to the port. */
+    async listen ({ port, to }) {
+      ports = to
+      server.listen(port, '127.0.0.1')
+      await once(server, 'listening')
+      return server.address().port
+    },
     isFrozen: name => frozen.has(name),
     frozen: () => [...frozen],
-    /** Freezes every open connection: no FIN, no RST, nothing read any more. New connections pass. */
-    pullCable () {
+    /** Freezes every open connection but the one named `except`: no FIN, no RST, and nothing more is read. New connections pass. */
+    pullCable (except) {
       for (const pair of pairs) {
+        if (pair.name === except) continue
         pair.frozen = true
         pair.client.unpipe(pair.upstream).pause()
         pair.upstream.unpipe(pair.client).pause()

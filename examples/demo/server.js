@@ -2,37 +2,37 @@
 import { buildApp } from './app.js'
 import { Board } from './board.js'
 import { main } from './main.js'
-import { startProxy } from './proxy.js'
+import { createProxy } from './proxy.js'
 
 async function startDemo ({ port }) {
-  let proxy
-  const isFrozen = connection => proxy.isFrozen(connection)
-  const board = new Board({ reports: () => [app.report()], isFrozen })
+  const proxy = createProxy()
+  const board = new Board(proxy)
   const app = await buildApp({
     desk: {
       stats: () => board.stats(),
-      pullCable: () => proxy.pullCable(),
+      pullCable: except => proxy.pullCable(except),
       deduplicate (on) {
         board.deduplicate = on
-        app.startOver(on, isFrozen)
+        app.startOver(on, proxy.isFrozen)
       }
     }
   })
+  board.start(() => [app.report()])
 
   async function close () {
     board.close()
-    proxy?.close()
+    proxy.close()
     await app.fastify.close()
   }
 
   try {
     await app.fastify.listen({ port: 0, host: '127.0.0.1' })
-    proxy = await startProxy({ port, to: [app.fastify.server.address().port] })
+    const { port: appPort } = app.fastify.server.address()
+    return { url: `http://localhost:${await proxy.listen({ port, to: [appPort] })}/`, close }
   } catch (error) {
     await close()
     throw error
   }
-  return { url: `http://localhost:${proxy.port}/`, close }
 }
 
 await main(startDemo, 'npm run demo')
