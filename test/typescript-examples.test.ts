@@ -1,0 +1,210 @@
+// Each example of the README and of the docstrings compiles in a TypeScript project, under `strict`.
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import ts from 'typescript'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const read = (file: string) => readFileSync(join(root, file), 'utf8')
+
+interface Example {
+  /** `file:line` of the first line of code, and for a block of the README the heading above the block. */
+  name: string
+  file: string
+  line: number
+  code: string
+  prelude: Record<string, string>
+  /** The interface whose property the example shows: then the code is not a statement, but a property such as `browser: '/tab-id.js'`. */
+  propertyOf?: string
+}
+
+/** Blocks of the README in these languages contain no TypeScript. */
+const OTHER_LANGUAGES = ['sh', 'html', 'nginx']
+
+/** Blocks of the README in JavaScript that are not meant for TypeScript: the heading above the block, and the reason. */
+const SKIPPED: Record<string, string> = {
+  Metrics: '@types/node gives the message of every diagnostics channel the type `unknown`, so TypeScript needs a cast that JavaScript does not have'
+}
+
+/** The names that a block of the README may use without a declaration, because an earlier block or the reader's application declares them. */
+const README_PRELUDE = {
+  fastify: "declare const fastify: import('fastify').FastifyInstance",
+  octaStarStreams: "import octaStarStreams from 'octa-star-streams'",
+  news: 'declare const news: { subscribe (listener: (item: object) => void): () => void }',
+  socket: "declare const socket: import('node:events').EventEmitter & { close (code?: number, reason?: string): void }",
+  tabId: 'declare const tabId: string'
+}
+
+/** The names that a docstring's example may use without a declaration. The package's own names are imported as a user imports them. */
+const DOCSTRING_PRELUDE = {
+  fastify: "declare const fastify: import('fastify').FastifyInstance & { redis: import('ioredis').Redis }",
+  request: "declare const request: import('fastify').FastifyRequest & { user: { id: string } }",
+  stream: "declare const stream: import('octa-star-streams').Stream",
+  registry: "declare const registry: import('octa-star-streams').StreamRegistry",
+  octaStarStreams: "import octaStarStreams from 'octa-star-streams'",
+  streamKey: "import { streamKey } from 'octa-star-streams'",
+  datastar: "import { datastar } from 'octa-star-streams/datastar'",
+  redisCluster: "import { redisCluster } from 'octa-star-streams/redis'",
+  once: "import { once } from 'node:events'",
+  user: 'declare const user: { id: string }',
+  workspace: 'declare const workspace: { id: number }',
+  order: 'declare const order: object',
+  subscription: 'declare const subscription: { unsubscribe (): Promise<void> }',
+  socket: "declare const socket: import('node:events').EventEmitter & { close (): void }",
+  tabId: 'declare const tabId: string'
+}
+
+/** The names that an example in the page's module may use. */
+const BROWSER_PRELUDE = {
+  tabId: "import { tabId } from 'octa-star-streams/browser'",
+  EventSource: 'declare const EventSource: new (url: string) => EventTarget'
+}
+
+const unknownLanguages: string[] = []
+const skipped: string[] = []
+
+function readmeExamples (): Example[] {
+  const file = 'README.md'
+  const text = read(file)
+  const examples: Example[] = []
+  let heading = ''
+  for (const match of text.matchAll(/^#+ ([^\n]+)$|^```(\w*)[^\n]*\n(.*?)^```$/gms)) {
+    const [, title, language, code] = match
+    if (title !== undefined) {
+      heading = title
+      continue
+    }
+    const line = lineAt(text, match.index) + 1
+    const name = `${file}:${line} (${heading})`
+    if (OTHER_LANGUAGES.includes(language!)) continue
+    if (language !== 'js' && language !== 'ts') unknownLanguages.push(name)
+    else if (Object.hasOwn(SKIPPED, heading)) skipped.push(heading)
+    else examples.push({ name, file, line, code: code!, prelude: README_PRELUDE })
+  }
+  return examples
+}
+
+function docstringExamples (): Example[] {
+  return ['lib', 'types'].flatMap(folder => readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter(file => file.endsWith('.ts') && !file.endsWith('.tst.ts'))
+    .flatMap(file => examplesOf(join(folder, file))))
+}
+
+function examplesOf (file: string): Example[] {
+  const text = read(file)
+  const source = ts.createSourceFile(file, text, ts.ScriptTarget.ESNext, true)
+  const examples: Example[] = []
+  const visit = (node: ts.Node): void => {
+    for (const tag of ts.getJSDocTags(node)) {
+      // The tags of a declaration are also those of its parts: take each tag at the node that its comment stands before.
+      if (tag.tagName.text !== 'example' || tag.parent.parent !== node) continue
+      const start = tag.tagName.end
+      const code = text.slice(start, tag.end).replace(/^\s*(\* ?)?/, '').replaceAll(/\n\s*\*(?: |\/|$)?/g, '\n').trim()
+      const line = lineAt(text, start + text.slice(start).search(/[^\s*]/))
+      const isProperty = ts.isPropertySignature(node) && code.startsWith(`${node.name.getText()}:`)
+      const prelude = file.startsWith(join('lib', 'browser')) ? BROWSER_PRELUDE : DOCSTRING_PRELUDE
+      examples.push({ name: `${file}:${line}`, file, line, code, prelude, ...isProperty && { propertyOf: (node.parent as ts.InterfaceDeclaration).name.text } })
+    }
+    ts.forEachChild(node, visit)
+  }
+  visit(source)
+  return examples
+}
+
+function lineAt (text: string, index: number): number {
+  return text.slice(0, index).split('\n').length
+}
+
+/** The names of the prelude that `code` uses and does not declare or import at its top level. */
+function namesNeeded ({ code, prelude }: Example): string[] {
+  const source = ts.createSourceFile('example.ts', code, ts.ScriptTarget.ESNext, true)
+  const declared = new Set<string>()
+  const used = new Set<string>()
+  const add = (name: ts.BindingName): void => {
+    if (ts.isIdentifier(name)) declared.add(name.text)
+    else for (const element of name.elements) if (ts.isBindingElement(element)) add(element.name)
+  }
+  for (const statement of source.statements) {
+    if (ts.isVariableStatement(statement)) for (const { name } of statement.declarationList.declarations) add(name)
+    if (ts.isImportDeclaration(statement)) {
+      const clause = statement.importClause
+      if (clause?.name !== undefined) declared.add(clause.name.text)
+      if (clause?.namedBindings !== undefined && ts.isNamedImports(clause.namedBindings)) for (const { name } of clause.namedBindings.elements) declared.add(name.text)
+    }
+  }
+  const visit = (node: ts.Node): void => {
+    if (ts.isIdentifier(node)) used.add(node.text)
+    ts.forEachChild(node, visit)
+  }
+  visit(source)
+  return Object.keys(prelude).filter(name => used.has(name) && !declared.has(name))
+}
+
+/** The example as a file: its prelude in the first line, then the code. */
+function fileOf (example: Example): string {
+  const prelude = namesNeeded(example).map(name => example.prelude[name])
+  if (example.propertyOf === undefined) return `${prelude.join('; ')}\n${example.code}\nexport {}\n`
+  return `${[`import type { ${example.propertyOf} } from 'octa-star-streams'`, ...prelude].join('; ')}\n;({${example.code}\n}) satisfies Partial<${example.propertyOf}>\n`
+}
+
+/** Compiles all examples in one program against the package's source, and returns each one's diagnostics. */
+function compile (examples: Example[]): Map<Example, string[]> {
+  const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), ts.sys.readFile)
+  const { options } = ts.parseJsonConfigFileContent(config, ts.sys, root)
+  // As package.json's `exports`, with the source instead of the build.
+  const paths = Object.fromEntries(Object.entries<{ types?: string }>(JSON.parse(read('package.json')).exports).flatMap(([path, { types }]) => (
+    types === undefined ? [] : [[join('octa-star-streams', path), [join(root, types.replace('./dist/', '').replace('.d.ts', '.ts'))]]]
+  )))
+  const files = new Map(examples.map((example, i) => [join(root, `example-${i}.ts`), fileOf(example)]))
+  const host = ts.createCompilerHost(options)
+  const { fileExists, readFile, getSourceFile } = host
+  host.fileExists = path => files.has(path) || fileExists(path)
+  host.readFile = path => files.get(path) ?? readFile(path)
+  host.getSourceFile = (path, ...rest) => files.has(path) ? ts.createSourceFile(path, files.get(path)!, rest[0], true) : getSourceFile(path, ...rest)
+  const program = ts.createProgram({ rootNames: [...files.keys()], options: { ...options, strict: true, noEmit: true, paths }, host })
+  t.strictSame([...program.getOptionsDiagnostics(), ...program.getGlobalDiagnostics()].map(({ messageText }) => messageText), [], 'the compiler takes its options')
+  return new Map(examples.map((example, i) => {
+    const source = program.getSourceFile([...files.keys()][i]!)!
+    const diagnostics = [...program.getSyntacticDiagnostics(source), ...program.getSemanticDiagnostics(source)]
+    return [example, diagnostics.map(({ start, code, messageText }) => (
+      `${example.file}:${example.line + source.getLineAndCharacterOfPosition(start ?? 0).line - 1} TS${code}: ${ts.flattenDiagnosticMessageText(messageText, '\n')}`
+    ))]
+  }))
+}
+
+const readme = readmeExamples()
+const docstrings = docstringExamples()
+const faulty: Example = { name: 'an example with a fault', file: 'faulty.ts', line: 1, code: 'await stream.send(\n  42)', prelude: DOCSTRING_PRELUDE }
+const compiled = compile([...readme, ...docstrings, faulty])
+
+t.test('no example is left out', async t => {
+  t.strictSame(unknownLanguages, [], 'each block of the README is in a known language')
+  t.strictSame(skipped, Object.keys(SKIPPED), 'each heading of SKIPPED has one block')
+  t.ok(readme.length > 0)
+  const written = (file: string) => read(file).match(/@example\b/g)?.length ?? 0
+  const files = [...new Set(docstrings.map(({ file }) => file))]
+  for (const file of files) t.equal(docstrings.filter(example => example.file === file).length, written(file), `each @example of ${file} is found`)
+  const all = ['lib', 'types'].flatMap(folder => readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).map(file => join(folder, file))).filter(file => file.endsWith('.ts'))
+  t.strictSame(all.filter(file => written(file) > 0).sort(), files.sort(), 'each file with an @example is found')
+})
+
+t.test('each name that is declared for the examples is used by an example', async t => {
+  const used = new Map<object, Set<string>>()
+  for (const example of [...readme, ...docstrings]) {
+    const names = used.get(example.prelude) ?? new Set()
+    for (const name of namesNeeded(example)) names.add(name)
+    used.set(example.prelude, names)
+  }
+  for (const prelude of [README_PRELUDE, DOCSTRING_PRELUDE, BROWSER_PRELUDE]) t.strictSame(Object.keys(prelude).filter(name => !used.get(prelude)?.has(name)), [])
+})
+
+t.test('a fault in an example is reported with its line', async t => {
+  t.match(compiled.get(faulty), [/^faulty\.ts:2 TS2345: /])
+})
+
+for (const example of [...readme, ...docstrings]) {
+  t.test(`${example.name} compiles`, async t => {
+    t.strictSame(compiled.get(example), [])
+  })
+}
