@@ -189,16 +189,22 @@ t.test('recipe: logout', async t => {
 
 t.test('recipe: subscriptions', async t => {
   const fastify = await app(t)
-  const news = new EventEmitter()
+  const items = new EventEmitter()
+  const news = {
+    subscribe (listener: (item: unknown) => void) {
+      items.on('item', listener)
+      return () => items.off('item', listener)
+    }
+  }
   await run(block('Subscriptions', 'js'), { fastify, news })
   const origin = await listen(fastify)
   const first = await connect(origin + withSignals('/news', { tabId: 'a' }))
-  news.emit('item', { headline: 'one' })
+  items.emit('item', { headline: 'one' })
   t.match(await first.event(1), { event: 'news', data: '{"headline":"one"}' })
   const second = await connect(origin + withSignals('/news', { tabId: 'a' }))
-  t.equal(news.listenerCount('item'), 1)
+  t.equal(items.listenerCount('item'), 1)
   second.leave()
-  await until(() => news.listenerCount('item') === 0)
+  await until(() => items.listenerCount('item') === 0)
 })
 
 t.test('recipe: several streams in one page', async t => {
