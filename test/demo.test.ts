@@ -8,7 +8,8 @@ import { redisOptions } from './kit/redis.ts'
 async function pullTheCable (t: Test, file: string): Promise<void> {
   const { url, signal, exited } = await startExample(t, file)
   const post = async (path: string, body = {}) => { await fetch(url + path, { method: 'POST', headers: { 'content-type': 'application/json', connection: 'close' }, body: JSON.stringify(body) }) }
-  // A request that is in flight when the cable is pulled is never answered. So ask again beside it, and do not limit how long an answer takes.
+  // A request that is in flight when the cable is pulled is never answered. So send another request
+  // every 200 ms and take the first answer, however long that answer takes.
   const until = async (wanted: object) => {
     const over = new AbortController()
     await new Promise<void>((resolve, reject) => {

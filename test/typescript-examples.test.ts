@@ -15,7 +15,7 @@ interface Example {
   line: number
   code: string
   prelude: Record<string, string>
-  /** The interface whose property the example shows: then the code is not a statement, but a property such as `browser: '/tab-id.js'`. */
+  /** If the code is not a statement but a property such as `browser: '/tab-id.js'`: the interface with that property. */
   propertyOf?: string
 }
 
@@ -97,7 +97,7 @@ function examplesOf (file: string): Example[] {
   const examples: Example[] = []
   const visit = (node: ts.Node): void => {
     for (const tag of ts.getJSDocTags(node)) {
-      // The tags of a declaration are also those of its parts: take each tag at the node that its comment stands before.
+      // TypeScript also reports the tags of a declaration for the parts of the declaration. Take each tag only once, at the declaration.
       if (tag.tagName.text !== 'example' || tag.parent.parent !== node) continue
       const start = tag.tagName.end
       const code = text.slice(start, tag.end).replace(/^\s*(\* ?)?/, '').replaceAll(/\n\s*\*(?: |\/|$)?/g, '\n').trim()
@@ -116,7 +116,7 @@ function lineAt (text: string, index: number): number {
   return text.slice(0, index).split('\n').length
 }
 
-/** The names of the prelude that `code` uses and does not declare or import at its top level. */
+/** The names of the prelude that `code` uses, and does not declare or import at the top level. */
 function namesNeeded ({ code, prelude }: Example): string[] {
   const source = ts.createSourceFile('example.ts', code, ts.ScriptTarget.ESNext, true)
   const declared = new Set<string>()
@@ -141,14 +141,14 @@ function namesNeeded ({ code, prelude }: Example): string[] {
   return Object.keys(prelude).filter(name => used.has(name) && !declared.has(name))
 }
 
-/** The example as a file: its prelude in the first line, then the code. */
+/** The example as a file: the prelude in the first line, then the code. */
 function fileOf (example: Example): string {
   const prelude = namesNeeded(example).map(name => example.prelude[name])
   if (example.propertyOf === undefined) return `${prelude.join('; ')}\n${example.code}\nexport {}\n`
   return `${[`import type { ${example.propertyOf} } from 'octa-star-streams'`, ...prelude].join('; ')}\n;({${example.code}\n}) satisfies Partial<${example.propertyOf}>\n`
 }
 
-/** Compiles all examples in one program against the package's source, and returns each one's diagnostics. */
+/** Compiles all examples in one program against the package's source, and returns the diagnostics of each example. */
 function compile (examples: Example[]): Map<Example, string[]> {
   const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), ts.sys.readFile)
   const { options } = ts.parseJsonConfigFileContent(config, ts.sys, root)

@@ -1,4 +1,4 @@
-// One of the three processes: the demo's application in a cluster. It reports its streams to its parent process.
+// One of the three processes: the demo's application in a cluster. Reports the streams to the parent process.
 import { Redis } from 'ioredis'
 import { redisCluster } from 'octa-star-streams/redis'
 import { buildApp } from '../demo/app.js'
@@ -29,7 +29,7 @@ const firstStats = new Promise(resolve => {
 })
 const reporting = setInterval(() => tell({ report: app.report() }), 100)
 
-// The parent stops its children by disconnecting from them. Ctrl-C also signals the children, so they ignore the signal.
+// To stop the children, the parent disconnects. Ctrl-C signals the children too, so the children ignore the signal.
 process.on('SIGINT', () => {})
 process.once('disconnect', async () => {
   clearInterval(reporting)

@@ -1,4 +1,4 @@
-// The demo over three processes and one Redis, behind a proxy that hands each new connection to the next process.
+// The demo in three processes that share a Redis, behind a proxy that hands each new connection to the next process.
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'

@@ -21,7 +21,7 @@ export function page (path, datastar, content) {
 </html>`
 }
 
-// With `retry: 'error'` a page also reconnects after a 503, which a server sends while it is closing.
+// With `retry: 'error'` a page also reconnects after a 503, the response of a server that is closing.
 export const ordersPage = orders => `
   <main data-init="@get('/orders/stream', {retry: 'error'})">
     <form data-on:submit="@post('/orders')">

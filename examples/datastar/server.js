@@ -28,7 +28,7 @@ fastify.get('/summary', (request, reply) => sendPage(reply, '/summary', summaryP
 fastify.get('/orders/stream', { sse: 'only' }, (request, reply) => streamShop(request, reply, ordersList))
 fastify.get('/summary/stream', { sse: 'only' }, (request, reply) => streamShop(request, reply, summary))
 
-// Streams the shop to one tab. If the tab had a stream on this page or on the other page, that stream has ended before this stream starts.
+// Streams the shop to a tab. If the tab already has a stream, from this page or from another page, that stream ends before the new stream starts.
 async function streamShop (request, reply, render) {
   const stream = await reply.startStream(request.user.id)
   // Listen before the first patch, so that no change is missed while the patch is being sent.
@@ -42,7 +42,7 @@ fastify.post('/orders', async (request, reply) => {
   const { item } = readSignals(request)
   if (typeof item !== 'string' || item.trim() === '' || item.length > 60) return reply.code(400).send({ message: 'item must be a string of 1 to 60 characters' })
   shop.place(item.trim())
-  // Every page gets the new order by its stream. The response only clears the form's field.
+  // Every open page gets the new order through a stream. The response only clears the form's field.
   return { item: '' }
 })
 

@@ -1,4 +1,4 @@
-// The shop's state: its orders. Emits `change` with all orders whenever an order is placed or advances. No HTTP, no HTML.
+// The shop's orders. Emits `change` with all orders whenever an order is placed or advances. No HTTP, no HTML.
 import { EventEmitter } from 'node:events'
 
 export const STEPS = ['received', 'packed', 'sent', 'delivered']
@@ -28,7 +28,7 @@ export class Shop extends EventEmitter {
     this.emit('change', this.orders)
   }
 
-  /** Moves an order to its next step. Returns `false` if there is no order with this id. */
+  /** Moves an order to the next step. Returns `false` if no order has this id. */
   advance (id) {
     const order = this.#orders.get(id)
     if (order === undefined) return false

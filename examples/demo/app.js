@@ -6,14 +6,14 @@ import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
 
 /**
- * `desk` connects the page's buttons to the rest of the demo: `stats()` returns the numbers, `pullCable(except)` freezes every connection
- * but one, and `deduplicate(on)` turns deduplication on or off. If the demo runs in several processes, `place` names this process.
+ * `desk` connects the page's buttons to the rest of the demo: `stats()` returns the numbers, `pullCable(except)` freezes every
+ * connection except one, and `deduplicate(on)` turns deduplication on or off. If the demo runs in several processes, `place` names this process.
  */
 export async function buildApp ({ desk, place, cluster }) {
   const fastify = Fastify({ forceCloseConnections: true })
   let deduplicate = true
   let replaced = 0
-  // The name of each stream's connection, made of its two ports. The proxy makes the same name of the same ports.
+  // The name of each stream's connection, made of the two ports. The proxy builds the same name.
   const connections = new WeakMap()
   const connectionOf = request => `${request.socket.localPort}-${request.socket.remotePort}`
 
@@ -32,7 +32,7 @@ export async function buildApp ({ desk, place, cluster }) {
 
   fastify.get('/stats', () => desk.stats())
   fastify.post('/cable', async request => {
-    // This request's own connection does not freeze: it still has to carry the response.
+    // The connection of this request must not freeze, because the response still has to pass.
     desk.pullCable(connectionOf(request))
     return {}
   })

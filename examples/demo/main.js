@@ -1,4 +1,4 @@
-// Runs a demo from the command line: prints its URL, or why the demo cannot start, and closes the demo on Ctrl-C.
+// Runs a demo from the command line: prints the URL, or the reason why the demo cannot start. Ctrl-C closes the demo.
 export async function main (start, command) {
   const port = Number(process.env.PORT ?? 3000)
   try {

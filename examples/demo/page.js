@@ -1,4 +1,4 @@
-// The demo's page: its stream, its buttons, the numbers, and the chart.
+// The demo's page: the stream, the buttons, the numbers and the chart.
 /* global EventSource, history, location */
 import { tabId } from '/octa-star/tab-id.js'
 
@@ -70,7 +70,7 @@ $('pull').addEventListener('click', () => command('/cable'))
 $('deduplicate').addEventListener('change', ({ target }) => command('/deduplicate', { on: target.checked }))
 $('repeat').addEventListener('click', () => repeat(5))
 
-// Each page hands the count to the next page in the address. The next page removes the count from its address at once, so a
+// Each page hands the count to the next page in the address. The next page removes the count from the address at once, so a
 // duplicated tab, a reload or the Back button does not continue the run.
 async function repeat (left) {
   if (left === 0) return

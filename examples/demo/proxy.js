@@ -17,7 +17,7 @@ export function createProxy () {
     pairs.add(pair)
     client.pipe(upstream)
     upstream.pipe(client)
-    // When one end closes, close the other end too, unless the cable was pulled.
+    // When a socket closes, close the peer too, unless the cable was pulled.
     for (const [socket, peer] of [[client, upstream], [upstream, client]]) {
       socket.on('error', () => {})
       socket.on('close', () => {
@@ -43,7 +43,7 @@ export function createProxy () {
     },
     isFrozen: name => frozen.has(name),
     frozen: () => [...frozen],
-    /** Freezes every open connection but the one named `except`: no FIN, no RST, and nothing more is read. New connections pass. */
+    /** Freezes every open connection except the connection with the name `except`. No FIN or RST is sent, and nothing is read. New connections pass. */
     pullCable (except) {
       for (const pair of pairs) {
         if (pair.name === except) continue

@@ -1,4 +1,4 @@
-// The demo in Chromium: each tab has one stream, and a duplicated tab has a stream of its own.
+// The demo in Chromium: each tab has a single stream, and a duplicated tab does not share the stream of the first tab.
 import t from 'tap'
 import type { Page } from 'playwright-core'
 import { startExample } from '../kit/child.ts'

@@ -1,4 +1,4 @@
-// A listening Fastify with the plugin, whose log is kept: a test ends by asking that nothing in it is an error.
+// A Fastify with the plugin that keeps every log line. When the test ends, no line may be an error.
 import assert from 'node:assert/strict'
 import { Writable } from 'node:stream'
 import type { AddressInfo } from 'node:net'
@@ -18,7 +18,7 @@ export interface App {
   fastify: FastifyInstance
   /** Every log line so far. */
   log: LogLine[]
-  /** Where it listens, once it does. */
+  /** The address of `path`. Call `listen` first. */
   url: (path: string) => string
   port: () => number
   listen: () => Promise<App>
@@ -26,13 +26,13 @@ export interface App {
 
 export interface AppOptions extends OctaStarStreamsOptions {
   fastify?: FastifyServerOptions
-  /** From which level on lines are kept. Default: `'debug'`. */
+  /** The lowest level of log lines to keep. Default: `'debug'`. */
   logLevel?: string
-  /** Set where an error in the log is what the test is about. */
+  /** Set if the test provokes errors in the log. */
   errorsExpected?: boolean
 }
 
-/** Not yet listening: a test adds its routes first. Closed, and its log checked, when the test ends. */
+/** Returns an app that does not listen yet: add the routes, then call `listen`. Closes the app and checks the log when the test ends. */
 export async function buildApp (t: Test, { fastify: server, logLevel = 'debug', errorsExpected, ...options }: AppOptions = {}): Promise<App> {
   const log: LogLine[] = []
   const sink = new Writable({
@@ -56,14 +56,14 @@ export async function buildApp (t: Test, { fastify: server, logLevel = 'debug', 
   }
   t.teardown(async () => {
     await fastify.close()
-    // Not t.equal: when a test is torn down its assertions are over. A throw fails it all the same.
+    // In a teardown tap takes no more assertions, so `t.equal` would be lost. A throw still fails the test.
     if (errorsExpected !== true) assert.deepEqual(log.filter(line => line.level >= LEVELS.error), [], 'nothing is logged as an error')
     assert.equal(fastify.streamRegistry.size, 0, 'the registry is empty at the end')
   })
   return app
 }
 
-/** A route that opens a stream for the scope in the path and leaves it open, and every stream it opened so far. */
+/** Adds a route that opens a stream for the scope in the path and keeps the stream open. Returns the list of streams opened so far. */
 export function streamRoute (app: App, url = '/stream/:scope', onOpen: (stream: Stream) => void = () => {}): Stream[] {
   const streams: Stream[] = []
   app.fastify.route<{ Params: { scope: string } }>({
@@ -80,7 +80,7 @@ export function streamRoute (app: App, url = '/stream/:scope', onOpen: (stream: 
   return streams
 }
 
-/** Registers a cleanup on `stream` that lasts until the function that it returns is called. */
+/** Registers a cleanup on `stream` that does not finish by itself. Returns a function that finishes the cleanup. */
 export function holdUp (stream: Stream): () => void {
   let letGo = () => {}
   const held = new Promise<void>(resolve => { letGo = resolve })
@@ -88,7 +88,7 @@ export function holdUp (stream: Stream): () => void {
   return letGo
 }
 
-/** `path` with the signals as Datastar sends them in a GET. */
+/** `path` with the signals in the query, as Datastar sends signals in a GET request. */
 export function withSignals (path: string, signals: unknown): string {
   return `${path}?datastar=${encodeURIComponent(JSON.stringify(signals))}`
 }

@@ -1,23 +1,23 @@
-// What a hostile client sends on one connection, drawn at random: requests of every shape, whole, broken, pipelined or cut.
+// Draws at random the bytes that a hostile client sends on one connection: requests of every shape, complete, malformed, pipelined or cut off.
 import type { Random } from './random.ts'
 
 export interface Attack {
-  /** Written in this order, a turn of the event loop between each two. */
+  /** The client writes the chunks in this order, with a turn of the event loop between two chunks. */
   chunks: Buffer[]
-  /** How many requests these are meant to be. */
+  /** How many requests the bytes were made from. */
   requests: number
-  /** Whether the first of them is whole, and so must be answered. */
+  /** True if the first request is complete, so the server must answer. */
   whole: boolean
-  /** Whether the client waits for the first answer before it leaves; else it leaves after some turns. */
+  /** True if the client waits for the first response before disconnecting. Otherwise the client disconnects after `turns` turns of the event loop. */
   waits: boolean
   turns: number
-  /** Whether the client reads what it is sent. */
+  /** True if the client reads the response. */
   reads: boolean
   how: 'destroy' | 'reset' | 'end'
 }
 
 const SCOPES = ['ann', 'ann', 'ann', 'bob', '__proto__', '1', '%22ann%22', '%00', 'a%2Fb']
-/** Those of the fuzzed scopes, and those of the bystanders as well: a tab id reaches no other scope. */
+/** The tab ids of the fuzzed scopes and of the bystanders' scope. A request must not reach the bystanders by naming their tab ids. */
 const TABS = ['a', 'a', 'a', 'a', 'b', 'b', 'c', 'd', 'bystander 0', 'bystander 1', 'holder', '1', '\u2028', '\ud800', '\u{1f600}', '__proto__', '"a" "b"', 'x'.repeat(128)]
 const NO_TABS: unknown[] = [1, 0, -1e308, null, true, '', [], ['a'], {}, { toString: 'a' }, 'x'.repeat(129), 'x'.repeat(5_000)]
 const NO_SIGNALS = [
@@ -50,13 +50,13 @@ const ESCAPES = ['%', '%%', '%zz', '%u0041', '%00', '%ff', '%ED%A0%80', '%C0%AF'
 
 export function drawAttack (random: Random): Attack {
   const count = random.chance(60) ? 1 + random.below(12) : 1
-  // Those that are known to be bad name the tab of a holder that they must not touch: alone on their connection.
+  // A bad request names the tab of a holder that must survive. The request has a connection to itself, so that no good request touches the holder.
   const requests = random.chance(12) ? [badRequest(random)] : Array.from({ length: count }, () => request(random))
   let bytes: Buffer = Buffer.from(requests.map(({ text }) => text).join(''), 'latin1')
   let whole = requests[0]!.whole
   if (!requests[0]!.bad) {
     if (random.chance(15)) {
-      // Half-sent.
+      // Cut the bytes off anywhere.
       bytes = bytes.subarray(0, random.below(bytes.length))
       whole = false
     } else if (random.chance(8)) {
@@ -73,7 +73,7 @@ export function drawAttack (random: Random): Attack {
   return { chunks, requests: requests.length, whole, waits: whole && random.chance(75), turns: random.below(12), reads: random.chance(97), how: random.of(['destroy', 'destroy', 'reset', 'reset', 'end']) }
 }
 
-/** What a test's message says of an attack. */
+/** Describes an attack in a test's message. */
 export function describe ({ chunks, ...rest }: Attack): string {
   return `${JSON.stringify(rest)} ${JSON.stringify(Buffer.concat(chunks).toString('latin1').slice(0, 2_000))}`
 }
@@ -120,7 +120,7 @@ function query (random: Random, percent: number): string {
 }
 
 function encoded (random: Random, text: string): string {
-  // encodeURIComponent refuses lone surrogates: as the three bytes that a careless client makes of them.
+  // encodeURIComponent throws at a lone surrogate. A careless encoder sends three bytes instead, so send these.
   const escaped = text.replaceAll(/[^\w.~-]/gu, character => character >= '\ud800' && character <= '\udfff' ? '%ED%A0%80' : encodeURIComponent(character))
   if (!random.chance(5)) return escaped
   const at = random.below(escaped.length + 1)
@@ -130,7 +130,7 @@ function encoded (random: Random, text: string): string {
 function body (random: Random): { headers: string[], text: string, whole: boolean } {
   const type = random.chance(80) ? 'application/json' : random.of(CONTENT_TYPES)
   let text = random.chance(90) ? utf8(signals(random)) : random.of(['tabId=a', 'datastar={}&tabId=a', '--x\r\n\r\n--x--', '\xff\xfe{\0', '', '\x1f\x8b\x08'])
-  // A body of just as much as Fastify takes, and one of more. Large ones are few: they cost the most.
+  // Bodies just below, just above, and far above Fastify's default bodyLimit of 1 MiB. Large bodies are rare, because they cost the most time.
   if (random.below(500) === 0) text = `{"tabId":"a","big":"${'x'.repeat(random.of([1_048_552, 1_048_560, 1_200_000]))}"}`
   const headers = random.chance(97) ? [`Content-Type: ${type}`] : random.of([[], ['Content-Type: application/json', 'Content-Type: text/plain']])
   const framing = random.below(100)
@@ -151,7 +151,7 @@ function body (random: Random): { headers: string[], text: string, whole: boolea
   return { headers: [...headers, ...framed], text: sent, whole: false }
 }
 
-/** One that names the holder's tab in its own scope, and is refused, or never whole, or no more than a HEAD. */
+/** A request that names the holder's tab in the holder's scope and must not replace the holder: refused, incomplete, or a HEAD request. */
 function badRequest (random: Random): Request {
   const good = encodeURIComponent('{"tabId":"holder"}')
   const json = '{"tabId":"holder"}'
@@ -178,7 +178,7 @@ function badRequest (random: Random): Request {
     () => post('{"tabId":"holder","__proto__":{}}', [JSON_TYPE], undefined, 'only')
   ]
   const broken = [
-    // Cut before its end, in the head or in the body.
+    // Cut off before the end, in the head or in the body.
     () => get(`datastar=${good}`).slice(0, -1 - random.below(30)),
     () => post(json, [JSON_TYPE], json.length + 1, 'only'),
     () => post(json.slice(0, random.below(json.length)), [JSON_TYPE], json.length, 'only')

@@ -1,10 +1,10 @@
-// A certificate for 127.0.0.1 that signs itself, made by openssl.
+// A self-signed certificate for 127.0.0.1, made by openssl.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-/** A reason to skip a test that needs one, unless CI asks for all. */
+/** The reason to skip a test that needs a certificate, or `false`. On CI no test is skipped. */
 export const withoutOpenssl = spawnSync('openssl', ['version']).status !== 0 && process.env.CI !== 'true' ? 'openssl is not installed' : false as const
 
 export interface Certificate {
@@ -12,7 +12,7 @@ export interface Certificate {
   cert: Buffer
 }
 
-/** Writes it to `directory` as well, as `key.pem` and `cert.pem`, where one is given. */
+/** Makes a certificate. If `directory` is given, also leaves `key.pem` and `cert.pem` there. */
 export function makeCertificate (directory?: string): Certificate {
   const there = directory ?? mkdtempSync(join(tmpdir(), 'octa-star-certificate-'))
   try {

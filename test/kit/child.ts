@@ -1,4 +1,4 @@
-// A program of the repository as a child process, on the build: without tap's loaders, for what runs there other tests cover as source.
+// Runs a program of the repository as a child process. The program uses the build, without tap's loaders: other tests measure the coverage.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface, type Interface } from 'node:readline'
@@ -8,26 +8,26 @@ import type { Test } from 'tap'
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
 export interface Child {
-  /** Its standard output, line by line. */
+  /** The standard output, line by line. */
   lines: Interface
-  /** What it has written to its standard error so far. */
+  /** The standard error so far. */
   errors: () => string
-  /** Sends a signal: a process is ended by its own pid alone. */
+  /** Sends a signal to this process only. */
   signal: (signal: NodeJS.Signals) => void
-  /** Resolves to its exit code and signal, when it has closed its output as well. */
+  /** Resolves to the exit code and the signal, once the process has exited and closed the output. */
   exited: Promise<[code: number | null, signal: NodeJS.Signals | null]>
 }
 
-/** Starts `file` with `args`, by way of the command `via` if need be, and ends it when the test does. It gets no more of the environment than PATH and `env`. */
+/** Starts `file` with `args`, through the command `via` if given. The environment is PATH and `env` only. Stops the process when the test ends. */
 export function startChild (t: Test, file: string, env: Record<string, string> = {}, via: string[] = [], args: string[] = []): Child {
   const variables = Object.entries({ PATH: process.env.PATH, ...env }).map(([name, value]) => `${name}=${value}`)
-  // Not by the option `env`: tap adds its own to that.
+  // tap patches `spawn` and adds variables to the option `env`, so set the environment with env(1).
   const child = spawn('env', ['-i', ...variables, ...via, process.execPath, file, ...args], { cwd: root })
   let errors = ''
   child.stderr.on('data', text => { errors += text })
   const exited = once(child, 'close') as Child['exited']
   t.teardown(async () => {
-    // Some have children or frozen connections of their own to close.
+    // Some programs first have to close children or frozen connections.
     child.kill('SIGTERM')
     const killing = setTimeout(() => child.kill('SIGKILL'), 3_000)
     await exited
@@ -36,7 +36,7 @@ export function startChild (t: Test, file: string, env: Record<string, string> =
   return { lines: createInterface(child.stdout), errors: () => errors, signal: signal => { child.kill(signal) }, exited }
 }
 
-/** Starts an example, and resolves when it says where it is. */
+/** Starts an example, and resolves when the example has printed the address of its page. */
 export async function startExample (t: Test, file: string, env: Record<string, string> = {}): Promise<Child & { url: string }> {
   const child = startChild(t, file, { PORT: '0', ...env })
   const said = await Promise.race([once(child.lines, 'line'), child.exited])

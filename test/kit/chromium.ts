@@ -1,4 +1,4 @@
-// Debian's Chromium with an empty profile, and an extension that can do what a page cannot: duplicate a tab.
+// Debian's Chromium with an empty profile, and with an extension that duplicates tabs, which a page cannot do.
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
@@ -15,7 +15,7 @@ const FLAGS = [
   '--disable-component-update', '--disable-sync'
 ]
 
-/** What a test file passes to t.test: a reason to skip, unless CI asks for all. */
+/** Options for `t.test`: skip if Chromium is missing. On CI no test is skipped. */
 export const browserOptions = {
   timeout: 120_000,
   skip: executablePath === '' && process.env.CI !== 'true' ? 'Chromium is not installed' : false as const
@@ -23,10 +23,10 @@ export const browserOptions = {
 
 export interface Browser {
   context: BrowserContext
-  /** Everything that a page wrote to its console as an error. */
+  /** All errors that pages have thrown or written to the console. */
   errors: string[]
   newTab: () => Promise<Page>
-  /** Duplicates the active tab, as the browser's own menu does. */
+  /** Duplicates a tab, as the tab's context menu does. */
   duplicate: (page: Page) => Promise<Page>
 }
 
@@ -39,7 +39,7 @@ export async function launch (t: Test): Promise<Browser> {
 
   const context = await chromium.launchPersistentContext(join(directory, 'profile'), {
     executablePath,
-    // Playwright turns these off; a user's browser has them.
+    // Playwright disables the back/forward cache and extensions. A user's browser has both.
     ignoreDefaultArgs: ['--disable-back-forward-cache', '--disable-extensions'],
     args: [...FLAGS, `--load-extension=${extension}`]
   })
@@ -61,7 +61,7 @@ export async function launch (t: Test): Promise<Browser> {
   }
 }
 
-/** A browser whose tabs know when they are hidden: Playwright has those of `launch` believe that each is in front. */
+/** A browser whose hidden tabs know that they are hidden. In the browser of `launch`, Playwright makes every tab believe that the tab is in front. */
 export async function launchHonest (t: Test): Promise<Omit<Browser, 'duplicate'>> {
   const directory = await mkdtemp(join(tmpdir(), 'octa-star-chromium-'))
   const chromiumProcess = spawn(executablePath, [...FLAGS, '--remote-debugging-port=0', `--user-data-dir=${directory}`, 'about:blank'], { stdio: ['ignore', 'ignore', 'pipe'] })

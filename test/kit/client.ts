@@ -1,4 +1,4 @@
-// A client that opens one SSE response on a socket of its own, keeps its events, and says how it ended.
+// A client that opens one SSE response on a new socket, keeps the events, and reports how the response ended.
 import http from 'node:http'
 import { EventEmitter, once } from 'node:events'
 import type { Socket } from 'node:net'
@@ -22,9 +22,9 @@ export class Client extends EventEmitter {
   readonly status: number
   readonly headers: http.IncomingHttpHeaders
   readonly events: ReceivedEvent[] = []
-  /** All of the body, as it came. */
+  /** The body so far. */
   text = ''
-  /** Settles when the response is over. */
+  /** Resolves when the response is over. */
   readonly ended: Promise<Ending>
   readonly socket: Socket
   readonly #request: http.ClientRequest
@@ -44,12 +44,12 @@ export class Client extends EventEmitter {
     })
   }
 
-  /** Leaves, as a browser does that closes the tab. */
+  /** Disconnects, as a browser does when the tab is closed. */
   leave (): void {
     this.#request.destroy()
   }
 
-  /** Resolves when the nth event (from 1) is there. */
+  /** Resolves to the event number `count`, counted from 1, when that event has arrived. */
   async event (count: number): Promise<ReceivedEvent> {
     while (this.events.length < count) await once(this, 'received')
     return this.events[count - 1]!
@@ -69,9 +69,9 @@ export class Client extends EventEmitter {
   }
 }
 
-/** Resolves when the response's head is there, whatever its status. */
+/** Resolves when the head of the response has arrived, whatever the status. */
 export function connect (url: string, { method = 'GET', headers = {}, body, agent = false }: ClientOptions = {}): Promise<Client> {
-  // Node frames the body of a DELETE only if it is told its length.
+  // For a DELETE, Node sends neither Content-Length nor Transfer-Encoding by default (`useChunkedEncodingByDefault` in lib/_http_client.js).
   const length = body === undefined ? {} : { 'content-length': String(Buffer.byteLength(body)) }
   return new Promise((resolve, reject) => {
     const request = http.request(url, { method, agent, headers: { accept: 'text/event-stream', ...length, ...headers } })

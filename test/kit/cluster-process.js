@@ -1,11 +1,11 @@
-// One process of a cluster, on the build: it says what it starts, opens and loses, a line of JSON each.
+// One process of a cluster, on the build. Prints a line of JSON when the server listens, when a stream opens, and when a stream is gone.
 import { Redis } from 'ioredis'
 import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
 import { redisCluster } from 'octa-star-streams/redis'
 
 const { REDIS_PORT, LEASE = '30000', REPLACE_TIMEOUT = '5000' } = process.env
-// The clock is one for all processes of a machine.
+// hrtime reads the same monotonic clock in all processes of a machine, so the times can be compared.
 const say = line => process.stdout.write(`${JSON.stringify({ ...line, at: String(process.hrtime.bigint()) })}\n`)
 const log = { level: 'warn', stream: { write: line => say({ event: 'log', line: JSON.parse(line) }) } }
 const fastify = Fastify({ logger: log, forceCloseConnections: true })
@@ -22,7 +22,7 @@ let calls = 0
 fastify.get('/stream/:scope', { sse: 'only' }, async (request, reply) => {
   const { scope } = request.params
   const key = `${scope} ${request.query.tab}`
-  // As many as the member's own numbers.
+  // The plugin numbers the claims of a process in the same way: the nth call makes the claim with the number n.
   const number = ++calls
   const stream = await reply.startStream(scope)
   say({ event: 'open', key, number, id: stream.id })

@@ -1,4 +1,4 @@
-// Fastify processes that are one cluster, and what they say.
+// Starts Fastify processes that form a cluster, and keeps the lines that the processes print.
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Test } from 'tap'
 import { startChild, type Child } from './child.ts'
@@ -22,11 +22,11 @@ export interface ClusterProcess extends Child {
 
 export interface TestCluster {
   processes: ClusterProcess[]
-  /** All that was said, as it came. */
+  /** All lines of all processes, in the order of arrival. */
   said: Said[]
-  /** The streams that were opened and are not gone. */
+  /** The streams of a key that are open and not gone. */
   live: (key: string) => Said[]
-  /** Resolves when `condition` holds, which it looks at after each word. */
+  /** Resolves when `condition` returns true. Checks every few milliseconds. */
   until: (condition: () => boolean) => Promise<void>
 }
 

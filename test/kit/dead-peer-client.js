@@ -1,4 +1,4 @@
-// Opens a stream of each kind at the servers of dead-peer-server.js, says when all are open, and waits.
+// Opens a stream of each kind at the servers of dead-peer-server.js, prints `open` when all streams are open, and keeps the streams open.
 import { once } from 'node:events'
 import http from 'node:http'
 import http2 from 'node:http2'

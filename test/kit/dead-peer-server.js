@@ -1,4 +1,4 @@
-// Three servers on the build, with deadPeerProbe, without, and with it over HTTP/2, that say what they open and lose.
+// Three servers on the build: with deadPeerProbe, without deadPeerProbe, and with deadPeerProbe over HTTP/2. Prints when a stream opens and when a stream is gone.
 import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
 

@@ -1,7 +1,7 @@
-// Back from a stream key to what it was made of. That there is a way back is what makes the key injective.
+// Decodes a stream key to the values it was made from. If every key can be decoded, no two different values share a key.
 import type { ScopeKey } from '../../types/index.ts'
 
-/** What "by value" means, independent of the encoding under test. */
+/** Compares two scope keys by value, without the encoding under test. */
 export function same (a: ScopeKey, b: ScopeKey): boolean {
   if (typeof a !== 'object' || typeof b !== 'object') return a === b
   if (Array.isArray(a) || Array.isArray(b)) return Array.isArray(a) && Array.isArray(b) && a.length === b.length && a.every((item, i) => same(item, b[i]!))
@@ -9,7 +9,7 @@ export function same (a: ScopeKey, b: ScopeKey): boolean {
   return left.length === right.size && left.every(([property, value]) => right.has(property) && same(value, right.get(property)!))
 }
 
-/** The scope key that a scope was made of. */
+/** Decodes a scope to the scope key. */
 export function decodeScope (scope: string): ScopeKey {
   const token = /"(?:[^"\\]|\\.)*"|-?\d+n|-?\d+(?:\.\d+)?(?:e[+-]\d+)?|true|false|[[\]{},:]/y
   const tokens: string[] = []
@@ -18,7 +18,7 @@ export function decodeScope (scope: string): ScopeKey {
     if (match === null) throw new Error(`not a scope: ${scope}`)
   }
   const next = () => tokens.shift()!
-  const take = (expected: string) => { if (next() !== expected) throw new Error(`no ${expected} in ${scope}`) }
+  const take = (expected: string) => { if (next() !== expected) throw new Error(`expected ${expected} in the scope ${scope}`) }
   const list = (end: string, item: () => void) => {
     if (tokens[0] !== end) for (item(); tokens[0] === ','; item()) next()
     take(end)
@@ -42,11 +42,11 @@ export function decodeScope (scope: string): ScopeKey {
     return first.endsWith('n') ? BigInt(first.slice(0, -1)) : JSON.parse(first)
   }
   const scopeKey = value()
-  if (tokens.length > 0) throw new Error(`more than a scope: ${scope}`)
+  if (tokens.length > 0) throw new Error(`text after the end of the scope: ${scope}`)
   return scopeKey
 }
 
-/** The tab id and the name that a slot was made of; there is no way back to none. */
+/** Decodes a slot to the tab id and the name. Only for slots with a tab id. */
 export function decodeSlot (slot: string): [tabId: string, name: string | undefined] {
   const [, tabId, name] = /^("(?:[^"\\]|\\.)*")(?: ("(?:[^"\\]|\\.)*"))?$/.exec(slot)!
   return [JSON.parse(tabId!), name === undefined ? undefined : JSON.parse(name)]

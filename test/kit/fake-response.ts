@@ -1,10 +1,10 @@
-// A response without a socket, for tests of a stream's life: a peer that reads, one that is frozen, one that leaves.
+// A response without a socket, for tests of a stream's life. The peer can read, freeze or disconnect.
 import { EventEmitter } from 'node:events'
 import type { SSEReplyInterface } from '@fastify/sse'
 import type { RawResponse } from '../../lib/http/socket.ts'
 
 export class FakeResponse extends EventEmitter {
-  /** A frozen peer takes nothing: a write asks to wait, and neither `finish` nor `close` follows an end. */
+  /** A frozen peer reads nothing: `write` returns false, and `end` is followed by neither `finish` nor `close`. */
   frozen = false
   destroyed = false
   ended = false
@@ -14,7 +14,7 @@ export class FakeResponse extends EventEmitter {
   writableLength = 0
   readonly req = { socket: undefined }
 
-  /** The two faces that `StreamResponse` needs. */
+  /** The response as `StreamResponse` expects it: `raw` here, `sse` below. */
   get raw (): RawResponse { return this as unknown as RawResponse }
 
   get sse (): SSEReplyInterface {
@@ -37,7 +37,7 @@ export class FakeResponse extends EventEmitter {
 
   end (): void {
     this.ended = true
-    // The end is written as well: the last chunk.
+    // Chunked encoding also writes a last chunk, which a frozen peer does not read.
     if (this.frozen) this.writableLength++
     else this.#close()
   }
@@ -47,7 +47,7 @@ export class FakeResponse extends EventEmitter {
     this.#close()
   }
 
-  /** The peer reads on. */
+  /** The peer reads again. */
   thaw (): void {
     this.frozen = false
     if (this.writableNeedDrain) {
@@ -57,12 +57,12 @@ export class FakeResponse extends EventEmitter {
     }
   }
 
-  /** The peer leaves, and the kernel says so. */
+  /** The peer disconnects, and the kernel notices. */
   leave (): void {
     this.destroy()
   }
 
-  // Node emits it later than the call that causes it.
+  // Node emits `close` in a later tick than the call that closes the response.
   #close (): void {
     process.nextTick(() => this.emit('close'))
   }

@@ -1,4 +1,4 @@
-// A stream on a fake response, pending or open.
+// Makes a stream on a fake response, either pending or open.
 import type { FastifyBaseLogger } from 'fastify'
 import { StreamResponse } from '../../lib/http/response.ts'
 import { defaults } from '../../lib/options.ts'

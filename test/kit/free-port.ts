@@ -1,8 +1,9 @@
-// A port that nobody listens on now.
+// Finds a TCP port that is free now.
 import { once } from 'node:events'
 import net from 'node:net'
 
-// Below the ports that the kernel hands out to clients, one of which could take it before the server does.
+// Takes a port below the range that Linux gives to outgoing connections (from 32768, see ip_local_port_range in ip(7)). An outgoing
+// connection could otherwise take the port before the server listens.
 export async function freePort (): Promise<number> {
   for (;;) {
     const port = 20_000 + Math.floor(Math.random() * 10_000)

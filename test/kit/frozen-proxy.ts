@@ -1,13 +1,13 @@
-// A TCP proxy that can pull the cable: what is open freezes, without FIN or RST and with nothing read; new connections pass.
+// A TCP proxy that can pull the cable. The open connections freeze: no FIN, no RST, and nothing is read. New connections pass.
 import net, { type AddressInfo, type Socket } from 'node:net'
 import { once } from 'node:events'
 import type { Test } from 'tap'
 
 export interface FrozenProxy {
   url: (path: string) => string
-  /** Freezes every connection that is open now, or the one of the client with this port. */
+  /** Freezes every open connection, or only the connection of the client with this port. */
   pullCable: (port?: number) => void
-  /** Closes both ends of what was frozen from the client with this port, where nobody will look at them again. */
+  /** Closes both sockets of the frozen connection of the client with this port. Call when the test no longer needs the connection. */
   drop: (port: number) => void
 }
 
@@ -23,7 +23,7 @@ export async function frozenProxy (t: Test, port: number): Promise<FrozenProxy> 
     for (const [socket, peer] of [pair, [upstream, client]] as const) {
       socket.on('error', () => {})
       socket.on('close', () => {
-        // A clean end is piped, behind what came before it; a reset is not.
+        // `pipe` passes a clean end on, after the data. `pipe` does not pass a reset on.
         if (!socket.readableEnded && !frozen.has(peer)) peer.destroy()
         if (client.destroyed && upstream.destroyed) pairs.delete(pair)
       })
@@ -43,7 +43,7 @@ export async function frozenProxy (t: Test, port: number): Promise<FrozenProxy> 
         frozen.add(client).add(upstream)
         client.unpipe(upstream)
         upstream.unpipe(client)
-        // A socket that nobody reads fills the kernel's buffers, and then its peer's.
+        // A paused socket fills the kernel's receive buffer, and then the send buffer of the peer.
         client.pause()
         upstream.pause()
       }

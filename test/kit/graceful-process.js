@@ -1,4 +1,4 @@
-// A server that closes as the README has it, on the build: it says what it starts and loses, a line of JSON each.
+// A server on the build that shuts down as in the README. Prints a line of JSON for each step.
 import closeWithGrace from 'close-with-grace'
 import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'

@@ -1,4 +1,4 @@
-// A server on the build that is attacked: a route of each kind, and at another port what it says of itself afterwards.
+// The server on the build that the attacks go to, with a route of each kind. A second port reports the state of the server.
 import { once } from 'node:events'
 import http from 'node:http'
 import { parse } from 'node:querystring'
@@ -15,14 +15,14 @@ setFlagsFromString('--expose-gc')
 const gc = runInNewContext('gc')
 
 const { OPTIONS = '{}', SERVER = '{}', HEARTBEAT = '0' } = process.env
-// What the tests ask for: all lines from `warn` on, what escaped, and how many responses had which status.
+// The state that the tests ask for: log lines from `warn` up, errors that nothing caught, and the number of responses by status.
 const log = []
 const escaped = []
 const statuses = {}
 const reasons = {}
 let most = 0
 for (const event of ['unhandledRejection', 'uncaughtException', 'warning']) {
-  // The one of v8.queryObjects, below, is ours.
+  // `v8.queryObjects`, called below, emits an ExperimentalWarning.
   process.on(event, error => { if (error?.name !== 'ExperimentalWarning') escaped.push(`${event}: ${error?.stack ?? error}`) })
 }
 
@@ -43,7 +43,7 @@ async function start (request, reply, options) {
   most = Math.max(most, fastify.streamRegistry.size)
   stream.onClose(reason => {
     reasons[reason] = (reasons[reason] ?? 0) + 1
-    // As an emitter does that fires before its subscription has ended: nobody awaits it.
+    // An application sends like this if an event arrives before the handler has unsubscribed. Nobody awaits the promise.
     stream.send('too late')
   })
   return stream
@@ -57,7 +57,7 @@ route('/only/:scope', { sse: 'only' }, async (request, reply) => {
 route('/dual/:scope', { sse: 'dual' }, async (request, reply) => {
   if (reply.sse === undefined) return { signals: Object.keys(readSignals(request)).length }
   const stream = await start(request, reply)
-  // It may have been replaced before this line.
+  // The stream may have been replaced before this line runs.
   if (!stream.signal.aborted) await once(stream.signal, 'abort')
 })
 route('/true/:scope', { sse: true }, async (request, reply) => {
@@ -75,7 +75,7 @@ route('/schema/:scope', { sse: 'only', method: ['POST', 'PUT', 'PATCH', 'DELETE'
   const stream = await start(request, reply, { name: 'schema' })
   stream.keepAlive()
 })
-// As much as the client takes, and more.
+// Sends as fast as the client reads, without an end.
 route('/flood/:scope', { sse: 'only' }, async (request, reply) => {
   const stream = await start(request, reply)
   for (;;) await stream.send('x'.repeat(65_536))

@@ -1,4 +1,4 @@
-// The attacked server as a child process, and what it says of itself.
+// Runs hostile-server.js as a child process, and reads the state that the server reports.
 import { once } from 'node:events'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { FastifyServerOptions } from 'fastify'
@@ -9,17 +9,17 @@ import { startChild, type Child } from './child.ts'
 export interface HostileState {
   size: number
   connections: number
-  /** How many objects of each class are alive, after a garbage collection. */
+  /** The number of live objects of each class, after a garbage collection. */
   objects: { LiveStream: number, StreamResponse: number, Claim: number }
-  /** From `warn` on. */
+  /** The log lines from `warn` up. */
   log: Array<{ level: number, msg: string }>
   /** Unhandled rejections, uncaught exceptions and Node's own warnings. */
   escaped: string[]
-  /** How many responses had which status; those of streams are not among them. */
+  /** The number of responses by status, without the responses of streams. */
   statuses: Record<string, number>
-  /** How many streams ended for which reason. */
+  /** The number of ended streams by reason. */
   reasons: Record<string, number>
-  /** The most streams that there were at once. */
+  /** The largest number of streams at one time. */
   most: number
   beats: number
   heap: number
@@ -31,14 +31,14 @@ export interface HostileServer extends Child {
   url: (path: string) => string
   state: () => Promise<HostileState>
   count: (scope: string) => Promise<number>
-  /** Resolves to the state as soon as `condition` holds, or to what it is half a minute later. */
+  /** Resolves to the state as soon as `condition` holds, or else to the last state after half a minute. */
   until: (condition: (state: HostileState) => boolean) => Promise<HostileState>
 }
 
 export interface HostileOptions {
   options?: OctaStarStreamsOptions
   server?: FastifyServerOptions & { http?: object }
-  /** How often the streams of the scope `bystander` are sent an event. Unit: milliseconds. Default: never. */
+  /** The interval at which each stream of the scope `bystander` gets an event. Unit: milliseconds. Default: no events. */
   heartbeat?: number
 }
 
@@ -64,8 +64,11 @@ export async function startHostile (t: Test, { options = {}, server = {}, heartb
   }
 }
 
-/** An address of this machine for the nth connection: one has ports for 28,000, each of which is used up for a minute. */
+/**
+ * A loopback address for the nth connection. An address has about 28,000 ports for outgoing connections, and Linux reuses a closed
+ * port only after a minute (TIME_WAIT), so many connections need many addresses.
+ */
 export function localAddress (nth: number): string {
-  // Of 127.0.0.0/8 other systems have only the first.
+  // Linux answers on all of 127.0.0.0/8. Other systems answer on 127.0.0.1 only.
   return process.platform === 'linux' ? `127.0.0.${1 + nth % 200}` : '127.0.0.1'
 }

@@ -1,4 +1,4 @@
-// A Fastify that speaks HTTP/2, in the clear or over TLS, and clients that open several streams in one session.
+// An app that speaks HTTP/2, in the clear or over TLS, and clients that open several streams in one session.
 import { once } from 'node:events'
 import http2, { type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
 import type { FastifyServerOptions } from 'fastify'
@@ -8,22 +8,22 @@ import { makeCertificate, withoutOpenssl } from './certificate.ts'
 
 export type Transport = 'in the clear' | 'over TLS'
 
-/** What a test file passes to t.test: a reason to skip, unless CI asks for all. */
+/** Options for `t.test`: skip if TLS needs openssl and openssl is missing. On CI no test is skipped. */
 export function transportOptions (transport: Transport) {
   return { skip: transport === 'over TLS' && withoutOpenssl }
 }
 
 export interface Http2App extends App {
-  /** A new session with the server, closed when the test ends. */
+  /** Opens a session with the server. The session is closed when the test ends. */
   session: () => ClientHttp2Session
 }
 
 export interface Http2Client extends ClientHttp2Stream {
-  /** All of the body so far. */
+  /** The body so far. */
   text: string
 }
 
-/** As `buildApp`; HTTP/1.1 is spoken as well, over TLS. */
+/** Like `buildApp`, with HTTP/2. Over TLS the app also speaks HTTP/1.1. */
 export async function http2App (t: Test, transport: Transport, options: AppOptions = {}): Promise<Http2App> {
   const https = transport === 'over TLS' ? { allowHTTP1: true, ...makeCertificate() } : undefined
   const server = { http2: true, https, forceCloseConnections: true }
@@ -40,7 +40,7 @@ export async function http2App (t: Test, transport: Transport, options: AppOptio
   })
 }
 
-/** Opens a stream of `tabId` in `session`, and resolves when its head is there. */
+/** Opens a stream for `tabId` in `session`, and resolves when the head of the response has arrived. */
 export async function openIn (session: ClientHttp2Session, tabId: string, path = '/stream/ann'): Promise<Http2Client> {
   const client = Object.assign(session.request({ ':path': withSignals(path, { tabId }), accept: 'text/event-stream' }), { text: '' })
   client.setEncoding('utf8').on('data', data => { client.text += data }).on('error', () => {})
@@ -48,7 +48,7 @@ export async function openIn (session: ClientHttp2Session, tabId: string, path =
   return client
 }
 
-/** Resolves when `text` has come. */
+/** Resolves when the body contains `text`. */
 export async function received (client: Http2Client, text: string): Promise<void> {
   while (!client.text.includes(text)) await once(client, 'data')
 }

@@ -1,4 +1,4 @@
-// A logger that keeps what it is told, with the methods of pino that the plugin calls.
+// A logger that keeps all lines in memory. Has the methods of pino that the plugin calls.
 import type { FastifyBaseLogger } from 'fastify'
 
 export interface MemoryLog {

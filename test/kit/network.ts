@@ -1,12 +1,12 @@
-// Two hosts of the test's own, in network namespaces with a cable between them that can really be pulled: Linux, as root.
+// Two hosts in network namespaces, with a virtual cable between the hosts that a test can pull. Needs Linux and root.
 import { execFileSync, spawnSync } from 'node:child_process'
 import type { Test } from 'tap'
 
 const ip = (...args: string[]) => execFileSync('ip', args, { stdio: ['ignore', 'ignore', 'pipe'] })
 
-// What a container allows of it differs, so it is tried.
+// Containers differ in their permissions, so try to make a namespace.
 function obstacle (): string | false {
-  if (process.platform !== 'linux') return 'network namespaces are Linux\'s'
+  if (process.platform !== 'linux') return 'network namespaces need Linux'
   const name = `octa-try-${process.pid}`
   const { status, error } = spawnSync('ip', ['netns', 'add', name])
   if (error !== undefined) return 'iproute2 is not installed'
@@ -15,11 +15,11 @@ function obstacle (): string | false {
   return false
 }
 
-/** What a test that uses them passes to t.test: a reason to skip. */
+/** Options for `t.test`: skip if network namespaces do not work here. */
 export const networkOptions = { timeout: 120_000, skip: obstacle() }
 
 export interface Hosts {
-  /** What to put before a command line, so that it runs on that host. */
+  /** The words to put before a command line to run the command on that host. */
   server: string[]
   client: string[]
   serverAddress: string

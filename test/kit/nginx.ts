@@ -1,4 +1,4 @@
-// An nginx of the test's own: one foreground process on a free port, with every path of it in a temporary directory.
+// Starts an nginx for one test: a single foreground process on a free port, with all paths in a temporary directory.
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
@@ -9,11 +9,11 @@ import { setTimeout as pause } from 'node:timers/promises'
 import type { Test } from 'tap'
 import { freePort } from './free-port.ts'
 
-// Debian has it where a user's PATH does not lead.
+// Debian installs nginx in /usr/sbin, which a user's PATH does not contain.
 const env = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` }
 const missing = spawnSync('nginx', ['-v'], { env }).status !== 0
 
-/** What a test file passes to t.test: a reason to skip, unless CI asks for all. */
+/** Options for `t.test`: skip if nginx is missing. On CI no test is skipped. */
 export const nginxOptions = {
   timeout: 120_000,
   skip: missing && process.env.CI !== 'true' ? 'nginx is not installed' : false as const
@@ -21,17 +21,17 @@ export const nginxOptions = {
 
 export interface Nginx {
   url: (path: string) => string
-  /** What it has written to its error log so far. */
+  /** The error log so far. */
   errors: () => string
 }
 
-/** What it listens with besides its address, and what its `http` block has besides its `server`. */
+/** `listen` adds parameters to the `listen` directive, and `http` adds lines to the `http` block. */
 export interface NginxOptions {
   listen?: string
   http?: string
 }
 
-/** Starts one whose `server` block has `lines`, and ends it when the test does. */
+/** Starts nginx with `lines` in the `server` block. Stops nginx when the test ends. */
 export async function startNginx (t: Test, lines: string, { listen = '', http = '' }: NginxOptions = {}): Promise<Nginx> {
   const port = await freePort()
   const directory = await mkdtemp(join(tmpdir(), 'octa-star-nginx-'))
@@ -52,7 +52,7 @@ export async function startNginx (t: Test, lines: string, { listen = '', http = 
         ${lines}
       }
     }`)
-  // Before it has read its configuration it would write to the log of the system's.
+  // Without `-e`, nginx writes errors to the system's log file until nginx has read the configuration.
   const child = spawn('nginx', ['-p', directory, '-c', join(directory, 'nginx.conf'), '-e', 'stderr'], { env, stdio: ['ignore', 'ignore', 'pipe'] })
   let errors = ''
   child.stderr.on('data', text => { errors += text })

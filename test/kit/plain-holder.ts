@@ -1,4 +1,4 @@
-// A holder that is no stream: it keeps the reasons it was given, and goes when the test says so.
+// A holder that is not a stream. Keeps the reasons passed to `close`, and is gone when the test calls `leave`.
 import type { CloseReason, Holder } from '../../lib/index.ts'
 
 export class PlainHolder implements Holder {

@@ -1,4 +1,4 @@
-// The protocol's scripts in TypeScript, for the simulation: a test holds them to what the real ones do in a real Redis.
+// The protocol's Lua scripts in TypeScript, for the simulation. A test compares this model with the Lua scripts in a real Redis.
 import { formatMessage } from '../../lib/redis/protocol.ts'
 import { CLAIM, COUNT, EVICT, RELEASE, RESTATE, type Script } from '../../lib/redis/scripts.ts'
 
@@ -10,13 +10,13 @@ export class RedisModel {
   readonly #clock: () => number
   readonly #publish: (channel: string, message: string) => number
 
-  /** `clock` is in microseconds. */
+  /** `clock` returns microseconds. */
   constructor (clock: () => number, publish: (channel: string, message: string) => number) {
     this.#clock = clock
     this.#publish = publish
   }
 
-  /** Loses its memory. */
+  /** Forgets everything, like a Redis that restarts without persistence. */
   restart (): void {
     this.#scopes.clear()
   }

@@ -1,4 +1,4 @@
-// A TCP proxy before a Redis, that freezes, cuts, delays and drops.
+// A TCP proxy in front of a Redis. Can freeze, cut and delay connections, and drop messages.
 import { once } from 'node:events'
 import net, { type AddressInfo, type Socket } from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -6,19 +6,19 @@ import type { Test } from 'tap'
 
 export interface RedisProxy {
   readonly port: number
-  /** Milliseconds by which each direction is late. */
+  /** The delay in each direction. Unit: milliseconds. */
   delay: number
-  /** Holds back what arrives on those open connections that `which` chooses, until `thaw`. */
+  /** Holds back all data of the open connections of the kind `which`, until `thaw`. */
   freeze: (which?: Which) => void
   thaw: () => void
-  /** Resets connections, and refuses new ones until `mend`. */
+  /** Resets the connections of the kind `which`, and refuses new connections until `mend`. */
   cut: (which?: Which) => void
   mend: () => void
-  /** Swallows whole messages to subscribers that contain `text`, once. */
+  /** Drops the next chunk from Redis that contains `text`. */
   loseNext: (text: string) => void
 }
 
-/** A connection that has said SUBSCRIBE, or one that has not. */
+/** The connections that have sent SUBSCRIBE, or the connections that have not. */
 export type Which = 'subscribers' | 'commands'
 
 export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {

@@ -1,4 +1,4 @@
-// Redis servers of the test's own, on free ports and without persistence: one, in the clear or over TLS, or the nodes of a Redis Cluster.
+// Starts Redis servers for one test, on free ports and without persistence: a single server, with or without TLS, or a Redis Cluster.
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -12,7 +12,7 @@ import { freePort } from './free-port.ts'
 
 const missing = spawnSync('which', ['redis-server']).status !== 0
 
-/** What a test file passes to t.test: a reason to skip, unless CI asks for all. */
+/** Options for `t.test`: skip if redis-server is missing. On CI no test is skipped. */
 export const redisOptions = {
   timeout: 120_000,
   skip: missing && process.env.CI !== 'true' ? 'redis-server is not installed' : false as const
@@ -20,15 +20,15 @@ export const redisOptions = {
 
 export interface RedisServer {
   readonly port: number
-  /** What a client needs to connect. */
+  /** The options a client needs to connect. */
   readonly access: RedisOptions
-  /** A client that the test need not close. */
+  /** Makes a client, which is closed when the test ends. */
   client: (options?: RedisOptions) => Redis
   kill: () => Promise<void>
   start: () => Promise<void>
 }
 
-/** `access` is what a client needs besides the port, where `args` ask for a password or TLS. */
+/** Starts a Redis with `args`. If `args` ask for a password or TLS, `access` contains the options that clients then need. */
 export async function redisServer (t: Test, args: string[] = [], access: RedisOptions = {}): Promise<RedisServer> {
   const port = await freePort()
   let server: ChildProcess | undefined
@@ -66,13 +66,13 @@ export async function redisServer (t: Test, args: string[] = [], access: RedisOp
   }
 }
 
-/** The entries of all claims; beside some of them lies whom the claim waits for. */
+/** The entries of all claims in Redis. Leaves out the fields that hold the predecessors a claim waits for, whose names begin with `<`. */
 export async function entriesOf (redis: Redis): Promise<string[]> {
   const scopes = await Promise.all((await redis.keys('*')).map(name => redis.hgetall(name)))
   return scopes.flatMap(scope => Object.entries(scope)).filter(([field]) => !field.startsWith('<')).map(([, entry]) => entry)
 }
 
-/** A server that takes TLS alone, whose clients must show a certificate too. */
+/** Starts a Redis that accepts only TLS, and only clients with a certificate. */
 export async function redisOverTls (t: Test): Promise<RedisServer> {
   const directory = temporaryDirectory(t)
   const [key, cert] = [join(directory, 'key.pem'), join(directory, 'cert.pem')]
@@ -81,7 +81,7 @@ export async function redisOverTls (t: Test): Promise<RedisServer> {
   return await redisServer(t, ['--port', '0', '--tls-port', '{port}', '--tls-key-file', key, '--tls-cert-file', cert, '--tls-ca-cert-file', cert], { host: '127.0.0.1', tls: pem })
 }
 
-/** A Redis Cluster of so many nodes, all masters, that share the slots evenly. */
+/** Starts a Redis Cluster of `count` nodes. All nodes are masters and share the slots evenly. */
 export async function redisNodes (t: Test, count: number): Promise<RedisServer[]> {
   const directory = temporaryDirectory(t)
   const busPorts = await Promise.all(Array.from({ length: count }, freePort))
@@ -107,5 +107,3 @@ function temporaryDirectory (t: Test): string {
   t.teardown(() => rmSync(directory, { recursive: true }))
   return directory
 }
-
-// Below the ports that the kernel hands out to clients, one of which could take it before the server does.

@@ -1,4 +1,4 @@
-// A site for the browser tests: two pages that each open a stream, and the server's registry as witness.
+// A site for the browser tests: two pages that each open a stream. The server's registry shows which streams are live.
 import { readFileSync } from 'node:fs'
 import { delimiter, resolve } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -10,29 +10,29 @@ import { buildApp, type App } from './app.ts'
 
 export interface Site {
   app: App
-  /** Every stream that was opened, in that order. */
+  /** All streams so far, in the order of their opening. */
   streams: Stream[]
-  /** The status of every request to /stream that has been answered without a stream. */
+  /** The status of each response to /stream that is not a stream. */
   refused: number[]
-  /** Resolves when there are `live` streams, and `opened` (or more) have been opened. */
+  /** Resolves when `live` streams are live, and at least `opened` streams have been opened. */
   until: (live: number, opened: number) => Promise<void>
 }
 
 export interface SiteOptions extends OctaStarStreamsOptions {
-  /** What the pages load, by path. */
+  /** The scripts that the pages load, by path. */
   scripts?: Record<string, string>
-  /** Set to have a page ask for nothing but its own server's files. */
+  /** The Content-Security-Policy header of the pages. Default: none. */
   contentSecurityPolicy?: string
   port?: number
 }
 
 export async function site (t: Test, body: string, { scripts = {}, contentSecurityPolicy, port = 0, ...options }: SiteOptions = {}): Promise<Site> {
-  // A browser opens connections on which it may never send a request: Fastify would wait a minute for them.
+  // Chromium opens connections in advance and may never use them. Without this option `close` waits up to a minute for such connections.
   const app = await buildApp(t, { browser: '/octa-star/tab-id.js', fastify: { forceCloseConnections: true }, ...options })
   const { fastify } = app
   const streams: Stream[] = []
   const refused: number[] = []
-  // One request to a connection, save for streams: a test that freezes connections freezes streams alone.
+  // Each connection carries a single request. So a test that freezes connections freezes only streams.
   fastify.addHook('onSend', async (_request, reply) => { reply.header('connection', 'close') })
   fastify.addHook('onResponse', async (request, reply) => {
     if (request.routeOptions.url === '/stream' && reply.statusCode !== 200) refused.push(reply.statusCode)
@@ -61,7 +61,7 @@ export async function site (t: Test, body: string, { scripts = {}, contentSecuri
   }
 }
 
-/** Opens the first page in `tab`, and goes wherever a tab can go: after each step there is one live stream, the newest. */
+/** Opens the first page in `tab`, then navigates, reloads, and goes back and forward. After each step a single stream must be live, the newest. */
 export async function wander (tab: Page, { app, streams, until }: Site): Promise<void> {
   await tab.goto(app.url('/'))
   await until(1, 1)
@@ -75,7 +75,7 @@ export async function wander (tab: Page, { app, streams, until }: Site): Promise
   }
 }
 
-/** Opens both pages in `tab`, one after the other, and goes back to the first. */
+/** Opens the first page in `tab`, then the second page, and goes back to the first page. */
 export async function thereAndBack (tab: Page, { app, until }: Site): Promise<void> {
   await tab.goto(app.url('/'))
   await until(1, 1)
@@ -87,11 +87,11 @@ export async function thereAndBack (tab: Page, { app, until }: Site): Promise<vo
 export interface DatastarClient {
   name: string
   script: string
-  /** Where the bundle is; none for the one from npm. */
+  /** The path of the bundle. `undefined` for the bundle from npm. */
   file?: string
 }
 
-/** The client from npm, and each bundle that the path list DATASTAR_JS names. */
+/** The Datastar client from npm, and each bundle in DATASTAR_JS, a list of paths. */
 export function datastarClients (): DatastarClient[] {
   const { outputFiles } = buildSync({ stdin: { contents: 'import "@starfederation/datastar/bundles/datastar"', resolveDir: import.meta.dirname }, bundle: true, format: 'esm', write: false })
   const bundles = (process.env.DATASTAR_JS ?? '').split(delimiter).filter(path => path !== '')
@@ -104,7 +104,7 @@ export function datastarClients (): DatastarClient[] {
   ]
 }
 
-/** A page's body that opens a stream with Datastar: `data-init` is 1.0's, `data-on-load` that of its betas; each ignores the other. */
+/** A body that opens a stream with Datastar. Datastar 1.0 reads `data-init`, and the betas read `data-on-load`. Each ignores the attribute for the other. */
 export function datastarBody (options = ''): string {
   const open = `@get('/stream'${options === '' ? '' : `, ${options}`})`
   return `<script type="module" src="/datastar.js"></script>

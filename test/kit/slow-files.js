@@ -1,5 +1,5 @@
-// Preloaded with `--import`, makes a program read files as on a slow machine: a read finishes only after every interval that was started
-// before the read has fired. So an interval that uses something before the program has set it up always fails.
+// Preload this module with `--import` to make a program read files as on a slow machine: before a read begins, every interval that the
+// program has started fires at least once. So an interval that starts before the program is set up always fails.
 import fs from 'node:fs/promises'
 import { syncBuiltinESMExports } from 'node:module'
 

@@ -1,4 +1,4 @@
-// Keeps the unhandled rejections of a test, which end a process that does not.
+// Collects the unhandled rejections of a test. Without a listener an unhandled rejection would end the process.
 import type { Test } from 'tap'
 
 export function watchUnhandled (t: Test): unknown[] {
