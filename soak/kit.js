@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 const outfile = fileURLToPath(new URL('.kit/kit.js', import.meta.url))
 await build({
   stdin: {
-    contents: "export * from './child.ts'\nexport * from './frozen-proxy.ts'\nexport * from './redis.ts'\nexport * from './redis-proxy.ts'",
+    contents: "export * from './child.ts'\nexport * from './cable-proxy.ts'\nexport * from './redis.ts'\nexport * from './redis-proxy.ts'",
     resolveDir: fileURLToPath(new URL('../test/kit', import.meta.url))
   },
   outfile,
@@ -16,7 +16,7 @@ await build({
   packages: 'external'
 })
 
-export const { startChild, frozenProxy, redisServer, redisOptions, redisProxy } = await import(outfile)
+export const { startChild, cableProxy, redisServer, redisOptions, redisProxy } = await import(outfile)
 
 /** Stands for a test: `end` runs the teardowns, the last first. */
 export function session () {

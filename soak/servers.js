@@ -1,6 +1,6 @@
 // The processes under soak: each behind a cable that can be pulled and, with Redis, a network to it that can fail.
 import { once } from 'node:events'
-import { frozenProxy, redisProxy, startChild } from './kit.js'
+import { cableProxy, redisProxy, startChild } from './kit.js'
 import { clock, SLACK } from './settings.js'
 
 export async function startServers (session, count, replaceTimeout, redisPort) {
@@ -8,7 +8,7 @@ export async function startServers (session, count, replaceTimeout, redisPort) {
     const network = redisPort === undefined ? undefined : await redisProxy(session, redisPort)
     const server = new Server(session, index, replaceTimeout, network)
     await server.start()
-    const cable = await frozenProxy(session, server.port)
+    const cable = await cableProxy(session, server.port)
     server.frontPort = Number(new URL(cable.url('/')).port)
     server.cable = cable
     return server

@@ -3,7 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import type { Page } from 'playwright-core'
 import { browserOptions, launch } from '../kit/chromium.ts'
-import { frozenProxy } from '../kit/frozen-proxy.ts'
+import { cableProxy } from '../kit/cable-proxy.ts'
 import { site, thereAndBack, type SiteOptions } from '../kit/site.ts'
 
 const SCRIPT = `
@@ -80,7 +80,7 @@ for (const [deduplicate, outcome] of [[false, 'hangs'], [true, 'passes']] as con
 
   t.test(`six pages whose network froze, ${deduplicate ? 'deduplicated: one stream is left' : 'not deduplicated: each leaves a zombie'}`, browserOptions, async t => {
     const { app, until } = await eventSourceSite(t, deduplicate ? {} : { tabId: () => undefined })
-    const proxy = await frozenProxy(t, app.port())
+    const proxy = await cableProxy(t, app.port())
     const { newTab } = await launch(t)
     const tab = await newTab()
     for (let i = 1; i <= 6; i++) {

@@ -8,25 +8,25 @@ export interface RedisProxy {
   readonly port: number
   /** The delay in each direction. Unit: milliseconds. */
   delay: number
-  /** Holds back all data of the open connections of the kind `which`, until `thaw`. */
-  freeze: (which?: Which) => void
+  /** Holds back all data of the open connections of this kind, until `thaw`. */
+  freeze: (kind?: ConnectionKind) => void
   thaw: () => void
-  /** Resets the connections of the kind `which`, and refuses new connections until `mend`. */
-  cut: (which?: Which) => void
+  /** Resets the connections of this kind, and refuses new connections until `mend`. */
+  cut: (kind?: ConnectionKind) => void
   mend: () => void
   /** Drops the next chunk from Redis that contains `text`. */
   loseNext: (text: string) => void
 }
 
 /** The connections that have sent SUBSCRIBE, or the connections that have not. */
-export type Which = 'subscribers' | 'commands'
+export type ConnectionKind = 'subscribers' | 'commands'
 
 export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {
   interface Pair { client: Socket, upstream: Socket, subscribes: boolean, frozen: boolean, held: Array<() => void> }
   const pairs = new Set<Pair>()
-  let isCut: Which | 'all' | undefined
+  let isCut: ConnectionKind | 'all' | undefined
   let toLose: string | undefined
-  const concerns = (what: Which | 'all' | undefined, pair: Pair) => what === 'all' || what === (pair.subscribes ? 'subscribers' : 'commands')
+  const concerns = (kind: ConnectionKind | 'all' | undefined, pair: Pair) => kind === 'all' || kind === (pair.subscribes ? 'subscribers' : 'commands')
   const server = net.createServer({ noDelay: true }, client => {
     const upstream = net.connect({ port: to, host: '127.0.0.1', noDelay: true })
     const pair: Pair = { client, upstream, subscribes: false, frozen: false, held: [] }
@@ -65,15 +65,15 @@ export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {
   const proxy: RedisProxy = {
     port: (server.address() as AddressInfo).port,
     delay: 0,
-    freeze (which) { for (const pair of pairs) pair.frozen ||= concerns(which ?? 'all', pair) },
+    freeze (kind) { for (const pair of pairs) pair.frozen ||= concerns(kind ?? 'all', pair) },
     thaw () {
       for (const pair of pairs) {
         pair.frozen = false
         for (const write of pair.held.splice(0)) write()
       }
     },
-    cut (which) {
-      isCut = which ?? 'all'
+    cut (kind) {
+      isCut = kind ?? 'all'
       for (const pair of pairs) if (concerns(isCut, pair)) pair.client.resetAndDestroy()
     },
     mend () { isCut = undefined },

@@ -3,7 +3,7 @@ import t from 'tap'
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import { buildApp, holdUp, LEVELS, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
-import { frozenProxy } from '../kit/frozen-proxy.ts'
+import { cableProxy } from '../kit/cable-proxy.ts'
 
 const path = withSignals('/stream/ann', { tabId: 'a' })
 
@@ -29,7 +29,7 @@ t.test('a half-open peer: the successor starts within closeGrace + 200 ms, and t
     }
   })
   await app.listen()
-  const proxy = await frozenProxy(t, app.port())
+  const proxy = await cableProxy(t, app.port())
   await connect(proxy.url(withSignals('/stream', { tabId: 'a' })))
   proxy.pullCable()
   await buffersFull
@@ -100,7 +100,7 @@ t.test('a client that does not take the end within replaceTimeout is named too, 
   const app = await buildApp(t, { replaceTimeout: 200, closeGrace: 60_000 })
   const streams = streamRoute(app)
   await app.listen()
-  const proxy = await frozenProxy(t, app.port())
+  const proxy = await cableProxy(t, app.port())
   await connect(proxy.url(path))
   proxy.pullCable()
   while (await Promise.race([streams[0]!.send('x'.repeat(1024 * 1024)).then(() => true), sleep(200, false)])) { /* until it waits */ }

@@ -3,7 +3,7 @@ import net, { type AddressInfo, type Socket } from 'node:net'
 import { once } from 'node:events'
 import type { Test } from 'tap'
 
-export interface FrozenProxy {
+export interface CableProxy {
   url: (path: string) => string
   /** Freezes every open connection, or only the connection of the client with this port. */
   pullCable: (port?: number) => void
@@ -11,7 +11,7 @@ export interface FrozenProxy {
   drop: (port: number) => void
 }
 
-export async function frozenProxy (t: Test, port: number): Promise<FrozenProxy> {
+export async function cableProxy (t: Test, port: number): Promise<CableProxy> {
   const pairs = new Set<[client: Socket, upstream: Socket]>()
   const frozen = new WeakSet<Socket>()
   const server = net.createServer(client => {
