@@ -14,8 +14,7 @@ async function untilShown (tab: Page, numbers: { live: number, zombies: number, 
 
 t.test('a duplicated tab of the demo has a stream of its own, which only that tab replaces', browserOptions, async t => {
   const { url } = await startExample(t, 'examples/demo/server.js')
-  const { context, newTab, duplicate, errors } = await launch(t)
-  context.setDefaultTimeout(0)
+  const { newTab, duplicate, errors } = await launch(t)
   const first = await newTab()
   await first.goto(url)
   await untilShown(first, { live: 1, zombies: 0, replaced: 0 })
@@ -32,8 +31,7 @@ t.test('a duplicated tab of the demo has a stream of its own, which only that ta
 
 t.test('the demo\'s button pulls the cable five times and goes on to the next page each time, and no zombie is left', browserOptions, async t => {
   const { url } = await startExample(t, 'examples/demo/server.js')
-  const { context, newTab, errors } = await launch(t)
-  context.setDefaultTimeout(0)
+  const { newTab, errors } = await launch(t)
   const tab = await newTab()
   await tab.goto(url)
   await tab.click('#repeat')
