@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
+import './kit/build.js'
 import { redisOptions } from './kit/redis.ts'
 
 interface Result {

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
+import './kit/build.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 // Not this process's options: coverage of what runs there is none of ours.
@@ -15,7 +16,6 @@ const bin = (name: string) => join(root, 'node_modules', '.bin', name)
 
 const project = await mkdtemp(join(tmpdir(), 'octa-star-streams-'))
 t.teardown(() => rm(project, { recursive: true, force: true }))
-// `npm run test:unit` has built it.
 const [packed] = JSON.parse(await run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', project], root))
 const tarball = join(project, packed.filename)
 

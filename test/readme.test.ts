@@ -1,6 +1,6 @@
 // The README does what it says: every code block in it is run here, and what it claims of the result is checked.
 import { EventEmitter, once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import net, { type AddressInfo } from 'node:net'
 import Fastify, { type FastifyInstance } from 'fastify'
@@ -330,10 +330,23 @@ t.test('the install line installs this package and its peer', async t => {
   t.equal(block('Install', 'sh').trim(), `npm install ${name} ${needed.join(' ')}`)
 })
 
+t.test('the commands for contributors exist, and CI runs the last of them', async t => {
+  const { scripts } = require('../package.json')
+  const commands = block('Contributing', 'sh').trim().split('\n').map(line => line.split(/ +#/)[0]!)
+  t.equal(commands.shift(), 'npm ci')
+  for (const command of commands) {
+    const [, script, file] = /^npm (?:run )?([\w:]+)(?: -- (\S+))?$/.exec(command)!
+    t.ok(scripts[script!] !== undefined, command)
+    if (file !== undefined) t.ok(existsSync(new URL(`../${file}`, import.meta.url)), command)
+  }
+  const ci = readFileSync(new URL('../.ci/run', import.meta.url), 'utf8')
+  t.strictSame(ci.split('\n').filter(line => line.startsWith('npm ')), ['npm ci', commands.at(-1)])
+})
+
 t.test('no block of the README is left out, and every link to a file leads to one', async t => {
   t.strictSame(all.filter(block => !tested.has(block)).map(({ heading, language }) => `${heading}: ${language}`), [])
   for (const [, path] of readme.matchAll(/\]\((?!http)([^)#]+)\)/g)) {
-    t.ok(require('node:fs').existsSync(new URL(`../${path}`, import.meta.url)), path!)
+    t.ok(existsSync(new URL(`../${path}`, import.meta.url)), path!)
   }
 })
 

@@ -1,11 +1,12 @@
 // A self-signed certificate for 127.0.0.1, made by openssl.
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { reasonToSkip } from './programs.ts'
 
 /** The reason to skip a test that needs a certificate, or `false`. On CI no test is skipped. */
-export const withoutOpenssl = spawnSync('openssl', ['version']).status !== 0 && process.env.CI !== 'true' ? 'openssl is not installed' : false as const
+export const withoutOpenssl = reasonToSkip('openssl')
 
 export interface Certificate {
   key: Buffer

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { createInterface, type Interface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
+import './build.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 

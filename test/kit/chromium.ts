@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { chromium, type BrowserContext, type Page } from 'playwright-core'
 import type { Test } from 'tap'
+import { reasonToSkip } from './programs.ts'
 
 const executablePath = spawnSync('which', ['chromium'], { encoding: 'utf8' }).stdout.trim()
 
@@ -18,7 +19,7 @@ const FLAGS = [
 /** Options for `t.test`: skip if Chromium is missing. On CI no test is skipped. */
 export const browserOptions = {
   timeout: 120_000,
-  skip: executablePath === '' && process.env.CI !== 'true' ? 'Chromium is not installed' : false as const
+  skip: reasonToSkip('chromium')
 }
 
 export interface Browser {

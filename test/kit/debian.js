@@ -1,40 +1,46 @@
-// Installs the programs that tests drive, where it may: as root on Debian. `--missing` says at the end what was skipped.
-// Each is named as its Debian package, and as `package:program` where the two differ.
+// The programs that tests drive, and how `npm run test:all` gets them: from Debian's packages, as root or by a `sudo` that asks for no
+// password. Other systems have to install the programs themselves.
 import { execFileSync, spawnSync } from 'node:child_process'
-import { rmSync, writeFileSync } from 'node:fs'
 
-const [mode, ...packages] = process.argv[2] === '--missing' ? process.argv.slice(2) : ['--install', ...process.argv.slice(2)]
-// Servers are where a user's PATH does not lead.
+// By the name of the Debian package.
+const PROGRAMS = { chromium: 'chromium', iproute2: 'ip', nginx: 'nginx', openssl: 'openssl', 'redis-server': 'redis-server' }
+
+// Debian installs servers outside a user's PATH.
 const env = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` }
-const isMissing = name => spawnSync('which', [name], { env }).status !== 0
-const missing = packages.map(name => name.split(':')).filter(([name, program = name]) => isMissing(program)).map(([name]) => name)
+const succeeds = (program, ...args) => spawnSync(program, args, { env, stdio: 'ignore' }).status === 0
+const isMissing = program => !succeeds('which', program)
+const missingPackages = () => Object.keys(PROGRAMS).filter(name => isMissing(PROGRAMS[name]))
 
-if (missing.length > 0) {
-  if (mode === '--missing') {
-    console.log(`Skipped, because they are not installed here: the tests that need ${missing.join(', ')}`)
-  } else if (process.getuid?.() === 0 && !isMissing('apt-get')) {
-    console.log(`Installing ${missing.join(', ')}`)
-    withoutServices(() => {
-      const apt = args => execFileSync('apt-get', args, { stdio: ['ignore', 'ignore', 'inherit'], env: { ...env, DEBIAN_FRONTEND: 'noninteractive' } })
-      apt(['update', '-q'])
-      apt(['install', '-qy', '--no-install-recommends', ...missing])
-    })
-  }
+/** Installs the programs that are missing, if that is allowed here. */
+export function installPrograms () {
+  const packages = missingPackages()
+  if (packages.length === 0 || isMissing('apt-get')) return
+  const isRoot = process.getuid() === 0
+  if (!isRoot && !succeeds('sudo', '-n', 'true')) return
+  console.log(`Installing ${packages.join(', ')}`)
+  const asRoot = (...command) => execFileSync('env', [...isRoot ? [] : ['sudo', '-n'], 'env', 'DEBIAN_FRONTEND=noninteractive', ...command], { stdio: ['pipe', 'ignore', 'inherit'], env })
+  withoutServices(asRoot, () => {
+    asRoot('apt-get', 'update', '-q')
+    asRoot('apt-get', 'install', '-qy', '--no-install-recommends', ...packages)
+  })
 }
 
-// Debian starts a server that it installs. The tests start their own, and this machine has no use for another:
-// invoke-rc.d(8) and deb-systemd-invoke(1p) ask this file, and 101 forbids. Debian's images for containers have it.
-function withoutServices (install) {
+/** What to tell somebody whose machine lacks programs, or `undefined` if all of them are there. */
+export function missingPrograms () {
+  const packages = missingPackages()
+  if (packages.length === 0) return undefined
+  return `Skipped: the tests that need ${packages.map(name => PROGRAMS[name]).join(', ')}. To run these tests, install the Debian package${packages.length > 1 ? 's' : ''}: apt-get install ${packages.join(' ')}`
+}
+
+// Debian starts a server when it installs one. The tests start servers of their own, so this file forbids the start: invoke-rc.d(8) and
+// deb-systemd-invoke(1p) run the file, and 101 means no. Debian's images for containers already have such a file.
+function withoutServices (asRoot, install) {
   const policy = '/usr/sbin/policy-rc.d'
-  try {
-    writeFileSync(policy, '#!/bin/sh\nexit 101\n', { mode: 0o755, flag: 'wx' })
-  } catch (error) {
-    if (error.code === 'EEXIST') return install()
-    throw error
-  }
+  if (succeeds('test', '-e', policy)) return install()
+  asRoot('sh', '-c', `printf '#!/bin/sh\\nexit 101\\n' > ${policy} && chmod 755 ${policy}`)
   try {
     install()
   } finally {
-    rmSync(policy)
+    asRoot('rm', policy)
   }
 }

@@ -1,15 +1,17 @@
 // Two hosts in network namespaces, with a virtual cable between the hosts that a test can pull. Needs Linux and root.
 import { execFileSync, spawnSync } from 'node:child_process'
 import type { Test } from 'tap'
+import { reasonToSkip } from './programs.ts'
 
 const ip = (...args: string[]) => execFileSync('ip', args, { stdio: ['ignore', 'ignore', 'pipe'] })
 
 // Containers differ in their permissions, so try to make a namespace.
 function obstacle (): string | false {
   if (process.platform !== 'linux') return 'network namespaces need Linux'
+  const reason = reasonToSkip('ip')
+  if (reason !== false) return reason
   const name = `octa-try-${process.pid}`
-  const { status, error } = spawnSync('ip', ['netns', 'add', name])
-  if (error !== undefined) return 'iproute2 is not installed'
+  const { status } = spawnSync('ip', ['netns', 'add', name])
   if (status !== 0) return 'network namespaces need root'
   ip('netns', 'delete', name)
   return false

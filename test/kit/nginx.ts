@@ -1,5 +1,5 @@
 // Starts an nginx for one test: a single foreground process on a free port, with all paths in a temporary directory.
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import net from 'node:net'
@@ -8,15 +8,14 @@ import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Test } from 'tap'
 import { freePort } from './free-port.ts'
+import { PATH, reasonToSkip } from './programs.ts'
+
+const env = { ...process.env, PATH }
 
 // Debian installs nginx in /usr/sbin, which a user's PATH does not contain.
-const env = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` }
-const missing = spawnSync('nginx', ['-v'], { env }).status !== 0
-
-/** Options for `t.test`: skip if nginx is missing. On CI no test is skipped. */
 export const nginxOptions = {
   timeout: 120_000,
-  skip: missing && process.env.CI !== 'true' ? 'nginx is not installed' : false as const
+  skip: reasonToSkip('nginx')
 }
 
 export interface Nginx {

@@ -1,5 +1,5 @@
 // Starts Redis servers for one test, on free ports and without persistence: a single server, with or without TLS, or a Redis Cluster.
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -9,13 +9,12 @@ import { Redis, type RedisOptions } from 'ioredis'
 import type { Test } from 'tap'
 import { makeCertificate } from './certificate.ts'
 import { freePort } from './free-port.ts'
-
-const missing = spawnSync('which', ['redis-server']).status !== 0
+import { reasonToSkip } from './programs.ts'
 
 /** Options for `t.test`: skip if redis-server is missing. On CI no test is skipped. */
 export const redisOptions = {
   timeout: 120_000,
-  skip: missing && process.env.CI !== 'true' ? 'redis-server is not installed' : false as const
+  skip: reasonToSkip('redis-server')
 }
 
 export interface RedisServer {

@@ -1,0 +1,19 @@
+// Makes the build in `dist` again if a source is newer. Tests whose child processes run on the build import this file.
+import { spawnSync } from 'node:child_process'
+import { readdirSync, statSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const modified = path => statSync(`${root}/${path}`, { throwIfNoEntry: false })?.mtimeMs ?? 0
+// A folder's own time tells that a file was removed.
+const tree = path => [path, ...readdirSync(`${root}/${path}`, { recursive: true }).map(name => `${path}/${name}`)]
+const sources = ['package.json', 'tsconfig.json', 'tsconfig.build.json', 'tsconfig.browser.json', ...tree('lib'), ...tree('types')]
+// The last file that the build writes.
+const built = modified('dist/lib/browser/tab-id.js')
+
+if (sources.some(path => modified(path) >= built)) {
+  // Not with tap's loaders, and what is printed is none of a test's output.
+  const { NODE_OPTIONS, ...env } = process.env
+  const { status } = spawnSync('npm', ['run', 'build', '--silent'], { cwd: root, env, stdio: ['ignore', 2, 2] })
+  if (status !== 0) throw new Error('npm run build failed')
+}

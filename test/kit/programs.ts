@@ -1,0 +1,18 @@
+// Which tests are skipped because they drive another program than Node.
+import { spawnSync } from 'node:child_process'
+
+/** Whether this is `npm test`. A single file that is run on its own uses whatever is there. */
+export const isQuickRun = process.env.OCTA_TESTS === 'quick'
+// In CI a test that lacks its program fails.
+const mayBeSkipped = process.env.CI !== 'true' || process.env.OCTA_TESTS !== 'all'
+
+// Debian installs servers outside a user's PATH.
+export const PATH = `${process.env.PATH}:/usr/sbin`
+
+/** A reason to skip the tests that drive `program`, or `false` if they can run. */
+export function reasonToSkip (program: string): string | false {
+  if (isQuickRun) return `npm run test:all runs the tests that need ${program}`
+  // Not by the option `env`: tap adds its own to that.
+  const isInstalled = spawnSync('env', [`PATH=${PATH}`, 'which', program], { stdio: 'ignore' }).status === 0
+  return !isInstalled && mayBeSkipped && `${program} is not installed`
+}

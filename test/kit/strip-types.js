@@ -1,0 +1,16 @@
+// Preloaded with `--import`, lets Node 20 run TypeScript: esbuild removes the types of a file when Node loads the file. Later versions of
+// Node remove types themselves (https://nodejs.org/api/typescript.html). The runs that measure coverage use tap's own compiler instead.
+import { readFile } from 'node:fs/promises'
+import { register } from 'node:module'
+import { isMainThread } from 'node:worker_threads'
+import { transformSync } from 'esbuild'
+
+// Node runs the hooks in a thread of their own, and loads this file there once more.
+if (isMainThread) register(import.meta.url)
+
+export async function load (url, context, nextLoad) {
+  if (!url.startsWith('file:') || !url.endsWith('.ts')) return await nextLoad(url, context)
+  const source = await readFile(new URL(url), 'utf8')
+  const { code } = transformSync(source, { loader: 'ts', format: 'esm', target: 'es2023', sourcefile: url, sourcemap: 'inline' })
+  return { format: 'module', source: code, shortCircuit: true }
+}

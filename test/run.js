@@ -1,0 +1,89 @@
+// npm test                        lint, types, and the quick tests: all but those listed below
+// npm test -- test/event.test.ts  these files alone, without lint, types and coverage. What else follows `--` is for tap, as `--grep=farewell`
+// npm run test:all                lint, types and all tests, which have to cover every line and branch of `lib`
+// npm run test:watch [-- files]   the tests of what has changed, again at each change; or these files
+import { spawn } from 'node:child_process'
+import { readFileSync, readdirSync, watch } from 'node:fs'
+import { normalize } from 'node:path'
+import { installPrograms, missingPrograms } from './kit/debian.js'
+
+// A test file that is not in this list is quick, and runs with `npm test`. A quick test file needs Node and loopback, nothing else: tests in
+// it that drive another program are skipped by `npm test`. The files here are about other programs, need the registry, or work for long.
+const ONLY_IN_TEST_ALL = [
+  'bench', 'browser/datastar', 'browser/event-source', 'browser/tab-id', 'cluster/faults', 'cluster/nodes', 'cluster/processes',
+  'cluster/redis', 'cluster/scaling', 'cluster/scripts', 'cluster/simulation', 'cluster/standstill', 'dead-peer', 'demo',
+  'hostile/coverage-guided', 'hostile/exhaustion', 'hostile/fuzz', 'nginx', 'package', 'soak'
+].map(name => `test/${name}.test.ts`)
+
+const [, , ...args] = process.argv
+const mode = ['--all', '--watch'].includes(args[0]) ? args.shift() : '--quick'
+const files = readdirSync('test', { recursive: true }).map(name => `test/${name}`).filter(name => name.endsWith('.test.ts'))
+const quickFiles = files.filter(name => !ONLY_IN_TEST_ALL.includes(name))
+const unknown = ONLY_IN_TEST_ALL.filter(name => !files.includes(name))
+if (unknown.length > 0) throw new Error(`test/run.js lists ${unknown.join(', ')}, but there is no such test file`)
+
+if (mode === '--all') await testAll()
+else if (mode === '--watch') await testAtEachChange()
+else if (args.length > 0) process.exitCode = await tap(args)
+else await testQuickly()
+
+async function testQuickly () {
+  await lintAndTypes()
+  process.exitCode = await tap(quickFiles, { OCTA_TESTS: 'quick' })
+}
+
+async function testAll () {
+  await lintAndTypes()
+  installPrograms()
+  // With tap's own compiler, whose output coverage is measured by.
+  process.exitCode = await run('tap', args, { OCTA_TESTS: 'all' })
+  const missing = missingPrograms()
+  if (missing !== undefined) console.log(missing)
+}
+
+async function testAtEachChange () {
+  // tap knows from the run before which files a test loads.
+  const what = args.length > 0 ? args : ['--changed', ...quickFiles]
+  let noteChange
+  for (const folder of ['lib', 'types', 'test', 'examples']) watch(folder, { recursive: true }, () => noteChange?.())
+  for (;;) {
+    const change = new Promise(resolve => { noteChange = resolve })
+    await tap(what, args.length > 0 ? {} : { OCTA_TESTS: 'quick' })
+    console.log('Waiting for a change')
+    await change
+    // An editor may write a file in several steps.
+    await new Promise(resolve => setTimeout(resolve, 100))
+  }
+}
+
+async function lintAndTypes () {
+  const codes = await Promise.all([inTurn('lint', 'build'), inTurn('test:types')])
+  if (codes.some(code => code !== 0)) process.exit(1)
+}
+
+async function inTurn (...scripts) {
+  for (const script of scripts) {
+    const code = await run('npm', ['run', '--silent', script])
+    if (code !== 0) return code
+  }
+  return 0
+}
+
+/** Runs tests for speed: without coverage, and without the TypeScript compiler. */
+async function tap (args, env) {
+  const canStripTypes = Boolean(process.features.typescript)
+  const stripTypes = '--import=./test/kit/strip-types.js'
+  if (args.length === 1 && files.includes(normalize(args[0]))) {
+    // A test file is a program that prints TAP. Without tap's runner the file runs in half the time.
+    const timeout = /^timeout: (\d+)$/m.exec(readFileSync('.taprc', 'utf8'))[1]
+    return await run(process.execPath, ['--enable-source-maps', ...canStripTypes ? [] : [stripTypes], args[0]], { TAP_TIMEOUT: timeout, ...env })
+  }
+  // What tap's option --type-strip-only does, which tap does not have on Node 20.
+  const types = canStripTypes ? ['--type-strip-only'] : ['--test-env=TAP_TYPE_STRIP_ONLY=1', `--node-arg=${stripTypes}`]
+  return await run('tap', ['--disable-coverage', ...types, ...args], env)
+}
+
+function run (command, args, env = {}) {
+  const child = spawn(command, args, { stdio: 'inherit', env: { ...process.env, ...env } })
+  return new Promise(resolve => child.once('exit', code => resolve(code ?? 1)))
+}
