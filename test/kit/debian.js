@@ -15,7 +15,7 @@ const missingPackages = () => Object.keys(PROGRAMS).filter(name => isMissing(PRO
 export function installPrograms () {
   const packages = missingPackages()
   if (packages.length === 0 || isMissing('apt-get')) return
-  const isRoot = process.getuid() === 0
+  const isRoot = succeeds('sh', '-c', 'test "$(id -u)" = 0')
   if (!isRoot && !succeeds('sudo', '-n', 'true')) return
   console.log(`Installing ${packages.join(', ')}`)
   const asRoot = (...command) => execFileSync('env', [...isRoot ? [] : ['sudo', '-n'], 'env', 'DEBIAN_FRONTEND=noninteractive', ...command], { stdio: ['pipe', 'ignore', 'inherit'], env })
