@@ -1,14 +1,16 @@
-// npm test                        lint, types, and the quick tests: all but those listed below
-// npm test -- test/event.test.ts  these files alone, without lint, types and coverage. What else follows `--` is for tap, as `--grep=farewell`
-// npm run test:all                lint, types and all tests, which have to cover every line and branch of `lib`
-// npm run test:watch [-- files]   the tests of what has changed, again at each change; or these files
+// Runs the tests:
+//   npm test                        lint, types and the quick test files
+//   npm test -- test/event.test.ts  the named files, without lint, types and coverage. tap's options work too: --grep=farewell
+//   npm run test:all                lint, types and all test files, and fails unless they cover all of `lib`
+//   npm run test:watch              at each change the quick test files that load a changed file
+//   npm run test:watch -- FILES     at each change the named files
 import { spawn } from 'node:child_process'
 import { readFileSync, readdirSync, watch } from 'node:fs'
 import { normalize } from 'node:path'
 import { installPrograms, missingPrograms } from './kit/debian.js'
 
-// A test file that is not in this list is quick, and runs with `npm test`. A quick test file needs Node and loopback, nothing else: tests in
-// it that drive another program are skipped by `npm test`. The files here are about other programs, need the registry, or work for long.
+// `npm test` runs every test file that is not in this list. The list names the files that drive other programs, that need the registry, or
+// that run for long. If a quick file has a few tests that drive another program, `npm test` skips these tests: see kit/programs.ts.
 const ONLY_IN_TEST_ALL = [
   'bench', 'browser/datastar', 'browser/event-source', 'browser/tab-id', 'cluster/faults', 'cluster/nodes', 'cluster/processes',
   'cluster/redis', 'cluster/scaling', 'cluster/scripts', 'cluster/simulation', 'cluster/standstill', 'dead-peer', 'demo',
@@ -35,14 +37,14 @@ async function testQuickly () {
 async function testAll () {
   await lintAndTypes()
   installPrograms()
-  // With tap's own compiler, whose output coverage is measured by.
+  // Without the options of `tap` below: coverage is measured with tap's own compiler.
   process.exitCode = await run('tap', args, { OCTA_TESTS: 'all' })
   const missing = missingPrograms()
   if (missing !== undefined) console.log(missing)
 }
 
 async function testAtEachChange () {
-  // tap knows from the run before which files a test loads.
+  // With --changed tap compares the files that each test loaded in the last run.
   const what = args.length > 0 ? args : ['--changed', ...quickFiles]
   let noteChange
   for (const folder of ['lib', 'types', 'test', 'examples']) watch(folder, { recursive: true }, () => noteChange?.())
@@ -74,11 +76,11 @@ async function tap (args, env) {
   const canStripTypes = Boolean(process.features.typescript)
   const stripTypes = '--import=./test/kit/strip-types.js'
   if (args.length === 1 && files.includes(normalize(args[0]))) {
-    // A test file is a program that prints TAP. Without tap's runner the file runs in half the time.
+    // A test file is a program that prints TAP. tap's runner takes longer to start than most files take to run.
     const timeout = /^timeout: (\d+)$/m.exec(readFileSync('.taprc', 'utf8'))[1]
     return await run(process.execPath, ['--enable-source-maps', ...canStripTypes ? [] : [stripTypes], args[0]], { TAP_TIMEOUT: timeout, ...env })
   }
-  // What tap's option --type-strip-only does, which tap does not have on Node 20.
+  // On Node 20 tap ignores --type-strip-only. The environment variable is how tap turns its compiler off.
   const types = canStripTypes ? ['--type-strip-only'] : ['--test-env=TAP_TYPE_STRIP_ONLY=1', `--node-arg=${stripTypes}`]
   return await run('tap', ['--disable-coverage', ...types, ...args], env)
 }

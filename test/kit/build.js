@@ -12,7 +12,7 @@ const sources = ['tsconfig.json', 'tsconfig.build.json', 'tsconfig.browser.json'
 const built = modified('dist/lib/browser/tab-id.js')
 
 if (sources.some(path => modified(path) >= built)) {
-  // Not with tap's loaders, and what is printed is none of a test's output.
+  // Without tap's loaders. The build prints to standard error, because standard output belongs to the test.
   const { NODE_OPTIONS, ...env } = process.env
   const { status } = spawnSync('npm', ['run', 'build', '--silent'], { cwd: root, env, stdio: ['ignore', 2, 2] })
   if (status !== 0) throw new Error('npm run build failed')

@@ -1,5 +1,5 @@
-// The programs that tests drive, and how `npm run test:all` gets them: from Debian's packages, as root or by a `sudo` that asks for no
-// password. Other systems have to install the programs themselves.
+// The programs that tests drive. `npm run test:all` installs the missing programs from Debian's packages if the user is root, or if `sudo`
+// asks for no password.
 import { execFileSync, spawnSync } from 'node:child_process'
 
 // By the name of the Debian package.

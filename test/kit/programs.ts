@@ -1,7 +1,7 @@
-// Which tests are skipped because they drive another program than Node.
+// Says which tests are skipped because they drive a program other than Node.
 import { spawnSync } from 'node:child_process'
 
-/** Whether this is `npm test`. A single file that is run on its own uses whatever is there. */
+/** True in `npm test`, but not in `npm test -- FILE`, where all tests run whose programs are installed. */
 export const isQuickRun = process.env.OCTA_TESTS === 'quick'
 // In CI a test that lacks its program fails.
 const mayBeSkipped = process.env.CI !== 'true' || process.env.OCTA_TESTS !== 'all'
