@@ -53,7 +53,7 @@ export async function buildApp ({ desk, place, cluster }) {
   // A connection that was kept alive would freeze with the cable, and the browser would send its next request on the frozen connection.
   fastify.addHook('onSend', async (request, reply) => { reply.header('connection', 'close').header('cache-control', 'no-store') })
 
-  const onReplace = ({ stream }) => { if (connections.has(stream)) replaced++ }
+  const onReplace = ({ holder }) => { if (connections.has(holder)) replaced++ }
   diagnostics.subscribe('octa-star:stream:replace', onReplace)
   fastify.addHook('onClose', async () => diagnostics.unsubscribe('octa-star:stream:replace', onReplace))
 
