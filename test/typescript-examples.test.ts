@@ -41,7 +41,6 @@ const DOCSTRING_PRELUDE = {
   fastify: "declare const fastify: import('fastify').FastifyInstance & { redis: import('ioredis').Redis }",
   request: "declare const request: import('fastify').FastifyRequest & { user: { id: string } }",
   stream: "declare const stream: import('octa-star-streams').Stream",
-  registry: "declare const registry: import('octa-star-streams').StreamRegistry",
   octaStarStreams: "import octaStarStreams from 'octa-star-streams'",
   streamKey: "import { streamKey } from 'octa-star-streams'",
   datastar: "import { datastar } from 'octa-star-streams/datastar'",
