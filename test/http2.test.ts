@@ -8,6 +8,7 @@ import type { CloseReason, Stream } from '../lib/index.ts'
 import { streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { http2App, openIn, received, transportOptions, type Http2App, type Http2Client, type Transport } from './kit/http2.ts'
+import { seeded } from './kit/seed.ts'
 
 const { NGHTTP2_CANCEL, NGHTTP2_NO_ERROR } = http2.constants
 const TRANSPORTS: Transport[] = ['in the clear', 'over TLS']
@@ -186,7 +187,7 @@ for (const transport of TRANSPORTS) {
     await fc.assert(fc.asyncProperty(steps, async steps => {
       const sessions = new Sessions(app, `scope-${++runs}`)
       await sessions.run(steps)
-    }), { numRuns: 40 })
+    }), { ...seeded(import.meta.url), numRuns: 40 })
     t.ok(runs >= 40)
   })
 }

@@ -2,6 +2,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { checkTabId, readSignals, readTabId } from '../lib/http/signals.ts'
+import { seeded } from './kit/seed.ts'
 
 const get = (datastar?: unknown) => ({ query: datastar === undefined ? {} : { datastar }, body: undefined, headers: {} })
 const post = (body: unknown, type = 'application/json') => ({ query: {}, body, headers: { 'content-type': type } })
@@ -65,7 +66,7 @@ t.test('whatever comes, the answer is a tab id, none, or a 400', async t => {
     }
   }
   const json = fc.oneof(fc.json(), fc.record({ tabId: fc.anything() }).map(value => JSON.stringify(value)), fc.string())
-  fc.assert(fc.property(fc.oneof(json, fc.anything()), value => tabIdOr400(get(value))), { numRuns: 5_000 })
-  fc.assert(fc.property(fc.oneof(fc.record({ tabId: fc.anything() }), fc.anything()), fc.string(), (body, type) => tabIdOr400(post(body, type)) && tabIdOr400(post(body))), { numRuns: 5_000 })
+  fc.assert(fc.property(fc.oneof(json, fc.anything()), value => tabIdOr400(get(value))), { ...seeded(import.meta.url), numRuns: 5_000 })
+  fc.assert(fc.property(fc.oneof(fc.record({ tabId: fc.anything() }), fc.anything()), fc.string(), (body, type) => tabIdOr400(post(body, type)) && tabIdOr400(post(body))), { ...seeded(import.meta.url), numRuns: 5_000 })
   t.pass()
 })
