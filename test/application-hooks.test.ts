@@ -122,17 +122,18 @@ t.test('a connectionTimeout cuts off a stream that is silent for longer, as disc
   t.equal(await streams[0]!.gone, 'disconnected')
   t.strictSame(ran, [], 'Fastify gives up its own hook for a response that is not its own')
 
-  const beating = await buildApp(t, { fastify: { connectionTimeout: 200 }, sse: { heartbeatInterval: 40 } })
+  // Twenty heartbeats fit into the limit, so that a busy machine, which delays heartbeats, does not miss all of them.
+  const beating = await buildApp(t, { fastify: { connectionTimeout: 2_000 }, sse: { heartbeatInterval: 100 } })
   const kept = streamRoute(beating)
   await beating.listen()
   const listener = await connect(beating.url(path))
-  while (listener.text.split(': heartbeat').length < 12) await turn()
+  while (listener.text.split(': heartbeat').length < 24) await turn()
   t.notOk(kept[0]!.signal.aborted)
   listener.leave()
 })
 
 t.test('a connectionTimeout while a stream waits for its predecessor: onTimeout runs, and the newcomer never becomes a holder', async t => {
-  const { app, ran } = await hooked(t, ['onTimeout'], { fastify: { connectionTimeout: 200 }, sse: { heartbeatInterval: 40 } })
+  const { app, ran } = await hooked(t, ['onTimeout'], { fastify: { connectionTimeout: 2_000 }, replaceTimeout: 3_600_000, sse: { heartbeatInterval: 100 } })
   const streams = streamRoute(app)
   await app.listen()
   await connect(app.url(path))
@@ -148,7 +149,7 @@ t.test('a connectionTimeout while a stream waits for its predecessor: onTimeout 
 })
 
 t.test('a handlerTimeout while a stream waits for its predecessor: 503, it never becomes a holder, and the next one starts', async t => {
-  const app = await buildApp(t, { errorsExpected: true, fastify: { handlerTimeout: 100 } })
+  const app = await buildApp(t, { errorsExpected: true, fastify: { handlerTimeout: 1_000 } })
   const streams = streamRoute(app)
   await app.listen()
   await connect(app.url(path))
@@ -162,7 +163,7 @@ t.test('a handlerTimeout while a stream waits for its predecessor: 503, it never
 })
 
 t.test('a handlerTimeout before the start: startStream says that the reply was sent, and touches no holder', async t => {
-  const app = await buildApp(t, { errorsExpected: true, fastify: { handlerTimeout: 100 } })
+  const app = await buildApp(t, { errorsExpected: true, fastify: { handlerTimeout: 1_000 } })
   let goOn = () => {}
   app.fastify.get('/slow', { sse: 'only' }, async (_request, reply) => {
     await new Promise<void>(resolve => { goOn = resolve })

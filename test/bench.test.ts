@@ -12,7 +12,7 @@ interface Result {
   error?: string
 }
 
-t.test('every benchmark measures what it says, and loses or doubles no stream', { timeout: 120_000 }, async t => {
+t.test('every benchmark measures what it says, and loses or doubles no stream', async t => {
   // Not this process's options: coverage of what runs there is none of ours.
   const command = ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', process.execPath, 'bench/run.js', '--moment', '--json']
   // Where a benchmark could not be run its exit code is 1, and what it has printed says which.

@@ -1,9 +1,11 @@
 // What can be observed: the channels' payloads, and one debug line each for an opening and a closing.
 import diagnostics from 'node:diagnostics_channel'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { once } from 'node:events'
+import { setImmediate as turn } from 'node:timers/promises'
+import FakeTimers from '@sinonjs/fake-timers'
 import t from 'tap'
 import { reportOpen } from '../lib/diagnostics.ts'
-import { buildApp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
+import { buildApp, holdUp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import type { Stream, StreamCloseEvent, StreamOpenEvent, StreamReplaceEvent } from '../lib/index.ts'
 
@@ -17,22 +19,32 @@ t.test('opening, replacing and closing are published, with the stream, the reaso
     t.teardown(() => { diagnostics.unsubscribe(`octa-star:stream:${name}`, listener) })
   }
   const app = await buildApp(t)
-  const streams = streamRoute(app, '/stream/:scope', stream => stream.onClose(() => sleep(30)))
+  const streams = streamRoute(app)
   await app.listen()
+  // The clock moves only when the test ticks it. Starts above 0, because `openedAt` is 0 for a stream that has not opened.
+  const clock = FakeTimers.install({ toFake: ['performance'] })
+  t.teardown(() => clock.uninstall())
+  clock.tick(1_000)
   await connect(app.url(path))
-  await sleep(20)
-  await connect(app.url(path))
+  const cleanedUp = holdUp(streams[0]!)
+  clock.tick(20)
+  const second = connect(app.url(path))
+  await once(streams[0]!.signal, 'abort')
+  await turn()
+  clock.tick(30)
+  cleanedUp()
+  await second
 
   t.strictSame(seen.map(([name]) => name), ['open', 'replace', 'close', 'open'])
   const [open, replace, close, next] = seen.map(([, event]) => event) as [StreamOpenEvent, StreamReplaceEvent, StreamCloseEvent, StreamOpenEvent]
   t.equal(open.stream, streams[0])
-  t.ok(open.waited < 30)
+  t.equal(open.waited, 0)
   t.equal(replace.holder, streams[0])
   t.equal(replace.by, streams[1])
-  t.ok(replace.held >= 15)
+  t.equal(replace.held, 20)
   t.match(close, { stream: streams[0], reason: 'replaced' })
-  t.ok(close.lived >= 15 && close.closing >= 25, `lived ${close.lived} ms, closing ${close.closing} ms`)
-  t.ok(next.waited >= 25, `waited ${next.waited} ms`)
+  t.match(close, { lived: 20, closing: 30 })
+  t.equal(next.waited, 30)
 })
 
 t.test('there is one debug line for an opening and one for a closing', async t => {

@@ -74,8 +74,16 @@ for (const [deduplicate, outcome] of [[false, 'hangs'], [true, 'passes']] as con
       await openStream(tab)
       await until(deduplicate ? 1 : i, i)
     }
-    const seventh = await tab.evaluate(() => fetch('/ping', { signal: AbortSignal.timeout(3000) }).then(() => 'passes', () => 'hangs'))
-    t.equal(seventh, outcome)
+    let answered = false
+    const seventh = tab.evaluate(async () => { await fetch('/ping') }).then(() => { answered = true })
+    if (!deduplicate) {
+      // Chromium opens six more connections to the same server under another name, so a later request under that name is answered.
+      await tab.evaluate(async url => { await fetch(url, { mode: 'no-cors' }) }, app.url('/ping').replace('127.0.0.1', 'localhost'))
+      t.notOk(answered, 'it waits for one of the six')
+      await tab.evaluate(() => (globalThis as any).sources[0].close())
+    }
+    await seventh
+    t.ok(answered)
   })
 
   t.test(`six pages whose network froze, ${deduplicate ? 'deduplicated: one stream is left' : 'not deduplicated: each leaves a zombie'}`, browserOptions, async t => {

@@ -24,7 +24,7 @@ export function clusterConformance (t: Test, { options = {}, build }: Conformanc
     const replaced = two!.replaceAndRegister(key('a'), second).then(result => { admitted = true; return result })
     await first.told
     t.strictSame(first.reasons, ['replaced'])
-    await new Promise(resolve => setTimeout(resolve, 50))
+    await settled([one!, two!])
     t.equal(admitted, false)
     first.leave()
     t.equal(await replaced, true)
@@ -74,7 +74,7 @@ export function clusterConformance (t: Test, { options = {}, build }: Conformanc
     t.strictSame(holders.map(holder => holder.reasons), [['evicted'], ['evicted'], ['evicted']])
     holders[0]!.leave()
     holders[2]!.leave()
-    await new Promise(resolve => setTimeout(resolve, 50))
+    await settled(registries)
     t.equal(evicted, undefined)
     holders[1]!.leave()
     await eviction
@@ -125,6 +125,17 @@ export function clusterConformance (t: Test, { options = {}, build }: Conformanc
       await newcomer
     }
   })
+}
+
+/** Resolves after a complete replacement in another scope. That replacement uses the same connections, so every earlier message has arrived by then. */
+async function settled (registries: Registry[]): Promise<void> {
+  for (const [i, from] of registries.entries()) {
+    const holder = new ToldHolder()
+    const key = streamKey('somebody else', String(i))
+    await from.replaceAndRegister(key, holder)
+    holder.told.then(() => holder.leave())
+    await registries[(i + 1) % registries.length]!.replaceAndRegister(key, new PlainHolder())
+  }
 }
 
 /** Says when it is told to end, which another process does in its own time. */

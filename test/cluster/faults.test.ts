@@ -31,11 +31,14 @@ async function build (t: Test, { lease = 2_000, ...options }: Built = {}) {
 
 const AWAY = /^Redis is away/
 
-/** Resolves to how long `condition` took to hold. */
+/** The most times that `heals` checks its condition, 10 ms apart: five seconds, and more on a slow machine, where each pause takes longer. */
+const CHECKS = 500
+
+/** Resolves to the number of checks until `condition` was true. */
 async function heals (condition: () => boolean): Promise<number> {
-  const start = performance.now()
-  while (!condition()) await pause(10)
-  return performance.now() - start
+  let checks = 0
+  while (!condition() && checks++ < CHECKS) await pause(10)
+  return checks
 }
 
 t.test('Redis killed and restarted empty: no stream is lost, no request fails, doubles are down to the newest within 5 s, one warning', redisOptions, async t => {
@@ -58,7 +61,7 @@ t.test('Redis killed and restarted empty: no stream is lost, no request fails, d
 
   await server.start()
   const took = await heals(() => one.registry.size + two.registry.size === 3)
-  t.ok(took < 5_000, `${Math.round(took)} ms`)
+  t.ok(took < CHECKS, `${took} checks`)
   t.equal(two.streams.at(-1)!.signal.aborted, false, 'the newest is left')
   t.equal(await one.streams.at(-1)!.closed, 'replaced')
   t.equal(before.text, '', 'the quiet one was not touched')
@@ -77,7 +80,7 @@ for (const [fault, broken] of [['cut', 'resets'], ['freeze', 'answers nothing']]
     t.equal((await two.open('a')).status, 200)
     one.proxy[fault === 'cut' ? 'mend' : 'thaw']()
     const took = await heals(() => one.registry.size === 0)
-    t.ok(took < 5_000, `${Math.round(took)} ms`)
+    t.ok(took < CHECKS, `${took} checks`)
     t.equal(two.streams[0]!.signal.aborted, false)
   })
 
@@ -90,7 +93,7 @@ for (const [fault, broken] of [['cut', 'resets'], ['freeze', 'answers nothing']]
     t.equal(one.registry.size + two.registry.size, 2, 'deduplicated within the process')
     two.proxy[fault === 'cut' ? 'mend' : 'thaw']()
     const took = await heals(() => one.registry.size === 0)
-    t.ok(took < 5_000, `${Math.round(took)} ms`)
+    t.ok(took < CHECKS, `${took} checks`)
     t.equal(two.streams.at(-1)!.signal.aborted, false)
     t.match(two.warnings(), [AWAY], 'one warning, not one for each request')
   })
@@ -103,7 +106,7 @@ t.test('a subscription that hears nothing is made anew', redisOptions, async t =
   await two.open('a')
   // Nothing is thawed: its own beats do not reach it, and that is how it knows.
   const took = await heals(() => one.registry.size === 0)
-  t.ok(took < 5_000, `${Math.round(took)} ms`)
+  t.ok(took < CHECKS, `${took} checks`)
   await one.open('a')
   t.equal(await two.streams[0]!.closed, 'replaced')
 })
@@ -121,13 +124,12 @@ t.test('500 ms of latency: replacements work, and nobody is thought to be away',
 
 for (const lost of ['end replaced', 'gone ']) {
   t.test(`a lost message '${lost}' is said again`, redisOptions, async t => {
-    const { one, two } = await build(t)
+    // Longer than the time limit of this file: a test that waits for replaceTimeout fails.
+    const { one, two } = await build(t, { replaceTimeout: 3_600_000 })
     const first = await one.open('a')
     one.proxy.loseNext(lost)
     two.proxy.loseNext(lost)
-    const start = performance.now()
     await two.open('a')
-    t.ok(performance.now() - start < 4_000, 'sooner than replaceTimeout')
     await first.ended
     t.strictSame([...one.warnings(), ...two.warnings()], [])
   })
@@ -142,7 +144,7 @@ t.test('a claim that Redis gets to see late does not replace one that is newer',
   await two.open('a')
   one.proxy.thaw()
   const took = await heals(() => one.registry.size === 0)
-  t.ok(took < 5_000, `${Math.round(took)} ms`)
+  t.ok(took < CHECKS, `${took} checks`)
   t.strictSame(two.streams.map(({ signal }) => signal.aborted), [false, false])
 })
 
@@ -190,10 +192,12 @@ for (const [fault, mend] of [['cut', 'mend'], ['freeze', 'thaw']] as const) {
 }
 
 t.test('an acknowledgement that cannot be heard is not waited for', redisOptions, async t => {
-  const { one, two } = await build(t, { replaceTimeout: 60_000 })
+  const { server, one, two } = await build(t, { replaceTimeout: 60_000 })
   await one.open('a')
+  const admin = server.client()
+  const subscriptions = async () => String(await admin.client('LIST')).split('\n').filter(line => line.includes('sub=1')).length
   two.proxy.cut('subscribers')
-  await pause(100)
+  while (await subscriptions() > 1) await pause(10)
   t.equal((await two.open('a')).status, 200)
   two.proxy.mend()
   await one.streams[0]!.closed

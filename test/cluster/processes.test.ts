@@ -3,35 +3,47 @@ import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { connect, type Client } from '../kit/client.ts'
 import { startCluster, type Said } from '../kit/cluster.ts'
+import { Random } from '../kit/random.ts'
+import { repeatWith, seed } from '../kit/seed.ts'
 import { entriesOf, redisOptions, redisServer } from '../kit/redis.ts'
+
+const STARTS = 5_000
+
+// Stops only a test that hangs: a start takes a few milliseconds, and one test lasts for 20 seconds.
+t.setTimeout(300_000 + STARTS * 200)
 
 async function build (t: Test, env: Record<string, string> = {}) {
   const server = await redisServer(t)
   const cluster = await startCluster(t, 3, server.port, env)
   const clients: Client[] = []
+  const redis = server.client()
+  /** Resolves when `count` processes, one after another, have claimed the key. */
+  const claimants = new Set<string>()
+  const claimed = async (count: number) => {
+    while (claimants.size < count) {
+      for (const entry of await entriesOf(redis)) claimants.add(entry)
+      await pause(5)
+    }
+  }
   t.teardown(() => { for (const client of clients) client.leave() })
   const open = async (process: number, scope = 'ann', tab = 'a') => {
     const client = await connect(cluster.processes[process]!.url(`/stream/${scope}?tab=${tab}`))
     clients.push(client)
     return client
   }
-  return { ...cluster, server, open }
+  return { ...cluster, server, open, claimed }
 }
 
-t.test('5,000 starts over 50 keys at random: at the end one stream for each key, its newest, and never two at a time', { ...redisOptions, timeout: 300_000 }, async t => {
+t.test('5,000 starts over 50 keys at random: at the end one stream for each key, its newest, and never two at a time', redisOptions, async t => {
   const { processes, said, open, live, until, server } = await build(t)
   const keys = Array.from({ length: 50 }, (_, i) => ({ scope: `scope${i % 10}`, tab: `tab${i}` }))
-  let left = 5_000
-  let seed = 1
-  const random = (below: number) => {
-    seed = (seed * 48271) % 2147483647
-    return seed % below
-  }
+  let left = STARTS
+  const random = new Random(seed)
   const statuses = new Map<number, number>()
   await Promise.all(Array.from({ length: 100 }, async () => {
     while (left-- > 0) {
-      const { scope, tab } = keys[random(50)]!
-      const { status } = await open(random(3), scope, tab)
+      const { scope, tab } = random.of(keys)
+      const { status } = await open(random.below(3), scope, tab)
       statuses.set(status, (statuses.get(status) ?? 0) + 1)
     }
   }))
@@ -65,51 +77,56 @@ t.test('5,000 starts over 50 keys at random: at the end one stream for each key,
       present.set(word.key!, word)
     }
   }
-  t.equal(doubles, 0, 'never two at a time')
+  t.equal(doubles, 0, `never two at a time: ${repeatWith(import.meta.url)}`)
   t.strictSame(said.filter(({ event, line }) => event === 'log' && !line!.msg.includes('share one tab id')), [], 'and nothing to warn of but the flapping')
   t.strictSame((await Promise.all(processes.map(({ ask }) => ask('/size')))).reduce((a, b) => a + b), 50)
 })
 
 t.test('kill -9 of the holder: the newcomer starts without waiting, and the dead process\'s entries are gone within two leases', redisOptions, async t => {
   const lease = 1_000
-  const { processes, open, live, until, server } = await build(t, { LEASE: String(lease) })
+  // Longer than the time limit of this file: a test that waits for replaceTimeout fails.
+  const { processes, open, live, until, server } = await build(t, { LEASE: String(lease), REPLACE_TIMEOUT: '3600000' })
   await open(0)
   await open(0, 'bob')
   await open(1, 'bob', 'b')
   processes[0]!.signal('SIGKILL')
   await processes[0]!.exited
-  const killed = performance.now()
   t.equal((await open(1)).status, 200)
-  t.ok(performance.now() - killed < 2_500, 'half of replaceTimeout')
   await until(() => live('ann a').some(({ process }) => process === 1))
   const redis = server.client()
-  // That of bob's dead stream lies in one hash with that of his living one.
-  while ((await entriesOf(redis)).length > 2) await pause(20)
-  t.ok(performance.now() - killed < 2 * lease + 500)
+  // Bob's dead stream and his living stream share one hash. Checks for two leases and half a second, and longer on a slow machine, where each check takes longer.
+  let checks = 0
+  while ((await entriesOf(redis)).length > 2 && checks < (2 * lease + 500) / 20) {
+    checks++
+    await pause(20)
+  }
+  t.equal((await entriesOf(redis)).length, 2, `${checks} checks`)
   t.equal(await processes[2]!.ask('/count/bob'), 1)
 })
 
 t.test('a holder whose process is killed while a newcomer waits for it is waited for no longer', redisOptions, async t => {
-  const { processes, open } = await build(t, { REPLACE_TIMEOUT: '60000' })
+  const { processes, open, claimed } = await build(t, { REPLACE_TIMEOUT: '3600000' })
   await open(0)
   processes[0]!.signal('SIGSTOP')
   const waiting = open(1)
-  await pause(200)
+  await claimed(2)
   processes[0]!.signal('SIGKILL')
   t.equal((await waiting).status, 200)
 })
 
 // The newcomer of a newcomer that was killed while it waited found nobody to wait for, and opened beside the holder.
 t.test('a holder whose successor was killed while it waited is waited for by the one after that', redisOptions, async t => {
-  const { processes, open, live } = await build(t, { REPLACE_TIMEOUT: '4000' })
+  const { processes, open, live, claimed } = await build(t, { REPLACE_TIMEOUT: '3600000' })
   await open(0)
   // It is there, and hears; only its end takes long.
   processes[0]!.signal('SIGSTOP')
   const waiting = open(1).catch(() => {})
-  await pause(300)
+  await claimed(2)
   processes[1]!.signal('SIGKILL')
   await Promise.all([processes[1]!.exited, waiting])
   const newest = open(2)
+  await claimed(3)
+  // A newcomer that does not wait would open now.
   await pause(1_000)
   t.equal(live('ann a').length, 1, 'the holder is still alone')
   processes[0]!.signal('SIGCONT')
@@ -119,17 +136,23 @@ t.test('a holder whose successor was killed while it waited is waited for by the
 t.test('SIGSTOP of the holder for 20 s: the newcomer starts at replaceTimeout; on SIGCONT the old one ends within a second', redisOptions, async t => {
   const { processes, open, live, said, until } = await build(t, { REPLACE_TIMEOUT: '2000' })
   await open(0)
+  // Measures how long this machine takes to start and end a stream without a predecessor.
+  const begun = performance.now()
+  const other = await open(1, 'bob')
+  other.leave()
+  await until(() => said.some(({ event, key }) => event === 'gone' && key === 'bob a'))
+  const late = 20 * (performance.now() - begun)
   processes[0]!.signal('SIGSTOP')
   const stopped = performance.now()
   await open(1)
   const waited = performance.now() - stopped
-  t.ok(waited > 1_900 && waited < 4_000, `waited ${Math.round(waited)} ms`)
+  t.ok(waited > 1_900 && waited < 3_000 + late, `waited ${Math.round(waited)} ms`)
   await until(() => live('ann a').length === 2 && said.some(({ event, line }) => event === 'log' && line!.msg.startsWith('another process did not end a stream within replaceTimeout')))
-  await pause(20_000 - waited)
+  await pause(Math.max(0, 20_000 - waited))
   processes[0]!.signal('SIGCONT')
   const continued = performance.now()
   await until(() => live('ann a').length === 1)
-  t.ok(performance.now() - continued < 1_000)
+  t.ok(performance.now() - continued < 1_000 + late)
   t.equal(live('ann a')[0]!.process, 1)
 })
 

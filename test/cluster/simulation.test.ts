@@ -1,4 +1,4 @@
-// The protocol in virtual time: 10,000 worlds of loss, delay, reordering, halts, a Redis that forgets, and death.
+// The protocol in virtual time: 10,000 seeds of loss, delay, reordering, halts, a Redis that forgets, and death.
 import { setImmediate as turn } from 'node:timers/promises'
 import FakeTimers from '@sinonjs/fake-timers'
 import t from 'tap'
@@ -18,7 +18,7 @@ const SEEDS = 10_000
 const LEASE = 4_000
 const REPLACE_TIMEOUT = 1_000
 const FAULTS_UNTIL = 3_000
-// Only a test that hangs gets there: a seed takes some milliseconds.
+// Stops only a test that hangs: a seed takes a few milliseconds.
 t.setTimeout(300_000 + SEEDS * 200)
 
 // How much later than it was made a claim may count as made: what latency and a short halt can turn round.

@@ -7,8 +7,16 @@ import { connect, type Client } from '../kit/client.ts'
 import { localAddress, startHostile, type HostileServer, type HostileState } from '../kit/hostile.ts'
 
 const LIMIT = 10
+const STARTS = 2_000
+const WAVE = 5_000
+const WAVES = 4
+const SCOPES = 20_000
+const OPEN = 2_000
+
+// Stops only a test that hangs: a connection takes one or two milliseconds.
+t.setTimeout(300_000 + (2 * STARTS + (WAVES + 1) * WAVE + SCOPES) * 20)
+
 const KiB = 1024
-const options = { timeout: 180_000 }
 
 /** Sends `text` on a connection of its own. */
 async function dial ({ port }: HostileServer, nth: number, text: string): Promise<Socket> {
@@ -27,15 +35,12 @@ async function inBatches<T> (count: number, size: number, make: (nth: number) =>
 }
 
 const faults = ({ log, escaped }: HostileState) => [...log.filter(({ level }) => level >= LEVELS.warn), ...escaped]
-const only = (count: number) => ({ LiveStream: count, StreamResponse: count, Claim: count })
+const only = (count: number) => ({ streams: count, responses: count, claims: count })
 
-// Beyond what tap gives a file.
-t.setTimeout(300_000)
-
-t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'replace-oldest' never has more than ${LIMIT} open, and leaves the newest`, options, async t => {
+t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'replace-oldest' never has more than ${LIMIT} open, and leaves the newest`, async t => {
   const server = await startHostile(t, { options: { maxStreamsPerScope: LIMIT, onLimit: 'replace-oldest' } })
   const other = await connect(server.url(withSignals('/only/bob', { tabId: 'a' })))
-  const clients = await inBatches(2_000, 50, nth => connect(server.url(withSignals('/only/ann', { tabId: `tab ${nth}` }))))
+  const clients = await inBatches(STARTS, 50, nth => connect(server.url(withSignals('/only/ann', { tabId: `tab ${nth}` }))))
   const last = await connect(server.url(withSignals('/only/ann', { tabId: 'the last' })))
   const { most, reasons } = await server.until(({ size }) => size <= LIMIT + 1)
   t.ok(most <= LIMIT + 1, `${most} at once, with the one of the other scope`)
@@ -48,27 +53,26 @@ t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'replace-ol
   t.equal(last.events.some(({ event }) => event === 'octa-star-closed'), false)
   t.equal(other.events.some(({ event }) => event === 'octa-star-closed'), false)
   for (const client of [...clients, last, other]) client.leave()
-  t.strictSame(faults(await server.until(({ objects }) => objects.StreamResponse === 0)), [])
+  t.strictSame(faults(await server.until(({ objects }) => objects.responses === 0)), [])
 })
 
-t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'reject' answers 429 to all but the first ${LIMIT}, which never notice`, options, async t => {
+t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'reject' answers 429 to all but the first ${LIMIT}, which never notice`, async t => {
   const server = await startHostile(t, { options: { maxStreamsPerScope: LIMIT, onLimit: 'reject' } })
-  const clients: Client[] = await inBatches(2_000, 50, nth => connect(server.url(withSignals('/only/ann', { tabId: `tab ${nth}` }))))
+  const clients: Client[] = await inBatches(STARTS, 50, nth => connect(server.url(withSignals('/only/ann', { tabId: `tab ${nth}` }))))
   const open = clients.filter(({ status }) => status === 200)
   t.equal(open.length, LIMIT)
   const rejected = clients.filter(({ status }) => status !== 200)
   t.ok(rejected.every(({ status, headers }) => status === 429 && Number(headers['retry-after']) > 0))
   await Promise.all(rejected.map(client => client.ended))
-  const { most, objects, reasons } = await server.until(({ objects }) => objects.LiveStream === LIMIT)
+  const { most, objects, reasons } = await server.until(({ objects }) => objects.streams === LIMIT)
   t.equal(most, LIMIT)
-  t.equal(objects.Claim, LIMIT)
+  t.equal(objects.claims, LIMIT)
   t.strictSame(reasons, {})
   t.equal((await connect(server.url(withSignals('/only/bob', { tabId: 'a' })))).status, 200, 'another scope has a limit of its own')
   for (const client of clients) client.leave()
   t.strictSame(faults(await server.state()), [])
 })
 
-const WAVE = 5_000
 // What Node and Fastify take for a request that is not there yet, head or body, is not ours to bound, but to know.
 const HALF_SENT_BYTES = 12 * KiB
 
@@ -82,20 +86,22 @@ async function halfSent (server: HostileServer): Promise<Socket[]> {
   return await inBatches(WAVE, 500, nth => dial(server, nth, halves[nth % halves.length]!))
 }
 
-t.test('20,000 connections that send half a request, 5,000 at a time: the plugin holds no stream for any, and none touches the one whose tab it names', options, async t => {
-  const server = await startHostile(t)
+t.test('20,000 connections that send half a request, 5,000 at a time: the plugin holds no stream for any, and none touches the one whose tab it names', async t => {
+  // Node closes a connection without a complete request head after a minute, and a slow machine may need longer to open a wave.
+  const server = await startHostile(t, { server: { http: { headersTimeout: 0, requestTimeout: 0 } } })
   const bystander = await connect(server.url(withSignals('/only/bob', { tabId: 'a' })))
   const idle: HostileState[] = [await server.state()]
-  for (let wave = 0; wave < 4; wave++) {
+  for (let wave = 0; wave < WAVES; wave++) {
     const sockets = await halfSent(server)
-    const { size, objects, heap } = await server.until(({ connections }) => connections === WAVE + 1)
+    const { size, connections, objects, heap } = await server.until(({ connections }) => connections === WAVE + 1)
+    t.equal(connections, WAVE + 1)
     t.equal(size, 1)
-    t.equal(objects.LiveStream, 1)
-    t.equal(objects.Claim, 1)
+    t.equal(objects.streams, 1)
+    t.equal(objects.claims, 1)
     const each = (heap - idle.at(-1)!.heap) / WAVE
     t.ok(each < HALF_SENT_BYTES, `${Math.round(each)} bytes of heap for each`)
     for (const socket of sockets) socket.destroy()
-    idle.push(await server.until(({ connections, objects }) => connections === 1 && objects.StreamResponse === 1))
+    idle.push(await server.until(({ connections, objects }) => connections === 1 && objects.responses === 1))
   }
   const growth = idle.at(-1)!.heap - idle[1]!.heap
   t.ok(growth < 512 * KiB, `the heap has grown by ${Math.round(growth / KiB)} KiB after the first wave`)
@@ -104,24 +110,22 @@ t.test('20,000 connections that send half a request, 5,000 at a time: the plugin
   bystander.leave()
 })
 
-t.test('half a request is ended by the timeouts of Node, which the application sets', options, async t => {
+t.test('half a request is ended by the timeouts of Node, which the application sets', async t => {
   const timeout = 1_000
   const server = await startHostile(t, { server: { requestTimeout: timeout, http: { requestTimeout: timeout, headersTimeout: timeout, connectionsCheckingInterval: 250 } } })
   const bystander = await connect(server.url(withSignals('/only/bob', { tabId: 'a' })))
   const sockets = await halfSent(server)
   await Promise.all(sockets.map(socket => socket.closed || once(socket.resume(), 'close')))
-  const state = await server.until(({ connections, objects }) => connections === 1 && objects.StreamResponse === 1)
+  const state = await server.until(({ connections, objects }) => connections === 1 && objects.responses === 1)
   t.equal(state.size, 1, 'a stream is no half request, however long it lasts')
   t.strictSame(bystander.events.map(({ event }) => event), ['hello'])
   t.strictSame(faults(state), [])
   bystander.leave()
 })
 
-const SCOPES = 20_000
-const OPEN = 2_000
 const STREAM_BYTES = 24 * KiB
 
-t.test(`${SCOPES} streams, each with a scope key of its own, ${OPEN} at a time: nothing of them is left`, options, async t => {
+t.test(`${SCOPES} streams, each with a scope key of its own, ${OPEN} at a time: nothing of them is left`, async t => {
   const server = await startHostile(t)
   const idle: HostileState[] = [await server.state()]
   for (let opened = 0; opened < SCOPES; opened += OPEN) {

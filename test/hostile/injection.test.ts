@@ -12,7 +12,7 @@ import { repeatWith, seed, seeded } from '../kit/seed.ts'
 
 const RUNS = 5_000
 
-// Only a test that hangs gets there: a run takes some milliseconds.
+// Stops only a test that hangs: a run takes a few milliseconds.
 t.setTimeout(300_000 + RUNS * 200)
 
 // What could end a line, an event or the stream, name a field, be trimmed, or be lost on the way.

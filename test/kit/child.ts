@@ -30,7 +30,7 @@ export function startChild (t: Test, file: string, env: Record<string, string> =
   t.teardown(async () => {
     // Some programs first have to close children or frozen connections.
     child.kill('SIGTERM')
-    const killing = setTimeout(() => child.kill('SIGKILL'), 3_000)
+    const killing = setTimeout(() => child.kill('SIGKILL'), 30_000)
     await exited
     clearTimeout(killing)
   })

@@ -18,7 +18,6 @@ const FLAGS = [
 
 /** Options for `t.test`: skip if Chromium is missing. On CI no test is skipped. */
 export const browserOptions = {
-  timeout: 120_000,
   skip: reasonToSkip('chromium')
 }
 
@@ -40,10 +39,13 @@ export async function launch (t: Test): Promise<Browser> {
 
   const context = await chromium.launchPersistentContext(join(directory, 'profile'), {
     executablePath,
+    // No time limits from Playwright: a slow machine starts Chromium late.
+    timeout: 0,
     // Playwright disables the back/forward cache and extensions. A user's browser has both.
     ignoreDefaultArgs: ['--disable-back-forward-cache', '--disable-extensions'],
     args: [...FLAGS, `--load-extension=${extension}`]
   })
+  context.setDefaultTimeout(0)
   t.teardown(async () => {
     await context.close()
     await rm(directory, { recursive: true, force: true })
@@ -77,8 +79,9 @@ export async function launchHonest (t: Test): Promise<Omit<Browser, 'duplicate'>
     if (endpoint !== '') break
   }
   chromiumProcess.stderr.resume()
-  const browser = await chromium.connectOverCDP(endpoint, { noDefaults: true })
+  const browser = await chromium.connectOverCDP(endpoint, { noDefaults: true, timeout: 0 })
   const context = browser.contexts()[0]!
+  context.setDefaultTimeout(0)
   return { context, errors: errorsOf(context), newTab: () => context.newPage() }
 }
 

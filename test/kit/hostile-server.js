@@ -92,11 +92,11 @@ if (HEARTBEAT !== '0') {
 async function state () {
   const connections = await new Promise(resolve => fastify.server.getConnections((_error, count) => resolve(count)))
   gc()
-  const counts = [LiveStream, StreamResponse, Claim].map(type => [type.name, queryObjects(type, { format: 'count' })])
+  const count = type => queryObjects(type, { format: 'count' })
   return {
     size: fastify.streamRegistry.size,
     connections,
-    objects: Object.fromEntries(counts),
+    objects: { streams: count(LiveStream), responses: count(StreamResponse), claims: count(Claim) },
     log,
     escaped,
     statuses,

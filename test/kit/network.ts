@@ -18,7 +18,7 @@ function obstacle (): string | false {
 }
 
 /** Options for `t.test`: skip if network namespaces do not work here. */
-export const networkOptions = { timeout: 120_000, skip: obstacle() }
+export const networkOptions = { skip: obstacle() }
 
 export interface Hosts {
   /** The words to put before a command line to run the command on that host. */

@@ -10,11 +10,11 @@ import type { Test } from 'tap'
 import { freePort } from './free-port.ts'
 import { PATH, reasonToSkip } from './programs.ts'
 
+// Debian installs nginx in /usr/sbin, which a user's PATH does not contain.
 const env = { ...process.env, PATH }
 
-// Debian installs nginx in /usr/sbin, which a user's PATH does not contain.
+/** Options for `t.test`: skip if nginx is missing. On CI no test is skipped. */
 export const nginxOptions = {
-  timeout: 120_000,
   skip: reasonToSkip('nginx')
 }
 

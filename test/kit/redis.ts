@@ -13,7 +13,6 @@ import { reasonToSkip } from './programs.ts'
 
 /** Options for `t.test`: skip if redis-server is missing. On CI no test is skipped. */
 export const redisOptions = {
-  timeout: 120_000,
   skip: reasonToSkip('redis-server')
 }
 

@@ -1,29 +1,44 @@
 // Rule 3: every startStream settles within replaceTimeout, and a dead peer costs its successor no more than closeGrace.
-import t from 'tap'
-import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
+import { once } from 'node:events'
+import { setImmediate as turn } from 'node:timers/promises'
+import FakeTimers from '@sinonjs/fake-timers'
+import t, { type Test } from 'tap'
 import { buildApp, holdUp, LEVELS, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
+import { FLOOD } from '../kit/flood.ts'
 import { cableProxy } from '../kit/cable-proxy.ts'
 
 const path = withSignals('/stream/ann', { tabId: 'a' })
 
-t.test('a half-open peer: the successor starts within closeGrace + 200 ms, and the old handler is over', async t => {
+/** Replaces the plugin's timers with a clock that only `pass` moves. Sockets still work in real time. */
+function stopTime (t: Test) {
+  const clock = FakeTimers.install({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+  t.teardown(() => clock.uninstall())
+  return {
+    async pass (milliseconds: number) {
+      // Handles pending events before the timers fire, and the consequences of the timers after.
+      for (let i = 0; i < 20; i++) await turn()
+      clock.tick(milliseconds)
+      for (let i = 0; i < 20; i++) await turn()
+    }
+  }
+}
+
+t.test('a half-open peer: the successor starts when closeGrace is over, no sooner and no later, and the old handler is over', async t => {
   const closeGrace = 300
-  const app = await buildApp(t, { closeGrace })
+  const app = await buildApp(t, { closeGrace, replaceTimeout: 10 * closeGrace })
   const order: string[] = []
-  let full: () => void
-  const buffersFull = new Promise<void>(resolve => { full = resolve })
+  let flood = () => {}
+  let signal!: AbortSignal
   app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
     const stream = await reply.startStream('ann')
     order.push('opened')
+    if (order.length > 1) return stream.keepAlive()
+    signal = stream.signal
     try {
-      for (;;) {
-        // Half a MiB at a time, until the kernel's buffers on both sides of the proxy are full and a send waits.
-        const waiting = setTimeout(full, 300)
-        await stream.send('x'.repeat(512 * 1024))
-        clearTimeout(waiting)
-        await turn()
-      }
+      await new Promise<void>(resolve => { flood = resolve })
+      await stream.send(FLOOD)
+      order.push('the peer took all of it')
     } finally {
       order.push('handler over')
     }
@@ -32,16 +47,20 @@ t.test('a half-open peer: the successor starts within closeGrace + 200 ms, and t
   const proxy = await cableProxy(t, app.port())
   await connect(proxy.url(withSignals('/stream', { tabId: 'a' })))
   proxy.pullCable()
-  await buffersFull
+  flood()
 
-  const before = performance.now()
-  const second = await connect(proxy.url(withSignals('/stream', { tabId: 'a' })))
-  const waited = performance.now() - before
-
+  const time = stopTime(t)
+  const second = connect(proxy.url(withSignals('/stream', { tabId: 'a' })))
+  if (!signal.aborted) await once(signal, 'abort')
+  await time.pass(closeGrace - 1)
+  t.strictSame(order, ['opened', 'handler over'])
+  await time.pass(1)
   t.strictSame(order, ['opened', 'handler over', 'opened'])
-  t.ok(waited < closeGrace + 200, `waited ${Math.round(waited)} ms`)
+  // Lets the successor start even if the check above has failed.
+  await time.pass(10 * closeGrace)
+  const client = await second
   t.equal(app.fastify.streamRegistry.size, 1)
-  second.leave()
+  client.leave()
 })
 
 t.test('a handler that ignores its signal costs its successor replaceTimeout, and a warning names its route', async t => {
@@ -73,14 +92,19 @@ t.test('of a cleanup that hangs the warning says so, and each successor that com
   await connect(app.url(path))
   const letGo = holdUp(streams[0]!)
 
-  const before = performance.now()
+  const time = stopTime(t)
   const second = connect(app.url(path))
-  await sleep(150)
-  const third = await connect(app.url(path))
+  await once(streams[0]!.signal, 'abort')
+  await time.pass(150)
+  const third = connect(app.url(path))
+  t.equal((await second).status, 204, 'superseded, so the third has come')
   // The second gave up waiting at 300 ms, and so did whoever waited behind it.
-  t.ok(performance.now() - before < 150 + 300, 'a newcomer does not start the wait of those before it anew')
-  t.equal((await second).status, 204)
-  t.equal(third.status, 200)
+  await time.pass(149)
+  t.equal(streams.length, 1)
+  await time.pass(1)
+  t.equal(streams.length, 2, 'a newcomer does not start the wait of those before it anew')
+  await time.pass(300)
+  t.equal((await third).status, 200)
   t.match(app.log.filter(line => line.level === LEVELS.warn), [{ msg: /Still running: 1 onClose callback$/ }])
   letGo()
 })
@@ -103,7 +127,7 @@ t.test('a client that does not take the end within replaceTimeout is named too, 
   const proxy = await cableProxy(t, app.port())
   await connect(proxy.url(path))
   proxy.pullCable()
-  while (await Promise.race([streams[0]!.send('x'.repeat(1024 * 1024)).then(() => true), sleep(200, false)])) { /* until it waits */ }
+  streams[0]!.send(FLOOD).catch(() => {})
   await connect(proxy.url(path))
   t.match(app.log.filter(line => line.level === LEVELS.warn), [{ msg: /Still running: the response/ }])
   t.equal(await streams[0]!.closed, 'replaced')

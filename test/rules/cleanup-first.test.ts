@@ -32,7 +32,7 @@ t.test('a successor starts after the old loop has ended, its finally block and i
   orders.emit('change', { id: 1 })
   t.strictSame(await first.event(1), { event: 'order', data: '{"id":1}', id: undefined })
   const second = await connect(app.url(path))
-  t.strictSame(order, ['1 opened', '1 handler over', '1 cleaned up: replaced', '2 opened'])
+  t.strictSame([order[0], order.slice(1, -1).sort(), order.at(-1)], ['1 opened', ['1 cleaned up: replaced', '1 handler over'], '2 opened'])
   t.equal(orders.listenerCount('change'), 1, 'one subscription is left')
   orders.emit('change', { id: 2 })
   t.equal((await second.event(1)).data, '{"id":2}')
@@ -73,16 +73,23 @@ t.test('a cleanup registered when the stream has begun to end runs at once, and 
   t.strictSame(order, ['opened', 'late cleanup: replaced', 'opened'])
 })
 
-t.test('fastify.close() with 2,000 live streams resolves in under 2 s, with nobody\'s handler still running', async t => {
-  const app = await buildApp(t, { logLevel: 'warn' })
+t.test('fastify.close() ends 2,000 live streams side by side, not one after another, and resolves sooner than they were opened, with nobody\'s handler still running', async t => {
+  const STREAMS = 2_000
+  // Each cleanup waits until all 2,000 cleanups have begun, so a close that ends one stream after another never resolves.
+  const app = await buildApp(t, { logLevel: 'warn', replaceTimeout: 3_600_000, fastify: { pluginTimeout: 0 } })
   const orders = new EventEmitter().setMaxListeners(0)
   let running = 0
+  let begun = 0
   let cleanups = 0
+  let letGo = () => {}
+  const allBegun = new Promise<void>(resolve => { letGo = resolve })
   app.fastify.get('/stream', { sse: 'only' }, async (request, reply) => {
     running++
     try {
       const stream = await reply.startStream('ann')
       stream.onClose(async () => {
+        if (++begun === STREAMS) letGo()
+        await allBegun
         await sleep(20)
         cleanups++
       })
@@ -94,17 +101,17 @@ t.test('fastify.close() with 2,000 live streams resolves in under 2 s, with nobo
   })
   await app.listen()
   const clients = []
-  for (let batch = 0; batch < 20; batch++) {
+  const opening = performance.now()
+  for (let batch = 0; batch < STREAMS / 100; batch++) {
     clients.push(...await Promise.all(Array.from({ length: 100 }, (_, i) => connect(app.url(withSignals('/stream', { tabId: `${batch} ${i}` }))))))
   }
-  t.equal(app.fastify.streamRegistry.size, 2_000)
+  t.equal(app.fastify.streamRegistry.size, STREAMS)
 
-  const before = performance.now()
+  const closing = performance.now()
   await app.fastify.close()
-  const took = performance.now() - before
-  const runningAtOnClose = running
-  t.ok(took < 2_000, `took ${Math.round(took)} ms`)
-  t.equal(runningAtOnClose, 0)
-  t.equal(cleanups, 2_000)
+  const closed = performance.now()
+  t.ok(closed - closing < closing - opening, `opened in ${Math.round(closing - opening)} ms, and closed in ${Math.round(closed - closing)} ms`)
+  t.equal(running, 0)
+  t.equal(cleanups, STREAMS)
   t.ok((await Promise.all(clients.map(client => client.ended))).every(ending => ending === 'broken'), 'the clients see a broken connection, and come back')
 })

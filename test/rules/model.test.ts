@@ -301,7 +301,7 @@ function sameKey (a: StreamKey, b: StreamKey): boolean {
   return a.scope === b.scope && a.slot === b.slot
 }
 
-// Only a test that hangs gets there: a schedule takes a few milliseconds.
+// Stops only a test that hangs: a schedule takes a few milliseconds.
 t.setTimeout(300_000 + SCHEDULES * 100)
 
 t.test(`rules 1 to 7 hold in ${SCHEDULES} schedules of starts, aborts, cleanups of every kind, evictions and shutdowns`, async t => {
