@@ -4,7 +4,7 @@ import { clock, CONCURRENT, CROWDED, HEAL, LIMITS, SLACK } from './settings.js'
 
 /** How long words are kept back, so that those of all processes come in order. */
 const DELAY = 2_000
-const WARNINGS = [/share one tab id/, /^Redis is away/, /^another process did not end a stream within replaceTimeout/]
+const WARNINGS = [/use the same tab id/, /^Redis is away/, /^another process did not end a stream within replaceTimeout/]
 
 export class Checks {
   #ledger

@@ -199,7 +199,7 @@ t.test('an onClose that waits for the stream that waits for it holds both up for
   streams[0]!.close()
   t.equal(await streams[0]!.gone, 'finished')
   t.equal(streams.length, 2)
-  t.match(warnings(app), [{ msg: /Still running: 1 onClose callback$/ }])
+  t.match(warnings(app), [{ msg: /Still running: onClose callbacks \(1\)$/ }])
   t.strictSame([...app.fastify.streamRegistry], [streams[1]])
 })
 

@@ -212,7 +212,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     const { response, log, route, key } = this.#context
     const running = [
       ...this.#isHandlerSettled ? [] : ['the handler (does it use stream.signal?)'],
-      ...this.#runningCleanups > 0 ? [`${this.#runningCleanups} onClose callback${this.#runningCleanups > 1 ? 's' : ''}`] : [],
+      ...this.#runningCleanups > 0 ? [`onClose callbacks (${this.#runningCleanups})`] : [],
       ...this.#isResponseClosed ? [] : ['the response (the client has not read its end)']
     ]
     response.abort()

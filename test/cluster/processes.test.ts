@@ -78,7 +78,7 @@ t.test('5,000 starts over 50 keys at random: at the end one stream for each key,
     }
   }
   t.equal(doubles, 0, `never two at a time: ${repeatWith(import.meta.url)}`)
-  t.strictSame(said.filter(({ event, line }) => event === 'log' && !line!.msg.includes('share one tab id')), [], 'and nothing to warn of but the flapping')
+  t.strictSame(said.filter(({ event, line }) => event === 'log' && !line!.msg.includes('use the same tab id')), [], 'and nothing to warn of but the flapping')
   t.strictSame((await Promise.all(processes.map(({ ask }) => ask('/size')))).reduce((a, b) => a + b), 50)
 })
 

@@ -209,7 +209,7 @@ t.test('claims that race while Redis knows no script keep their order', redisOpt
     while (left.size > 1) await pause(1)
     t.equal(left.size, 1)
   }
-  t.strictSame(lines.filter(({ message }) => !message.includes('share one tab id')), [], 'nobody waited for itself')
+  t.strictSame(lines.filter(({ message }) => !message.includes('use the same tab id')), [], 'nobody waited for itself')
   for (const registry of registries) registry.clear()
   for (const member of members) await member.leave()
 })

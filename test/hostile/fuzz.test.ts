@@ -104,7 +104,7 @@ t.test(`${REQUESTS} requests, seed ${seed}: no 5xx, no error, no other scope tou
   const { log, escaped, statuses, reasons } = state
   const wait = (state.beats - over.beats) * BEAT_MS
   t.ok(wait < 20 * HEARTBEAT_MS, `gone ${wait} ms after the last client: ${repeat}`)
-  t.strictSame(log.filter(({ level, msg }) => level >= LEVELS.error || !msg.includes('two tabs share one tab id')), [], repeat)
+  t.strictSame(log.filter(({ level, msg }) => level >= LEVELS.error || !msg.includes('two tabs use the same tab id')), [], repeat)
   t.strictSame(escaped, [], repeat)
   t.equal(server.errors(), '', repeat)
   t.strictSame(Object.keys(statuses).filter(status => status >= '500'), [], repeat)

@@ -105,7 +105,7 @@ t.test('of a cleanup that hangs the warning says so, and each successor that com
   t.equal(streams.length, 2, 'a newcomer does not start the wait of those before it anew')
   await time.pass(300)
   t.equal((await third).status, 200)
-  t.match(app.log.filter(line => line.level === LEVELS.warn), [{ msg: /Still running: 1 onClose callback$/ }])
+  t.match(app.log.filter(line => line.level === LEVELS.warn), [{ msg: /Still running: onClose callbacks \(1\)$/ }])
   letGo()
 })
 
