@@ -7,10 +7,9 @@ import type { Stream } from '../types/stream.ts'
 type SendOptions = Parameters<ServerSentEventGenerator['send']>[2]
 
 /** The SDK's methods, which resolve and reject like `stream.send`, and the stream's `close`. */
-export type DatastarStream = { close (): void } & {
-  [Method in 'patchElements' | 'patchSignals' | 'removeElements' | 'removeSignals' | 'executeScript']:
-  (...args: Parameters<ServerSentEventGenerator[Method]>) => Promise<void>
-}
+export type DatastarStream = { close (): void } & { [M in Method]: (...args: Parameters<ServerSentEventGenerator[M]>) => Promise<void> }
+
+type Method = 'patchElements' | 'patchSignals' | 'removeElements' | 'removeSignals' | 'executeScript'
 
 class StreamGenerator extends ServerSentEventGenerator<Promise<void>> {
   readonly #stream: Stream
@@ -30,19 +29,35 @@ class StreamGenerator extends ServerSentEventGenerator<Promise<void>> {
     })
   }
 
-  close (): void {
+  override close (): void {
     this.#stream.close()
   }
 }
 
 /**
- * Wraps a stream in the SDK's methods.
+ * Wraps a stream in the SDK's methods. A method that the SDK or `stream.send` refuses to carry out rejects.
  *
  * @example await datastar(stream).patchElements('<p id="time">now</p>')
  */
 export function datastar (stream: Stream): DatastarStream {
-  // The SDK declares that its methods return what any implementation of `send` may return, which includes arrays.
-  return new StreamGenerator(stream) as unknown as DatastarStream
+  const generator = new StreamGenerator(stream)
+  // The SDK throws some errors before it returns, and writes out options that are undefined.
+  const method = (name: Method) => async (...args: unknown[]) => {
+    await (generator[name] as (...args: unknown[]) => unknown).apply(generator, args.map(dropUndefined))
+  }
+  return {
+    patchElements: method('patchElements'),
+    patchSignals: method('patchSignals'),
+    removeElements: method('removeElements'),
+    removeSignals: method('removeSignals'),
+    executeScript: method('executeScript'),
+    close: () => generator.close()
+  }
+}
+
+function dropUndefined (value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
+  return Object.fromEntries(Object.entries(value).filter(([, item]) => item !== undefined))
 }
 
 /**

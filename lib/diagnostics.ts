@@ -7,7 +7,7 @@ import type { CloseReason, Holder, Stream, StreamKey } from '../types/stream.ts'
 /** Published on `octa-star:stream:open` when the head of a stream was sent. */
 export interface StreamOpenEvent {
   stream: Stream
-  /** How long the stream waited before it opened. Unit: milliseconds. */
+  /** From the call of `startStream` until the stream opened. Unit: milliseconds. */
   waited: number
 }
 
@@ -25,6 +25,8 @@ export interface StreamReplaceEvent {
 export interface StreamCloseEvent {
   stream: Stream
   reason: CloseReason
+  /** The error that the handler threw, unless that error only says that the stream had ended. */
+  error: unknown
   /** From the stream's opening until the stream began to end. Unit: milliseconds. */
   lived: number
   /** From the beginning of the end until the response, the handler and the cleanups had finished. Unit: milliseconds. */

@@ -53,9 +53,24 @@ export const FST_ERR_OCTA_STAR_REPLY_SENT = createError<[route: string]>(
   'startStream was called after the reply to %s was sent. Call startStream before anything else replies'
 )
 
+export const FST_ERR_OCTA_STAR_ON_SEND = createError<[route: string]>(
+  'FST_ERR_OCTA_STAR_ON_SEND',
+  'An onSend hook transformed the payload of the stream on %s. Let the hook leave payloads of type text/event-stream as they are'
+)
+
+export const FST_ERR_OCTA_STAR_NOT_OPEN = createError<[]>(
+  'FST_ERR_OCTA_STAR_NOT_OPEN',
+  'send() was called before the stream was open. Send to the stream that startStream resolves to'
+)
+
 export const FST_ERR_OCTA_STAR_MESSAGE = createError<[received: string]>(
   'FST_ERR_OCTA_STAR_MESSAGE',
   'send() takes a string or { event, id, data, retry }, got %s. To send any other value, pass { data: value }'
+)
+
+export const FST_ERR_OCTA_STAR_SOURCE = createError<[received: string]>(
+  'FST_ERR_OCTA_STAR_SOURCE',
+  'sendAll() takes a Readable, an async iterable or an iterable of messages, got %s. To send a single message, call send()'
 )
 
 export const FST_ERR_OCTA_STAR_EVENT = createError<[field: string, expected: string, received: string]>(
@@ -63,7 +78,27 @@ export const FST_ERR_OCTA_STAR_EVENT = createError<[field: string, expected: str
   "send(): the field '%s' must be %s, got %s"
 )
 
-// Refused requests. None of these errors affects a holder.
+export const FST_ERR_OCTA_STAR_CALLBACK = createError<[method: string, received: string]>(
+  'FST_ERR_OCTA_STAR_CALLBACK',
+  '%s() takes a function, got %s'
+)
+
+export const FST_ERR_OCTA_STAR_CYCLE = createError<[property: string]>(
+  'FST_ERR_OCTA_STAR_CYCLE',
+  'stream.%s was read in an onClose callback of the same stream. That promise waits for the callback, so awaiting it would never end'
+)
+
+export const FST_ERR_OCTA_STAR_STREAM_KEY = createError<[received: string]>(
+  'FST_ERR_OCTA_STAR_STREAM_KEY',
+  'replaceAndRegister() takes a key made by streamKey(scopeKey, tabId, name), got %s'
+)
+
+export const FST_ERR_OCTA_STAR_HOLDER = createError<[expected: string, received: string]>(
+  'FST_ERR_OCTA_STAR_HOLDER',
+  'A holder must have %s, got %s'
+)
+
+// Bad input from the client. None of these errors affects a holder.
 
 export const FST_ERR_OCTA_STAR_SIGNALS = createError<'FST_ERR_OCTA_STAR_SIGNALS', 400, [source: string, received: string]>(
   'FST_ERR_OCTA_STAR_SIGNALS',
@@ -81,6 +116,12 @@ export const FST_ERR_OCTA_STAR_NOT_ACCEPTABLE = createError<'FST_ERR_OCTA_STAR_N
   'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE',
   "The client must accept text/event-stream, but sent the Accept header '%s'. Send `Accept: text/event-stream`, or declare the route with { sse: 'only' }",
   406
+)
+
+export const FST_ERR_OCTA_STAR_CROSS_SITE = createError<'FST_ERR_OCTA_STAR_CROSS_SITE', 403, []>(
+  'FST_ERR_OCTA_STAR_CROSS_SITE',
+  "A page of another site must not start a stream with the user's cookies. Open the stream from a page of the same site, or with CORS",
+  403
 )
 
 export const FST_ERR_OCTA_STAR_LIMIT = createError<'FST_ERR_OCTA_STAR_LIMIT', 429, [limit: number]>(
@@ -103,10 +144,24 @@ export function streamClosed (reason: CloseReason): StreamClosedError {
   return Object.assign(new StreamClosed(reason), { name: 'AbortError', reason })
 }
 
-/** Returns `true` if `error` only says that a stream has closed: our own error, or Node's error for an aborted signal. */
-export function isStreamClosed (error: unknown): boolean {
-  if (!(error instanceof Error)) return false
-  return error.name === 'AbortError' || error instanceof StreamClosed || error.cause instanceof StreamClosed
+// How Node's APIs and common clients say that a signal was aborted: openai and @anthropic-ai/sdk (APIUserAbortError), axios
+// (CanceledError, ERR_CANCELED), got (ERR_ABORTED), undici (UND_ERR_ABORTED), PostgreSQL (57014, query_canceled).
+const ABORT_NAMES = new Set(['AbortError', 'CanceledError', 'APIUserAbortError'])
+const ABORT_CODES = new Set(['ABORT_ERR', 'ERR_ABORTED', 'ERR_CANCELED', 'UND_ERR_ABORTED', '57014'])
+
+/**
+ * Returns `true` if `error` only says that something was aborted: our own error, an abort error of Node or of a common
+ * client, the end of the request itself, an error caused by an abort error, or an `AggregateError` of nothing else.
+ */
+export function isAbort (error: unknown, parents: readonly unknown[] = []): boolean {
+  if (!(error instanceof Error) || parents.includes(error)) return false
+  const { code } = error as { code?: unknown }
+  if (error instanceof StreamClosed || ABORT_NAMES.has(error.name) || ABORT_NAMES.has(error.constructor.name)) return true
+  if (typeof code === 'string' && ABORT_CODES.has(code)) return true
+  // Node's error for a request whose client has disconnected: https://nodejs.org/api/http.html#class-httpincomingmessage
+  if (code === 'ECONNRESET' && error.message === 'aborted') return true
+  if (error instanceof AggregateError && error.errors.length > 0) return error.errors.every(each => isAbort(each, [...parents, error]))
+  return isAbort(error.cause, [...parents, error])
 }
 
 /** Describes a value for an error message. The result is short, and does not contain long strings, which may be secrets. */

@@ -4,18 +4,21 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from
 import fp from 'fastify-plugin'
 import { readBrowserModule } from './browser-module.ts'
 import {
-  FST_ERR_OCTA_STAR_ALREADY_REGISTERED, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_NOT_ACCEPTABLE, FST_ERR_OCTA_STAR_NOT_IN_HANDLER,
-  FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_REPLY_SENT, FST_ERR_OCTA_STAR_ROUTE, FST_ERR_OCTA_STAR_STARTED_TWICE
+  FST_ERR_OCTA_STAR_ALREADY_REGISTERED, FST_ERR_OCTA_STAR_CROSS_SITE, FST_ERR_OCTA_STAR_NAME, FST_ERR_OCTA_STAR_NOT_ACCEPTABLE,
+  FST_ERR_OCTA_STAR_NOT_IN_HANDLER, FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_REPLY_SENT, FST_ERR_OCTA_STAR_ROUTE,
+  FST_ERR_OCTA_STAR_STARTED_TWICE, isAbort, show, streamClosed
 } from './errors.ts'
+import { refuseRequest } from './http/closing.ts'
 import { StreamResponse } from './http/response.ts'
 import { checkTabId, readTabId } from './http/signals.ts'
-import { noCluster } from './no-cluster.ts'
+import { TakeoverPayload } from './http/takeover.ts'
 import { resolveOptions, type ResolvedOptions } from './options.ts'
 import { Registry } from './registry/registry.ts'
 import { streamKey } from './registry/stream-key.ts'
-import { farewellReason } from './stream/ending.ts'
+import { register } from './start.ts'
+import { farewellReason, isFarewell } from './stream/ending.ts'
 import { LiveStream } from './stream/stream.ts'
-import type { OctaStarStreamsOptions, ScopeKey, StartStreamOptions, Stream } from '../types/index.ts'
+import type { CloseReason, Cluster, ClusterAdapter, ClusterContext, OctaStarStreamsOptions, ScopeKey, StartStreamOptions, Stream, StreamKey } from '../types/index.ts'
 
 export type * from '../types/index.ts'
 export type { ClusterEvent, KeyFlappingEvent, StreamCloseEvent, StreamOpenEvent, StreamReplaceEvent } from './diagnostics.ts'
@@ -30,8 +33,15 @@ interface StreamRequest {
   tabIdError: unknown
   /** `true` once the handler has been called. */
   isHandling: boolean
+  /** `true` once `startStream` has answered the request without a stream, or has found the client disconnected. */
+  isRefused: boolean
   /** Set by `startStream`. */
   stream: LiveStream | undefined
+}
+
+/** A method that Fastify inherits from avvio but does not declare. */
+interface Avvio {
+  onClose (callback: (instance: unknown, done: () => void) => void): void
 }
 
 const kStreamRequest = Symbol('octa-star-streams.request')
@@ -44,56 +54,88 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   if (options.browser !== undefined) await serveBrowserModule(fastify, options.browser)
 
   const { replaceTimeout } = options
-  const cluster = await options.cluster?.join({ log: fastify.log, replaceTimeout }) ?? noCluster
+  const cluster = options.cluster === undefined ? undefined : await joinCluster(options.cluster, { log: fastify.log, replaceTimeout })
   const registry = new Registry(cluster, options, fastify.log)
+  const state = { isClosing: false }
   fastify.decorate('streamRegistry', registry)
 
-  async function start (this: Reply, scopeKey: ScopeKey, { name }: StartStreamOptions = {}): Promise<Stream> {
+  async function start (this: Reply, scopeKey: ScopeKey, startOptions: StartStreamOptions = {}): Promise<Stream> {
     const { request, sse, log } = this
     const route = `${request.method} ${request.routeOptions.url}`
     const current = this[kStreamRequest]
     if (current === undefined) throw new FST_ERR_OCTA_STAR_ROUTE(route)
     if (!current.isHandling) throw new FST_ERR_OCTA_STAR_NOT_IN_HANDLER(route)
-    if (current.stream !== undefined) throw new FST_ERR_OCTA_STAR_STARTED_TWICE(route)
+    if (current.stream !== undefined || current.isRefused) throw new FST_ERR_OCTA_STAR_STARTED_TWICE(route)
     if (this.sent || this.raw.headersSent) throw new FST_ERR_OCTA_STAR_REPLY_SENT(route)
     if (sse === undefined) throw new FST_ERR_OCTA_STAR_NOT_ACCEPTABLE(request.headers.accept ?? '')
+    if (isCrossSite(request)) throw new FST_ERR_OCTA_STAR_CROSS_SITE()
     if (current.tabIdError !== undefined) throw current.tabIdError
 
-    const key = streamKey(scopeKey, current.tabId, name, `startStream in ${route}`)
-    const refuse = () => { this.code(204).send() }
-    const stream = current.stream = new LiveStream({ key, response: current.response, options, log, route }, refuse)
-    if (!mayStart(this, stream)) throw stream.signal.reason
+    const key = streamKey(scopeKey, current.tabId, nameOf(startOptions), `startStream in ${route}`)
+    const refusal = refuse(this, current)
+    if (refusal !== undefined) throw streamClosed(refusal)
+    checkLimit(this, key)
+
+    const { response } = current
+    const lastEventId = request.headers['last-event-id'] as string | undefined
+    const stream = current.stream = new LiveStream({
+      key, response, options, log, route, sse, lastEventId: lastEventId !== undefined && isFarewell(lastEventId) ? undefined : lastEventId
+    })
+    // The order of the calls decides who is the newest, whatever hooks and waits come in between.
+    const order = registry.nextOrder()
+    const started = stream.start()
+    // If `reply.send` throws, nobody awaits this promise.
+    started.catch(() => {})
+
+    const onPipe = () => {
+      // From here on the response belongs to the stream: Fastify must neither time out nor reply.
+      this.hijack()
+      this.header('content-type', 'text/event-stream')
+      register(registry, { key, stream, response, order, retryAfter })
+    }
+    if (!this.hasHeader('cache-control')) this.header('cache-control', 'no-cache, no-transform')
+    this.header('content-type', 'text/event-stream').send(new TakeoverPayload(this.raw, route, onPipe))
+    await started
+    return stream
+  }
+
+  const retryAfter = { 'retry-after': String(Math.ceil(replaceTimeout / 1000)) }
+
+  function checkLimit (reply: Reply, key: StreamKey): void {
     try {
-      await stream.start(registry.replaceAndRegister(key, stream), sse)
+      registry.checkLimit(key)
     } catch (error) {
-      // `replaceTimeout` bounds how long an ending stream keeps its place, and is therefore a safe Retry-After.
-      if (error instanceof FST_ERR_OCTA_STAR_LIMIT) this.header('retry-after', Math.ceil(options.replaceTimeout / 1000))
+      // `replaceTimeout` bounds how long an ending stream keeps its place, so `replaceTimeout` is a safe Retry-After.
+      reply.headers(retryAfter)
       throw error
     }
-    // From here on the response belongs to the stream: Fastify must neither time out nor reply.
-    this.hijack()
-    return stream
   }
 
   fastify.decorateReply('startStream', function startStream (this: Reply, scopeKey: ScopeKey, options?: StartStreamOptions): Promise<Stream> {
     const started = start.call(this, scopeKey, options)
     // The client may disconnect before the handler awaits the promise. That is not a fault, and an unhandled rejection would
     // end the process.
-    if (this[kStreamRequest]?.stream !== undefined) started.catch(() => {})
+    const stream = this[kStreamRequest]?.stream
+    if (stream !== undefined) started.then(() => { stream.isReceived = true }, () => {})
     return started
   })
 
   fastify.addHook('onRoute', (route) => {
-    if (route.sse) attach(route, options)
+    if (route.sse) attach(route, options, state)
+  })
+  // Avvio runs onClose callbacks in reverse order. A callback that is added after boot runs before Fastify begins to answer 503.
+  // https://github.com/fastify/avvio#apponclosefunccontext-done
+  fastify.addHook('onReady', async () => {
+    (fastify as unknown as Avvio).onClose((_instance, done) => {
+      state.isClosing = true
+      done()
+    })
   })
 
   // Streams must end in preClose: before onClose, Fastify waits for open responses without a limit.
   // https://fastify.dev/docs/latest/Reference/Hooks/#preclose
   fastify.addHook('preClose', () => registry.close(closeTimeout(fastify, options)))
-  fastify.addHook('onClose', async () => {
-    registry.clear()
-    await cluster.leave()
-  })
+  fastify.addHook('onClose', async () => { await cluster?.leave() })
 }
 
 async function registerSSE (fastify: FastifyInstance, { sse }: ResolvedOptions): Promise<void> {
@@ -103,10 +145,29 @@ async function registerSSE (fastify: FastifyInstance, { sse }: ResolvedOptions):
   }
 }
 
+// Registries that share an adapter stay apart, as they do without a cluster. The first registry of each process has no
+// namespace, the second registry has the namespace '2', and so on: all processes must register their contexts in the same order.
+const namespaces = new WeakMap<ClusterAdapter, Set<number>>()
+
+async function joinCluster (adapter: ClusterAdapter, context: Omit<ClusterContext, 'namespace'>): Promise<Cluster> {
+  const taken = namespaces.get(adapter) ?? new Set()
+  namespaces.set(adapter, taken)
+  let place = 1
+  while (taken.has(place)) place++
+  taken.add(place)
+  const cluster = await adapter.join({ ...context, ...place === 1 ? {} : { namespace: String(place) } })
+  const leave = cluster.leave.bind(cluster)
+  cluster.leave = async () => {
+    taken.delete(place)
+    await leave()
+  }
+  return cluster
+}
+
 async function serveBrowserModule (fastify: FastifyInstance, path: string): Promise<void> {
   const { body, etag } = await readBrowserModule()
   fastify.get<{ Querystring: { v?: string } }>(path, (request, reply) => {
-    // Under an address with a version, such as ?v=0.1.0, the module never changes.
+    // Under an address with a version, for example ?v=0.1.0, the module never changes.
     reply.header('etag', etag).header('cache-control', request.query.v === undefined ? 'no-cache' : 'public, max-age=31536000, immutable')
     if (request.headers['if-none-match']?.includes(etag)) return reply.code(304).send()
     return reply.type('text/javascript; charset=utf-8').send(body)
@@ -119,28 +180,46 @@ function closeTimeout ({ initialConfig: { pluginTimeout } }: FastifyInstance, { 
   return pluginTimeout ? Math.min(replaceTimeout, pluginTimeout / 2) : replaceTimeout
 }
 
-/** Returns `false`, and ends the stream before any holder is affected, if the request must not start a stream. */
-function mayStart (reply: Reply, stream: LiveStream): boolean {
-  const { request } = reply
-  if (reply[kStreamRequest]!.response.closed) stream.close('disconnected')
-  else if (request.method === 'HEAD') {
-    // Fastify runs a GET route's handler for HEAD too (exposeHeadRoutes). The response consists of the head alone.
-    reply.type('text/event-stream').send()
-    stream.close('finished')
-  } else {
-    const reason = farewellReason(request.headers['last-event-id'])
-    if (reason !== undefined) stream.close(reason)
-  }
-  return !stream.closing
+/** Answers a request that must not start a stream, and returns the reason. Ends no holder. `undefined` if a stream may start. */
+function refuse (reply: Reply, current: StreamRequest): CloseReason | undefined {
+  const { method, headers } = reply.request
+  const reason = current.response.isDisconnected
+    ? 'disconnected'
+    : method === 'HEAD' ? 'finished' : farewellReason(headers['last-event-id'] as string | undefined ?? '')
+  if (reason === undefined) return undefined
+  current.isRefused = true
+  // Fastify runs a GET route's handler for HEAD too (exposeHeadRoutes). The response consists of the head alone.
+  if (reason === 'finished') reply.type('text/event-stream').send()
+  else if (reason !== 'disconnected') reply.code(204).send()
+  return reason
 }
 
-/** Adds hooks and a handler wrapper to a route with the option `sse`. Routes without that option pay nothing. */
-function attach (route: RouteOptions, options: ResolvedOptions): void {
+// A link, a form or an image on a page of another site sends the user's cookies along (unless these are SameSite), but cannot
+// read a stream. That request could only replace or evict the user's own streams. https://www.w3.org/TR/fetch-metadata/
+function isCrossSite ({ headers }: FastifyRequest): boolean {
+  return headers['sec-fetch-site'] === 'cross-site' && (headers['sec-fetch-mode'] === 'navigate' || headers['sec-fetch-mode'] === 'no-cors')
+}
+
+function nameOf (options: unknown): string | undefined {
+  if (typeof options !== 'object' || options === null) throw new FST_ERR_OCTA_STAR_NAME(show(options))
+  return (options as StartStreamOptions).name
+}
+
+/** Adds hooks and a handler wrapper to a route with the option `sse`. Routes without `sse` pay nothing. */
+function attach (route: RouteOptions, options: ResolvedOptions, state: { readonly isClosing: boolean }): void {
   const { handler } = route
+
+  // While closing, Fastify answers 503 before any hook runs, but after creating the request's logger:
+  // https://github.com/fastify/fastify/blob/main/lib/route.js
+  const { childLoggerFactory } = route
+  route.childLoggerFactory = function (logger, bindings, childOptions, rawRequest) {
+    if (state.isClosing && isStreamRequest(route, rawRequest.headers.accept)) refuseRequest(rawRequest)
+    return (childLoggerFactory ?? this.childLoggerFactory).call(this, logger, bindings, childOptions, rawRequest)
+  }
 
   // The first hook of the route, so that a disconnect during a later hook is noticed.
   route.onRequest = prepend(route.onRequest, (_request: FastifyRequest, reply: Reply, done: () => void) => {
-    reply[kStreamRequest] = { response: new StreamResponse(reply.raw), tabId: undefined, tabIdError: undefined, isHandling: false, stream: undefined }
+    reply[kStreamRequest] = { response: new StreamResponse(reply.raw), tabId: undefined, tabIdError: undefined, isHandling: false, isRefused: false, stream: undefined }
     done()
   })
 
@@ -164,15 +243,20 @@ function attach (route: RouteOptions, options: ResolvedOptions): void {
     current.isHandling = true
     try {
       const payload = await handler.call(this, request, reply)
-      current.stream?.handlerReturned()
-      return payload
+      if (current.stream === undefined) return payload
+      current.stream.handlerReturned()
     } catch (error) {
-      if (!current.stream?.handlerThrew(error)) throw error
-      // The client has disconnected, or the reply is already on its way. Fastify waits until a returned reply is sent.
-      if (current.response.closed) reply.hijack()
-      return reply
+      if (!(current.stream?.handlerThrew(error) ?? (current.isRefused && isAbort(error)))) throw error
     }
+    // A returned reply tells Fastify to wait until the reply is sent. If the response is already closed, there is nothing to
+    // wait for.
+    if (current.response.closed) reply.hijack()
+    return reply
   } as RouteOptions['handler']
+}
+
+function isStreamRequest ({ sse }: RouteOptions, accept = ''): boolean {
+  return sse === 'only' || (typeof sse === 'object' && sse.kind === 'only') || accept.includes('text/event-stream')
 }
 
 function prepend<T> (hooks: T | T[] | undefined, hook: unknown): T[] {

@@ -68,6 +68,27 @@ t.test('an event id that breaks out is refused', async t => {
   await t.rejects(sse.patchSignals('{"one":1}', { eventId: '1\nevent: evil' }), { code: 'FST_ERR_OCTA_STAR_EVENT' })
 })
 
+t.test('a method that the SDK refuses rejects, and never throws synchronously', async t => {
+  const { sse } = await open()
+  const refused: Array<() => Promise<void>> = [
+    () => sse.removeElements(),
+    () => sse.patchElements(''),
+    () => sse.patchElements('<p>one</p>', { mode: 'merge' as 'outer' })
+  ]
+  for (const call of refused) {
+    let result: unknown
+    t.doesNotThrow(() => { result = call() })
+    t.ok(result instanceof Promise)
+    await t.rejects(result as Promise<void>)
+  }
+})
+
+t.test('an option that is undefined is left out', async t => {
+  const { sse, response } = await open()
+  await sse.patchElements('<p>one</p>', { selector: undefined, mode: undefined, useViewTransition: undefined, eventId: undefined, retryDuration: undefined } as object)
+  t.equal(response.written, 'event: datastar-patch-elements\ndata: elements <p>one</p>\n\n')
+})
+
 t.test('close ends the stream', async t => {
   const { sse, stream } = await open()
   sse.close()

@@ -4,6 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import net from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setImmediate as turn } from 'node:timers/promises'
 import { EventSource } from 'eventsource'
 import t, { type Test } from 'tap'
 import type { CloseReason, Stream } from '../lib/index.ts'
@@ -35,6 +36,8 @@ async function eventSource (t: Test, url: string): Promise<EventSource> {
   return source
 }
 
+const idOf = (reason: CloseReason) => new RegExp(`^octa-star-closed:${reason}:\\d+$`)
+
 for (const reason of ['replaced', 'evicted'] as const) {
   const end = async ({ app }: Seen) => {
     if (reason === 'evicted') return app.fastify.streamRegistry.evict('ann')
@@ -48,12 +51,12 @@ for (const reason of ['replaced', 'evicted'] as const) {
     const failed = once(source, 'error')
     await end(seen)
     const [event] = await farewell
-    t.match(event, { data: reason, lastEventId: `octa-star-closed:${reason}` })
+    t.match(event, { data: reason, lastEventId: idOf(reason) })
     await failed // the end of the response
     const [error] = await once(source, 'error')
     t.equal(error.code, 204)
     t.equal(source.readyState, EventSource.CLOSED)
-    t.equal(seen.requests.at(-1), `octa-star-closed:${reason}`)
+    t.match(seen.requests.at(-1), idOf(reason))
     t.equal(seen.app.fastify.streamRegistry.size, reason === 'replaced' ? 1 : 0, 'the request that was told to stop touched nobody')
     t.ok(seen.streams.slice(1).every(stream => !stream.signal.aborted))
   })
@@ -63,8 +66,9 @@ for (const reason of ['replaced', 'evicted'] as const) {
     const response = await fetch(seen.app.url(path))
     await end(seen)
     const text = await response.text()
-    t.ok(text.endsWith(`event: octa-star-closed\nid: octa-star-closed:${reason}\ndata: ${reason}\n\n`))
-    const again = await fetch(seen.app.url(path), { headers: { 'last-event-id': `octa-star-closed:${reason}` } })
+    const [, id] = /event: octa-star-closed\nid: (.*)\ndata: .*\n\n$/.exec(text)!
+    t.match(id, idOf(reason))
+    const again = await fetch(seen.app.url(path), { headers: { 'last-event-id': id! } })
     t.equal(again.status, 204)
     t.ok(seen.streams.slice(1).every(stream => !stream.signal.aborted))
   })
@@ -185,6 +189,28 @@ t.test('a last word that hangs or fails delays the farewell by closeGrace at the
   await connect(app.url(withSignals('/stream', { tabId: 'a' })))
   t.equal(await second.ended, 'clean')
   t.match(app.log.filter(line => line.level === 40), [{ msg: 'an onReplaced callback failed', err: { message: 'no word' } }])
+})
+
+t.test('of several last words, one that fails does not cut off the others', async t => {
+  const app = await buildApp(t)
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream('ann')
+    stream.keepAlive()
+    stream.onReplaced(() => { throw new Error('no word') })
+    stream.onReplaced(async () => {
+      for (let i = 0; i < 10; i++) await turn()
+      await stream.send('a slow last word')
+    })
+    stream.onReplaced(async () => { throw new Error('no word either') })
+    stream.onReplaced(() => stream.send('a quick last word'))
+  })
+  await app.listen()
+  const url = app.url(withSignals('/stream', { tabId: 'a' }))
+  const first = await connect(url)
+  await connect(url)
+  t.equal(await first.ended, 'clean')
+  t.strictSame(first.events.map(({ data }) => data), ['a quick last word', 'a slow last word', 'replaced'])
+  t.match(app.log.filter(line => line.level === 40), [{ err: { message: 'no word' } }, { err: { message: 'no word either' } }])
 })
 
 t.test('whatever reason the application gives, the stream ends', async t => {

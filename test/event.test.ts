@@ -23,7 +23,7 @@ t.test('a string is data as it is, anything else in data is serialized', async t
   t.equal(format({ id: '7', event: 'order', retry: 500, data: [1] }), 'event: order\nid: 7\nretry: 500\ndata: [1]\n\n')
   t.equal(format({ event: 'ping' }), 'event: ping\ndata:\n\n', 'an event without data is dispatched')
   t.equal(format({ id: '7' }), 'id: 7\n\n')
-  t.equal(format({}), '\n')
+  t.equal(format({ id: 7, data: '' }), 'id: 7\ndata: \n\n', 'a number as an id')
   t.equal(formatEvent({ data: 1 }, data => `<${String(data)}>`), 'data: <1>\n\n')
 })
 
@@ -48,18 +48,23 @@ t.test('a field that could not be sent as it is, is refused', async t => {
     [{ event: 1 as never }, /'event'.*got 1/],
     [{ id: 'a\rdata: x' }, /field 'id'/],
     [{ id: 'a\0' }, /'id'/],
-    [{ id: 7 as never }, /'id'.*got 7/],
+    [{ id: NaN }, /'id'.*got NaN/],
+    [{ id: true as never }, /'id'.*got true/],
+    [{ id: 'caf\u00e9' }, /'id' must be a number, or a string of printable ASCII characters/],
+    [{ id: '\u{1f600}' }, /'id'/],
+    [{ id: '\x7f' }, /'id'/],
     [{ id: 'octa-star-closed:replaced' }, /does not begin with 'octa-star-closed'/],
     [{ retry: -1 }, /'retry' must be a whole number of milliseconds/],
     [{ retry: 1.5 }, /'retry'/],
+    [{ retry: 2 ** 31 }, /from 0 to 2147483647, got 2147483648/],
     [{ retry: '1\ndata: x' as never }, /'retry'/],
     [{ data: () => {} }, /'data'.*got a function/]
   ]
   for (const [message, expected] of cases) t.throws(() => format(message), { code: 'FST_ERR_OCTA_STAR_EVENT', message: expected })
 })
 
-t.test('a message that is neither a string nor an object is refused, and the error says what send takes', async t => {
-  for (const [message, shown] of [[42, '42'], [null, 'null'], [undefined, 'undefined'], [true, 'true'], [() => {}, 'a function']] as const) {
+t.test('a message without any field of an event is refused, and the error says what send takes', async t => {
+  for (const [message, shown] of [[42, '42'], [null, 'null'], [undefined, 'undefined'], [true, 'true'], [() => {}, 'a function'], [{}, 'an object'], [['a'], 'an array'], [Buffer.from('a'), 'an instance of Buffer'], [new Map([['data', 1]]), 'an instance of Map']] as const) {
     const expected = `send() takes a string or { event, id, data, retry }, got ${shown}. To send any other value, pass { data: value }`
     t.throws(() => format(message as never), { code: 'FST_ERR_OCTA_STAR_MESSAGE', message: expected })
   }

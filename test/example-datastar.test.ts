@@ -42,6 +42,20 @@ t.test('an order reaches the open page, a page of the same tab ends its stream, 
   summary.leave()
 })
 
+t.test('a post from a page of another site is refused, and changes nothing', async t => {
+  const url = await openShop(t)
+  const post = async (site: string, item: string) => {
+    const headers = { 'content-type': 'application/json', 'sec-fetch-site': site }
+    // Unlike fetch, this client lets a test set the headers that only browsers set.
+    return (await connect(`${url}/orders`, { method: 'POST', headers, body: JSON.stringify({ item }) })).status
+  }
+  for (const site of ['cross-site', 'same-site']) t.equal(await post(site, 'Forged order'), 403, site)
+  t.equal(await post('same-origin', 'Own order'), 200)
+  const page = await (await fetch(url)).text()
+  t.match(page, 'Own order')
+  t.notMatch(page, 'Forged order')
+})
+
 // Betas know other attributes than those of the example.
 const released = datastarClients().filter(({ name }) => /v1\.\d+\.\d+$/.test(name))
 const options = { ...browserOptions, skip: browserOptions.skip || (released.length === 0 ? 'DATASTAR_JS names no bundle of Datastar 1.x' : false as const) }

@@ -142,7 +142,7 @@ class Sessions {
     if (type === 'open') {
       const client = await openIn(this.#sessions[session] ??= this.#app.session(), tab, `/stream/${this.#scope}`)
       if (own !== undefined) await this.#expect(tab, own, 'replaced')
-      this.live.set(tab, { client, stream: this.#app.fastify.streamRegistry.get(this.#scope, tab)!, session, stalled: false })
+      this.live.set(tab, { client, stream: this.#app.fastify.streamRegistry.get(this.#scope, tab) as Stream, session, stalled: false })
     } else if (own !== undefined) {
       switch (type) {
         case 'stall':

@@ -21,10 +21,10 @@ const ROOMS: Record<string, string[]> = {
   'lib/browser': [],
   // The files that only index uses, and the entries of the package.
   'lib/options.ts': ['types', 'lib/errors.ts'],
-  'lib/no-cluster.ts': ['types'],
   'lib/browser-module.ts': [],
+  'lib/start.ts': ['types', 'lib/http', 'lib/stream', 'lib/registry'],
   'lib/datastar.ts': ['types', 'lib/http'],
-  'lib/index.ts': ['types', 'lib/errors.ts', 'lib/diagnostics.ts', 'lib/http', 'lib/stream', 'lib/registry', 'lib/options.ts', 'lib/no-cluster.ts', 'lib/browser-module.ts']
+  'lib/index.ts': ['types', 'lib/errors.ts', 'lib/diagnostics.ts', 'lib/http', 'lib/stream', 'lib/registry', 'lib/start.ts', 'lib/options.ts', 'lib/browser-module.ts']
 }
 
 async function sources (folder: string): Promise<string[]> {

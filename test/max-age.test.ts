@@ -5,8 +5,8 @@ import { buildApp, streamRoute } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { openStream } from './kit/fake-stream.ts'
 
-t.test('each of 1,000 streams expires in the last tenth of maxAge, at a time of its own', async t => {
-  const clock = FakeTimers.install()
+t.test('1,000 streams expire all over the last tenth of maxAge, and not together', async t => {
+  const clock = FakeTimers.install({ loopLimit: 10_000 })
   t.teardown(() => clock.uninstall())
   const opened = await Promise.all(Array.from({ length: 1_000 }, () => openStream({ maxAge: 10_000 })))
   const expired = () => opened.filter(({ stream }) => stream.closing).length

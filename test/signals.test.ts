@@ -4,19 +4,24 @@ import t from 'tap'
 import { checkTabId, readSignals, readTabId } from '../lib/http/signals.ts'
 import { seeded } from './kit/seed.ts'
 
-const get = (datastar?: unknown) => ({ query: datastar === undefined ? {} : { datastar }, body: undefined, headers: {} })
-const post = (body: unknown, type = 'application/json') => ({ query: {}, body, headers: { 'content-type': type } })
+const get = (datastar?: unknown, method = 'GET') => ({ method, query: datastar === undefined ? {} : { datastar }, body: undefined, headers: {} })
+const post = (body: unknown, type = 'application/json', method = 'POST') => ({ method, query: {}, body, headers: { 'content-type': type } })
 
-t.test('signals come from the query, else from a JSON body, else there are none', async t => {
+t.test('signals come from the query of a GET or DELETE, from the JSON body of any other method, and from the body of an old DELETE', async t => {
   t.strictSame(readSignals(get('{"tabId":"a"}')), { tabId: 'a' })
   t.strictSame(readSignals(post({ tabId: 'a' })), { tabId: 'a' })
   t.strictSame(readSignals(post({ tabId: 'a' }, 'application/json; charset=utf-8')), { tabId: 'a' })
-  t.strictSame(readSignals({ ...post({ tabId: 'body' }), query: { datastar: '{"tabId":"query"}' } }), { tabId: 'query' }, 'the query first')
+  for (const [method, tabId] of [['GET', 'query'], ['HEAD', 'query'], ['DELETE', 'query'], ['POST', 'body'], ['PUT', 'body'], ['PATCH', 'body']] as const) {
+    t.strictSame(readSignals({ ...post({ tabId: 'body' }), method, query: { datastar: '{"tabId":"query"}' } }), { tabId }, method)
+  }
+  t.strictSame(readSignals(post({ tabId: 'a' }, undefined, 'DELETE')), { tabId: 'a' }, 'as Datastar sent it before 1.0')
+  t.equal(readSignals(post({ tabId: 'a' }, undefined, 'GET')), undefined)
+  t.equal(readSignals(get('{', 'POST')), undefined, 'the query of a POST is not read')
   t.equal(readSignals(get()), undefined)
-  t.equal(readSignals({ query: undefined, body: undefined, headers: {} }), undefined)
+  t.equal(readSignals({ method: 'GET', query: undefined, body: undefined, headers: {} }), undefined)
   t.equal(readSignals(post(null)), undefined)
   t.equal(readSignals(post({ tabId: 'a' }, 'application/x-www-form-urlencoded')), undefined, 'a form\'s fields are not signals')
-  t.equal(readSignals({ query: {}, body: { tabId: 'a' }, headers: {} }), undefined)
+  t.equal(readSignals({ method: 'POST', query: {}, body: { tabId: 'a' }, headers: {} }), undefined)
 })
 
 t.test('malformed JSON and what is no object is a 400 that says which', async t => {

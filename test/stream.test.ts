@@ -1,7 +1,7 @@
 // One stream's life without a socket: what can be asked of it before, during and after.
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
-import { openStream, pendingStream } from './kit/fake-stream.ts'
+import { openStream, openStream as openLogged, pendingStream } from './kit/fake-stream.ts'
 import { memoryLog } from './kit/memory-log.ts'
 import { watchUnhandled } from './kit/unhandled.ts'
 
@@ -61,7 +61,10 @@ t.test('a last word that its peer has not taken in time is no fault, and no warn
   // A client that did not read was enough to have each of its last words logged as one.
   const { lines, log } = memoryLog()
   const { stream, response } = pendingStream({ log })
-  await stream.start(Promise.resolve(), response.sse)
+  stream.start().catch(() => {})
+  stream.takeOver()
+  stream.open()
+  await turn()
   response.frozen = true
   stream.onReplaced(() => stream.send('a last word'))
   stream.close('replaced')
@@ -88,7 +91,7 @@ t.test('`closed` resolves to the first reason, for whoever asks early and late',
 
 t.test('a stream that ends before it opened rejects its start at once, and its response is not waited for', async t => {
   const { stream, response } = pendingStream()
-  const started = stream.start(new Promise(() => {}), response.sse)
+  const started = stream.start()
   stream.close('disconnected')
   await t.rejects(started, /has ended: disconnected/)
   t.equal(stream.handlerThrew(stream.signal.reason), true)
@@ -96,7 +99,10 @@ t.test('a stream that ends before it opened rejects its start at once, and its r
   t.equal(response.written, '')
 })
 
-t.test('what a handler throws is the normal end if it says that the stream has ended, and a fault if not', async t => {
+t.test('an error of the handler is a normal end if the stream has ended and the error says no more, and is logged once if not', async t => {
+  const { lines, log } = memoryLog()
+  const logged = () => lines.splice(0).filter(({ level }) => level === 'error').map(({ details }) => details)
+  const openStream = () => openLogged({ log })
   const aborted = await openStream()
   aborted.stream.close('evicted')
   t.ok(aborted.stream.handlerThrew(new DOMException('', 'AbortError')))
@@ -105,17 +111,23 @@ t.test('what a handler throws is the normal end if it says that the stream has e
   caused.stream.close('evicted')
   t.ok(caused.stream.handlerThrew(new Error('a query was cancelled', { cause: caused.stream.signal.reason })))
 
+  t.strictSame(logged(), [])
+
   const unrelated = await openStream()
+  const fault = new Error('a fault in a finally block')
   unrelated.stream.close('evicted')
-  t.notOk(unrelated.stream.handlerThrew(new Error('a fault in a finally block')))
+  unrelated.stream.handlerThrew(fault)
+  t.match(logged(), [{ err: fault, streamId: unrelated.stream.id, route: 'GET /', reason: 'evicted' }])
 
   const early = await openStream()
-  t.notOk(early.stream.handlerThrew(new DOMException('a timeout of its own', 'AbortError')), 'no stream has ended')
+  early.stream.handlerThrew(new DOMException('a timeout of its own', 'AbortError'))
   t.equal(await early.stream.closed, 'failed')
+  t.match(logged(), [{ reason: 'failed' }], 'no stream had ended')
 
   const odd = await openStream()
   odd.stream.close()
-  t.notOk(odd.stream.handlerThrew('not an error'))
+  odd.stream.handlerThrew('not an error')
+  t.match(logged(), [{ err: 'not an error', reason: 'finished' }])
 })
 
 t.test('a stream knows when it was opened, and is not open before', async t => {

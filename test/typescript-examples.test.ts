@@ -33,7 +33,9 @@ const README_PRELUDE = {
   octaStarStreams: "import octaStarStreams from 'octa-star-streams'",
   news: 'declare const news: { subscribe (listener: (item: object) => void): () => void }',
   socket: "declare const socket: import('node:events').EventEmitter & { close (code?: number, reason?: string): void }",
-  tabId: 'declare const tabId: string'
+  tabId: 'declare const tabId: string',
+  on: "import { on } from 'node:events'",
+  log: "declare const log: import('node:events').EventEmitter & { entries: object[] }"
 }
 
 /** The names that a docstring's example may use without a declaration. The package's own names are imported as a user imports them. */
@@ -54,6 +56,7 @@ const DOCSTRING_PRELUDE = {
   user: "declare const user: { id: string }\ndeclare module 'fastify' { interface FastifyRequest { user: { id: string } } }",
   workspace: 'declare const workspace: { id: number }',
   order: 'declare const order: object',
+  readOrders: "declare const readOrders: () => AsyncIterable<import('octa-star-streams').StreamMessage>",
   subscription: 'declare const subscription: { unsubscribe (): Promise<void> }',
   socket: "declare const socket: import('node:events').EventEmitter & { close (): void }",
   tabId: 'declare const tabId: string'

@@ -27,6 +27,8 @@ export interface ClusterContext {
    * to 2147483647. The option's default is `5000`.
    */
   readonly replaceTimeout: number
+  /** Keeps apart registries that share an adapter. The same in all processes. `undefined` for the first, then `'2'`, `'3'`, ... */
+  readonly namespace?: string
 }
 
 /**
@@ -43,10 +45,10 @@ export interface ClusterAdapter {
 }
 
 /**
- * The membership of a process in a cluster. Within a process, the registry keeps one stream per key. The registry asks the
+ * The membership of a process in a cluster. Within a process, the registry keeps a single stream per key. The registry asks the
  * cluster about all further processes.
  *
- * No method throws or rejects. If the store is unreachable, answer as if there were no other processes, warn once, and
+ * No method throws or rejects. If the store is unreachable, answer as if this process were alone, warn once, and
  * reconcile on reconnection.
  */
 export interface Cluster {

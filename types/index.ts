@@ -9,22 +9,27 @@ export type * from './stream.ts'
 
 /**
  * The holders of all stream keys, in the Fastify context in which the plugin was registered. Iterate over the registry to
- * get every stream of this process that is not gone yet.
+ * get every open stream of this process, and every holder that was registered with `replaceAndRegister`.
  *
- * @example for (const stream of fastify.streamRegistry) await stream.send('hello')
+ * @example for (const holder of fastify.streamRegistry) if ('send' in holder) holder.send('hello')
  */
-export interface StreamRegistry extends Iterable<Stream> {
+export interface StreamRegistry extends Iterable<Stream | Holder> {
   /** The number of holders in this process that are registered and not gone yet. */
   readonly size: number
+  /**
+   * The number of holders in this process that were not gone `replaceTimeout` after their end began. Nothing waits for them
+   * or counts them any longer. Falls again when a given-up holder is gone after all.
+   */
+  readonly givenUp: number
   /**
    * Returns the holder of a key, or `undefined`.
    *
    * @throws FST_ERR_OCTA_STAR_SCOPE_KEY, FST_ERR_OCTA_STAR_NAME
-   * @example fastify.streamRegistry.get(user.id, tabId)?.close()
+   * @example fastify.streamRegistry.get(user.id, tabId)?.close('finished')
    */
-  get (scopeKey: ScopeKey, tabId: string, name?: string): Stream | undefined
+  get (scopeKey: ScopeKey, tabId: string, name?: string): Stream | Holder | undefined
   /**
-   * Ends all streams of a scope as `'evicted'`, or only the streams of one tab if `tabId` is given. Resolves to the number
+   * Ends all streams of a scope as `'evicted'`, or only the streams of a tab if `tabId` is given. Resolves to the number
    * of ended streams when these streams are gone, within `replaceTimeout`. Rejects with `FST_ERR_OCTA_STAR_SCOPE_KEY`.
    *
    * @example await fastify.streamRegistry.evict(request.user.id) // on logout
@@ -42,7 +47,9 @@ export interface StreamRegistry extends Iterable<Stream> {
    * `replaceTimeout`. Resolves to `true`, or to `false` if `holder` began to end first, for example because a
    * newer holder took the key. The registry forgets `holder` when `holder.gone` settles.
    *
-   * Rejects with `FST_ERR_OCTA_STAR_LIMIT` if the scope is full and `onLimit` is `'reject'`.
+   * Registering the present holder again changes nothing. Rejects with `FST_ERR_OCTA_STAR_LIMIT` if the scope is full and
+   * `onLimit` is `'reject'`, with `FST_ERR_OCTA_STAR_STREAM_KEY` if `key` was not made by `streamKey`, and with
+   * `FST_ERR_OCTA_STAR_HOLDER` if `holder` has no `close` or no `gone`.
    *
    * @example
    * const holder = { close: () => socket.close(), gone: once(socket, 'close') }
@@ -73,8 +80,8 @@ export interface OctaStarStreamsOptions {
    */
   tabId?: (request: UntypedRequest) => string | undefined
   /**
-   * How long a new stream waits for its predecessor to be gone. After that the predecessor's connection is destroyed, a
-   * warning names its route, and the new stream starts. Unit: milliseconds, 1 to 2147483647. Default: `5000`.
+   * How long a new stream waits for the predecessor to be gone. After that the predecessor's connection is destroyed, a
+   * warning names the predecessor's route, and the new stream starts. Unit: milliseconds, 1 to 2147483647. Default: `5000`.
    */
   replaceTimeout?: number
   /**
@@ -118,15 +125,15 @@ export interface OctaStarStreamsOptions {
    */
   onLimit?: 'replace-oldest' | 'reject'
   /**
-   * The path at which the plugin serves `octa-star-streams/browser`, the module that gives a page its tab id, to pages
+   * The path at which the plugin serves `octa-star-streams/browser`, the module that gives a page a tab id, to pages
    * without a bundler. A path that begins with `/`. Default: none, and the module is not served.
    *
    * @example fastify.register(octaStarStreams, { browser: '/octa-star/tab-id.js' })
    */
   browser?: string
   /**
-   * Connects several processes, so that a tab has one stream in all of them. Default: none, and each process deduplicates
-   * only its own streams.
+   * Connects several processes, so that a tab has a single stream in all of the processes. Default: none, and each
+   * process deduplicates only the streams that it serves.
    *
    * @example fastify.register(octaStarStreams, { cluster: redisCluster({ redis }) })
    */
@@ -157,6 +164,7 @@ declare module 'fastify' {
   }
 
   interface FastifyInstance {
+    /** The holders of all stream keys in this context. */
     streamRegistry: StreamRegistry
   }
 }

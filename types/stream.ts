@@ -1,7 +1,8 @@
-// The words for one stream: the key, the holder, the events, and the reasons why a stream ends.
+// The words for a stream: the key, the holder, the events, and the reasons for the end.
+import type { Readable } from 'node:stream'
 
 /**
- * The application's identity for a user or session, such as `user.id` or `[user.id, workspace.id]`. Scope keys are compared
+ * The application's identity for a user or session, for example `user.id` or `[user.id, workspace.id]`. Scope keys are compared
  * by value: two arrays `[1, 'a']` are the same key, `1`, `1n` and `'1'` are three keys, and the order of an object's
  * properties does not matter.
  *
@@ -32,11 +33,14 @@ export type CloseReason = 'replaced' | 'evicted' | 'finished' | 'shutdown' | 'fa
 export interface Holder {
   /** Begin to end because of `reason`, and return at once. The registry calls this at most once. */
   close (reason: CloseReason): void
-  /** Settles when nothing of the holder runs any more. Its successor starts only then. */
+  /** Settles when nothing of the holder runs any more. The successor starts only then. */
   readonly gone: Promise<unknown>
   /** `true` once the holder has started to end by itself. A full scope waits for ending holders first. */
   readonly closing?: boolean
-  /** Called if `gone` does not settle within `replaceTimeout`. Free what can be freed: the successor starts now. */
+  /**
+   * Called if `gone` does not settle within `replaceTimeout` after the end began, or before the server's close times out.
+   * Free what can be freed: the successor starts now.
+   */
   destroy? (): void
 }
 
@@ -55,22 +59,22 @@ export interface StreamKey {
 export interface StreamMessage {
   /** The event's type. If missing, browsers dispatch a `message` event. A string without CR or LF. */
   event?: string
+  /** The event id, which the client sends back as `Last-Event-ID`. A number, or a string of printable ASCII characters and tabs. */
+  id?: string | number
   /**
-   * The event id, which the client sends back as `Last-Event-ID`. A string that contains no control characters except
-   * tabs and does not begin with `octa-star-closed`.
-   */
-  id?: string
-  /**
-   * The payload. A string is sent as it is, with one `data:` line for each of its lines. Any other value is serialised by
+   * The payload. A string is sent unchanged, with a `data:` line for each line of the string. Any other value is serialised by
    * the serializer of `@fastify/sse`, which is `JSON.stringify` by default.
    */
   data?: unknown
-  /** How long the client waits before it reconnects. Unit: milliseconds, a whole number from 0. */
+  /** How long the client waits before reconnecting. Unit: milliseconds, a whole number from 0 to 2147483647. */
   retry?: number
 }
 
+/** A source of messages for `sendAll`. A Readable must be in object mode, or yield strings. */
+export type MessageSource = AsyncIterable<string | StreamMessage> | Iterable<string | StreamMessage> | Readable
+
 /**
- * A live SSE response for one browser tab.
+ * A live SSE response for a browser tab.
  *
  * @example
  * fastify.get('/orders', { sse: 'only' }, async (request, reply) => {
@@ -86,6 +90,11 @@ export interface Stream extends Holder {
   readonly tabId: string | undefined
   /** The name that was passed to `startStream`, or `undefined`. */
   readonly name: string | undefined
+  /**
+   * The id of the last event that the client received before reconnecting, from the header `Last-Event-ID`. `undefined` if
+   * the client sent none, or sent the id of a farewell.
+   */
+  readonly lastEventId: string | undefined
   /** When the response's head was sent. Unit: milliseconds since the epoch. `0` before. */
   readonly openedAt: number
   /**
@@ -97,7 +106,8 @@ export interface Stream extends Holder {
   readonly signal: AbortSignal
   /**
    * Resolves to the reason when the response is over and every `onClose` callback has settled. Does not wait for the
-   * handler, so the handler may await `closed`.
+   * handler, so the handler may await `closed`. Rejects with `FST_ERR_OCTA_STAR_CYCLE` if `closed` is read in an `onClose`
+   * callback before the callback's first `await`.
    *
    * @example const reason = await stream.closed
    */
@@ -107,23 +117,36 @@ export interface Stream extends Holder {
    * get back-pressure. If you do not, a slow client's stream ends as `'stalled'` once more than `maxBufferedBytes` wait.
    *
    * Rejects with `FST_ERR_OCTA_STAR_STREAM_CLOSED` once the stream has begun to end, which also stops a loop that does not
-   * use the signal. A rejection that nobody awaits is ignored. Rejects with `FST_ERR_OCTA_STAR_EVENT` if a field
-   * cannot be sent.
+   * use the signal. A rejection that nobody awaits is ignored. Rejects with `FST_ERR_OCTA_STAR_MESSAGE` if
+   * `message` is not a message, and with `FST_ERR_OCTA_STAR_EVENT` if a field cannot be sent.
    *
    * @example await stream.send({ event: 'order', data: order })
    */
   send (message: string | StreamMessage): Promise<void>
   /**
-   * Registers a cleanup. The callback runs once, when the stream begins to end, or at once if the stream is already
-   * ending. The tab's next stream starts only after the returned promise has settled.
+   * Sends every message of a source, and awaits back-pressure between two messages. Resolves to the number of messages when
+   * the source is done. When the stream ends, the source is closed at once (`destroy()` for a Readable, `return()` for
+   * iterators), even if the source is quiet, and `sendAll` rejects with `FST_ERR_OCTA_STAR_STREAM_CLOSED`. Rejects with
+   * `FST_ERR_OCTA_STAR_SOURCE` if `source` is not a source.
    *
+   * @example await stream.sendAll(readOrders())
+   */
+  sendAll (source: MessageSource): Promise<number>
+  /**
+   * Registers a cleanup. The callback runs once, when the stream begins to end, or at once if the stream is already
+   * ending. The tab's next stream starts only after the returned promise has settled. An error in the
+   * callback is logged.
+   *
+   * @throws FST_ERR_OCTA_STAR_CALLBACK if `callback` is not a function
    * @example stream.onClose(async () => subscription.unsubscribe())
    */
   onClose (callback: (reason: CloseReason) => unknown): void
   /**
    * Registers a last word. The callback runs when a newer stream takes the key, before the farewell event. `send` works
-   * until the callback settles, for at most `closeGrace`.
+   * until the callback settles, for at most `closeGrace`. An error in the callback is logged, unless the error
+   * is an abort error.
    *
+   * @throws FST_ERR_OCTA_STAR_CALLBACK if `callback` is not a function
    * @example stream.onReplaced(() => stream.send({ event: 'paused', data: 'This page continues in a newer stream.' }))
    */
   onReplaced (callback: () => unknown): void

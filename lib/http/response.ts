@@ -6,7 +6,7 @@ import { breakOff, closeWithSocket, restoreSocket, watchSocket, type RawResponse
 
 /** The events of a response. */
 export interface ResponseListener {
-  /** The response is over, because it finished or because the connection broke. Called once. */
+  /** The response has finished, the connection broke, or `abort` was called. Called once. */
   responseClosed (): void
   /** The connection can take more. Called after a `write` that returned `false`. */
   responseDrained (): void
@@ -20,6 +20,7 @@ export class StreamResponse {
   #options: SocketOptions | undefined
   #listener: ResponseListener | undefined
   #closed: boolean
+  #hasBody = false
   #watching = false
   #awaitsDrain = false
   #stallTimer: NodeJS.Timeout | undefined
@@ -48,13 +49,22 @@ export class StreamResponse {
     return this.#carrier.destroyed || (this.#raw.stream === undefined && this.#raw.socket?.writable === false)
   }
 
-  // HTTP/2 buffers unsent data in the session, which `writableLength` does not count: never assume it was handed over.
+  // HTTP/2 buffers unsent data in the session, which `writableLength` does not count: never assume that the data was handed over.
   get #isHandedOver (): boolean {
     return this.#raw.stream === undefined && this.#raw.writableLength === 0
   }
 
   get closed (): boolean {
     return this.#closed
+  }
+
+  /** `true` if the client has disconnected, even if the `close` event has not come yet. */
+  get isDisconnected (): boolean {
+    return this.#closed || this.#isSevered
+  }
+
+  get headSent (): boolean {
+    return this.#raw.headersSent
   }
 
   /** `true` while earlier writes wait for the client. */
@@ -79,23 +89,30 @@ export class StreamResponse {
     sse.keepAlive()
     if (this.#raw.stream !== undefined) dropConnectionHeader(this.#raw)
     sse.sendHeaders()
-    process.nextTick(() => this.#flush(options))
-    if (this.#raw.stream === undefined) discardRequestBody(this.#raw)
+    // After the microtasks of this turn, in which the handler goes on and sends the first events. The tick queue alone may run
+    // before the microtasks: https://nodejs.org/api/process.html#when-to-use-queuemicrotask-vs-processnexttick
+    queueMicrotask(() => process.nextTick(() => this.#flush(options)))
   }
 
   // Events that the handler sends at once leave in the same packet as the head. A stream that has ended by now never
-  // needs its socket watched.
+  // needs a watched socket. Firefox hides a response until the first byte of the body arrives, so a head without events takes
+  // an empty line along. Parsers ignore that line: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
   #flush (options: SocketOptions): void {
     if (this.#raw.writableEnded || this.#raw.destroyed) return
-    this.#raw.flushHeaders()
+    if (!this.#hasBody) this.#raw.write('\n')
     this.#watching = true
+    if (this.#raw.stream === undefined) discardRequestBody(this.#raw)
     watchSocket(this.#raw, options, () => this.#listener?.clientStalled())
   }
 
-  /** Writes `text`. Returns `false` if the client does not keep up. `responseDrained` is called once the client has caught up. */
+  /**
+   * Writes `text`. Returns `false` if the client does not keep up, and then calls `responseDrained` once the client has
+   * caught up. Also returns `false`, without a later `responseDrained`, if the connection is cut.
+   */
   write (text: string): boolean {
     // Between a destroy and the `close` event, a write would emit an error.
     if (this.#isSevered) return false
+    this.#hasBody = true
     const keepsUp = this.#raw.write(text)
     // Most clients keep up, so most responses never need this listener.
     if (!keepsUp && !this.#awaitsDrain) this.#awaitDrain()
@@ -113,11 +130,20 @@ export class StreamResponse {
     if (!this.#isHandedOver) this.#finishTimer = setTimeout(() => this.abort(), grace)
   }
 
-  /** Breaks the response off, so that the client sees an error. Destroys the socket, or over HTTP/2 only this stream. */
+  /** Answers without a stream, before the head was sent. Does nothing if the client has disconnected. */
+  answer (statusCode: number, headers: Record<string, string> = {}, body = ''): void {
+    if (this.isDisconnected) return
+    this.#raw.removeHeader('content-type')
+    this.#raw.removeHeader('cache-control')
+    this.#raw.writeHead(statusCode, headers).end(body)
+  }
+
+  /** Breaks the response off, so that the client sees an error. Destroys the socket, or over HTTP/2 only the HTTP/2 stream. */
   abort (): void {
     if (this.#closed) return
     // Send the head first, so that the client knows that the server accepted the request.
     if (this.#sse !== undefined && !this.#watching && !this.#raw.writableEnded) this.#raw.flushHeaders()
+    denyAbort(this.#raw)
     if (this.#raw.stream === undefined) breakOff(this.#raw)
     else this.#raw.stream.close(constants.NGHTTP2_CANCEL)
     // Not left to `close`, which a queued pipelined response never emits.
@@ -145,10 +171,18 @@ export class StreamResponse {
   }
 }
 
+// Fastify runs onRequestAbort hooks if `aborted` is true when the request closes, but here the server breaks the connection off:
+// https://github.com/fastify/fastify/blob/main/lib/route.js
+function denyAbort ({ req }: RawResponse): void {
+  if (!req.aborted) Object.defineProperty(req, 'aborted', { get: () => false, set () {} })
+}
+
 // Fastify does not read the body of a GET, and Node does not notice a disconnect behind a large unread body. A request
 // without a body is left alone: reading would emit the request's `close`, on which onRequestAbort and request.signal depend.
+// The headers decide, because a stream may open before Node marks a request without a body as complete (RFC 9112, section 6.3).
 function discardRequestBody ({ req }: RawResponse): void {
-  if (req.method === 'GET' && !req.complete) req.resume()
+  if (req.method !== 'GET' || req.complete) return
+  if (req.headers['transfer-encoding'] !== undefined || Number(req.headers['content-length']) > 0) req.resume()
 }
 
 // @fastify/sse sets a `Connection` header. HTTP/2 forbids that header (RFC 9113, section 8.2.2). Node drops the

@@ -7,20 +7,28 @@ const MAX_TAB_ID = 128
 export type Signals = Readonly<Record<string, unknown>>
 
 interface SignalsRequest {
+  readonly method: string
   readonly query: unknown
   readonly body: unknown
   readonly headers: { readonly 'content-type'?: string }
 }
 
 /**
- * Returns the signals where Datastar puts them: in the query parameter `datastar` for GET, and for DELETE since 1.0.0, or
- * else in the JSON body. Returns `undefined` if there are none, for example from a form.
+ * Returns the signals where Datastar puts them: in the query parameter `datastar` for GET and DELETE, and in the JSON body for
+ * every other method. Datastar before 1.0 sends them in the body of a DELETE too. Returns `undefined` if there are none, for
+ * example from a form.
+ *
+ * https://github.com/starfederation/datastar/blob/main/sdk/ADR.md#readsignals
  *
  * @throws FST_ERR_OCTA_STAR_SIGNALS
  */
 export function readSignals (request: SignalsRequest): Signals | undefined {
-  const query = (request.query as { datastar?: unknown } | undefined)?.datastar
-  if (query !== undefined) return parse(query)
+  const { method } = request
+  if (method === 'GET' || method === 'HEAD' || method === 'DELETE') {
+    const query = (request.query as { datastar?: unknown } | undefined)?.datastar
+    if (query !== undefined) return parse(query)
+    if (method !== 'DELETE') return undefined
+  }
 
   const { body } = request
   // Fastify has parsed the body. A form's fields are parsed into an object too, but they are not signals.
@@ -30,13 +38,13 @@ export function readSignals (request: SignalsRequest): Signals | undefined {
 }
 
 /**
- * Returns the tab id among the signals.
+ * Returns the tab id: the value of the signal named `signal`. Returns `undefined` if the request has no such signal.
  *
  * @throws FST_ERR_OCTA_STAR_SIGNALS, FST_ERR_OCTA_STAR_TAB_ID
  */
 export function readTabId (request: SignalsRequest, signal: string): string | undefined {
   const signals = readSignals(request)
-  // `hasOwn`, because every object inherits properties such as `toString`.
+  // `hasOwn`, because every object inherits properties, for example `toString`.
   return checkTabId(signals !== undefined && Object.hasOwn(signals, signal) ? signals[signal] : undefined)
 }
 

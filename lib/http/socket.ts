@@ -42,7 +42,7 @@ export function restoreSocket (raw: RawResponse, { stallTimeout, deadPeerProbe }
 
 /**
  * Makes a queued pipelined response emit `close` when the client disconnects. Node emits `close` only for a response that
- * has its socket: https://github.com/nodejs/node/blob/v20.x/lib/_http_server.js (`abortServerResponse` against
+ * has a socket: https://github.com/nodejs/node/blob/v20.x/lib/_http_server.js (`abortServerResponse` against
  * `resOnFinish`). Without this neither the stream nor the heartbeat of `@fastify/sse` would ever end.
  */
 export function closeWithSocket (raw: RawResponse): void {

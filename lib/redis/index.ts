@@ -53,8 +53,9 @@ export function redisCluster (options: RedisClusterOptions): ClusterAdapter {
     throw new FST_ERR_OCTA_STAR_OPTION('cluster.lease', 'a whole number of milliseconds from 1000 to 3600000', show(lease))
   }
   return {
-    async join ({ log, replaceTimeout }) {
-      const member = new Member({ prefix, lease, replaceTimeout, log: ownLog ?? log }, listener => new IoredisConnection(redis, listener))
+    async join ({ log, replaceTimeout, namespace }) {
+      const ownPrefix = namespace === undefined ? prefix : `${prefix}${namespace}:`
+      const member = new Member({ prefix: ownPrefix, lease, replaceTimeout, log: ownLog ?? log }, listener => new IoredisConnection(redis, listener))
       await member.join()
       return member
     }

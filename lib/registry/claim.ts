@@ -1,30 +1,72 @@
-// A holder's claim on a stream key: waiting -> holding -> ending -> released. Any state may be skipped, none comes back.
+// A holder's claim on a stream key: waiting -> holding -> ending -> released. A claim never returns to an earlier state.
 import type { FastifyBaseLogger } from 'fastify'
 import { reportReplace } from '../diagnostics.ts'
+import { afterReading } from '../wait.ts'
 import { Replacements } from './flapping.ts'
 import type { ClusterClaim } from '../../types/cluster.ts'
 import type { CloseReason, Holder, StreamKey } from '../../types/stream.ts'
 
-// Stands in for the holder after release, so that the holder can be collected. Its methods are never called.
+/** What a claim needs of the registry. */
+export interface ClaimOwner {
+  readonly log: FastifyBaseLogger
+  readonly replaceTimeout: number
+  /** The holder has begun to end. */
+  claimEnding (claim: Claim): void
+  /** The holder is gone. Also called for a holder that was given up and is gone after all. */
+  holderGone (claim: Claim): void
+  /** The holder was not gone within `replaceTimeout` after it began to end, or before the server's close timed out. */
+  giveUp (claim: Claim): void
+}
+
+/** A holder that is opened when the claim holds the key, and that reports when it begins to end and when it is gone: a stream. */
+export interface ReportingHolder extends Holder {
+  observer: HolderObserver | undefined
+  open (): void
+}
+
+/** Is told about the end of a holder. */
+export interface HolderObserver {
+  /** The holder has begun to end. */
+  holderEnding (): void
+  /** Nothing of the holder runs any more. */
+  holderGone (): void
+}
+
+// Stands in for the holder after release, so that the holder can be collected. The methods are never called.
 const NO_HOLDER = {} as Holder
 
-export class Claim implements ClusterClaim {
+export class Claim implements ClusterClaim, HolderObserver {
   #state: 'waiting' | 'holding' | 'ending' | 'released' = 'waiting'
-  /** Resolves when the predecessors are released or given up. `undefined` after that, and if there are no predecessors. */
+  /**
+   * Resolves when the wait for predecessors, in this process and in the cluster, and for a seat is over. `undefined` if there
+   * is no wait.
+   */
   predecessorsReleased: Promise<void> | undefined
+  /** `true` if the claim was released although the holder was not gone. */
+  isGivenUp = false
   readonly key: StreamKey
+  /** Orders the claims of a key by the calls that made the claims. */
+  readonly order: number
   #holder: Holder
   /** When the claim was made. Unit: milliseconds of `performance.now()`. */
   readonly since = performance.now()
-  readonly #log: FastifyBaseLogger
+  readonly #owner: ClaimOwner
+  #deadline: NodeJS.Timeout | undefined
   #onRelease: Array<() => void> | undefined
   /** Passed on from claim to claim of a key. Created by the first replacement. */
   #replacements: Replacements | undefined
 
-  constructor (key: StreamKey, holder: Holder, log: FastifyBaseLogger) {
+  constructor (key: StreamKey, holder: Holder, order: number, owner: ClaimOwner) {
     this.key = key
+    this.order = order
     this.#holder = holder
-    this.#log = log
+    this.#owner = owner
+    if (isReporting(holder)) {
+      holder.observer = this
+    } else {
+      const onGone = () => this.holderGone()
+      holder.gone.then(onGone, onGone)
+    }
   }
 
   get holder (): Holder {
@@ -56,25 +98,43 @@ export class Claim implements ClusterClaim {
     return true
   }
 
-  /** Ends the holder. `successor` is the holder that takes the key, if that holder is in this process. */
+  /** Ends the holder. `successor` is the holder that replaces this holder, if the successor is in this process. */
   end (reason: CloseReason, successor?: Holder): void {
     if (this.#state === 'ending' || this.#state === 'released') return
     if (reason === 'replaced' && this.#state === 'holding' && !this.isEnding) reportReplace(this.#holder, successor, this.since)
     this.#state = 'ending'
+    this.holderEnding()
     this.#callHolder('close', () => this.#holder.close(reason))
   }
 
-  /** Destroys a holder that is not waited for any longer. */
-  destroy (): void {
-    this.#callHolder('destroy', () => this.#holder.destroy?.())
+  /** The holder has begun to end. From now on the holder has `replaceTimeout` to be gone. */
+  holderEnding (): void {
+    if (this.#deadline !== undefined || this.#state === 'released') return
+    this.#deadline = setTimeout(passDeadline, this.#owner.replaceTimeout, this)
+    this.#owner.claimEnding(this)
   }
 
-  /** Called when the holder is gone and the claim no longer waits for predecessors, or when the registry is cleared. */
+  holderGone (): void {
+    this.#owner.holderGone(this)
+  }
+
+  /** Stops waiting for the holder, with a warning. Destroys what can be destroyed, and has the claim released. */
+  giveUp (): void {
+    if (this.#state === 'released') return
+    // A stream's `destroy` writes a warning that names the route and what still runs.
+    if (!isReporting(this.#holder)) this.#warn(undefined, 'a holder was not gone within replaceTimeout and is not waited for any longer')
+    this.isGivenUp = true
+    this.#callHolder('destroy', () => this.#holder.destroy?.())
+    this.#owner.giveUp(this)
+  }
+
+  /** The holder is gone or given up, and so are the predecessors of this claim. */
   release (): void {
     this.#state = 'released'
-    // V8 keeps the old tables of a growing Map or Set, with everything in them, until the next full collection
-    // (OrderedHashTable in https://github.com/v8/v8/blob/main/src/objects/ordered-hash-table.h). A claim may stay in such a
-    // table. The holder with its request and response must not.
+    clearTimeout(this.#deadline)
+    // V8 keeps the old tables of a growing Map or Set, with all entries, until the next full collection
+    // (OrderedHashTable in https://github.com/v8/v8/blob/main/src/objects/ordered-hash-table.h). A claim may stay in an
+    // old table. The holder with the request and the response must not.
     this.#holder = NO_HOLDER
     const callbacks = this.#onRelease ?? []
     this.#onRelease = undefined
@@ -87,13 +147,29 @@ export class Claim implements ClusterClaim {
     return this.#replacements.add(this.since)
   }
 
-  // The holder may be the application's. An error in a holder must not stop the end of another holder or a successor's start.
-  #callHolder (method: string, call: () => void): void {
+  // The holder may be the application's. An error in a holder must not prevent the end of other holders or the start of a
+  // successor, and a rejected promise must not end the process.
+  #callHolder (method: string, call: () => unknown): void {
+    const onError = (err: unknown) => this.#warn(err, `a holder's ${method}() failed`)
     try {
-      call()
+      const result = call()
+      if (result instanceof Promise) result.catch(onError)
     } catch (err) {
-      const { scope, tabId, name } = this.key
-      this.#log.warn({ err, scope, tabId, name }, `a holder's ${method}() threw an error`)
+      onError(err)
     }
   }
+
+  #warn (err: unknown, message: string): void {
+    const { scope, tabId, name } = this.key
+    this.#owner.log.warn({ ...err === undefined ? {} : { err }, scope, tabId, name }, message)
+  }
+}
+
+export function isReporting (holder: Holder): holder is ReportingHolder {
+  return 'observer' in holder
+}
+
+// A process that stood still runs the due timers first. The end of the holder may be among what is still to be read.
+function passDeadline (claim: Claim): void {
+  afterReading(() => claim.giveUp())
 }

@@ -7,14 +7,14 @@ interface Keyed {
 }
 
 /**
- * Maps scope -> slot -> newest claim. A key's newest claim stays until it is released, whatever happens to the holder, so that
+ * Maps scope -> slot -> newest claim. A key's newest claim stays until the release, whatever happens to the holder, so that
  * the next claim finds its predecessor and waits.
  */
 export class LocalClaims<C extends Keyed> implements Iterable<C> {
   // Most scopes have a single claim at a time, which needs no inner map.
   readonly #scopes = new Map<string, C | Map<string, C>>()
 
-  /** Makes `claim` the newest claim of its key, and returns the previous newest claim of that key. */
+  /** Makes `claim` the newest claim of the key, and returns the previous newest claim of that key. */
   claim (claim: C): C | undefined {
     const { scope, slot } = claim.key
     const held = this.#scopes.get(scope)
@@ -25,7 +25,7 @@ export class LocalClaims<C extends Keyed> implements Iterable<C> {
     const slots = held instanceof Map ? held : new Map([[held.key.slot, held]])
     if (slots !== held) this.#scopes.set(scope, slots)
     const previous = slots.get(slot)
-    // A Map keeps the position of an existing key, but the new claim is the youngest of its scope.
+    // A Map keeps the position of an existing key, but the new claim is the youngest of the scope.
     if (previous !== undefined) slots.delete(slot)
     slots.set(slot, claim)
     return previous
@@ -46,6 +46,12 @@ export class LocalClaims<C extends Keyed> implements Iterable<C> {
     const held = this.#scopes.get(scope)
     if (held instanceof Map) return held.get(slot)
     return held?.key.slot === slot ? held : undefined
+  }
+
+  /** The number of claims in a scope. */
+  countScope (scope: string): number {
+    const held = this.#scopes.get(scope)
+    return held === undefined ? 0 : held instanceof Map ? held.size : 1
   }
 
   /** The claims of a scope, oldest first. */

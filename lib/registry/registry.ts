@@ -1,17 +1,17 @@
 // Decides who holds which stream key: the newest holder wins, a key has a single holder at a time, and every wait is bounded.
 import type { FastifyBaseLogger } from 'fastify'
 import { reportFlapping } from '../diagnostics.ts'
-import { FST_ERR_OCTA_STAR_LIMIT } from '../errors.ts'
-import { untilDeadline } from '../wait.ts'
-import { Claim } from './claim.ts'
+import { FST_ERR_OCTA_STAR_HOLDER, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_STREAM_KEY, show } from '../errors.ts'
+import { within } from '../wait.ts'
+import { Claim, isReporting, type ClaimOwner } from './claim.ts'
 import { FLAPPING_MS, FLAPPING_TIMES } from './flapping.ts'
 import { LocalClaims } from './local-claims.ts'
+import { Seats } from './seats.ts'
 import { canonical, streamKey } from './stream-key.ts'
 import type { Cluster } from '../../types/cluster.ts'
 import type { StreamRegistry } from '../../types/index.ts'
 import type { Holder, ScopeKey, Stream, StreamKey } from '../../types/stream.ts'
 
-const NO_CLAIMS: readonly Claim[] = []
 const RESOLVED = Promise.resolve()
 
 export interface RegistryOptions {
@@ -20,147 +20,213 @@ export interface RegistryOptions {
   readonly onLimit: 'replace-oldest' | 'reject'
 }
 
-export class Registry implements StreamRegistry {
+export class Registry implements StreamRegistry, ClaimOwner {
+  readonly log: FastifyBaseLogger
   readonly #claims = new LocalClaims<Claim>()
-  readonly #cluster: Cluster
+  // Without a cluster nobody else can hold a key.
+  readonly #cluster: Cluster | undefined
   readonly #options: RegistryOptions
-  readonly #log: FastifyBaseLogger
-  // Claims that took their key and are not released yet. A replaced claim whose cleanup hangs is still in here.
+  readonly #seats: Seats | undefined
+  // Claims that took their key and are not released yet. A replaced claim that cleans up is still in here.
   readonly #held = new Set<Claim>()
+  #lastOrder = 0
+  #givenUp = 0
   #isClosed = false
 
-  constructor (cluster: Cluster, options: RegistryOptions, log: FastifyBaseLogger) {
+  constructor (cluster: Cluster | undefined, options: RegistryOptions, log: FastifyBaseLogger) {
     this.#cluster = cluster
     this.#options = options
-    this.#log = log
+    this.log = log
+    if (options.maxStreamsPerScope !== Infinity) this.#seats = new Seats(options.maxStreamsPerScope)
   }
 
   get size (): number {
     return this.#held.size
   }
 
-  * [Symbol.iterator] (): Iterator<Stream> {
-    for (const claim of this.#held) yield claim.holder as Stream
+  get givenUp (): number {
+    return this.#givenUp
   }
 
-  get (scopeKey: ScopeKey, tabId: string, name?: string): Stream | undefined {
+  get replaceTimeout (): number {
+    return this.#options.replaceTimeout
+  }
+
+  * [Symbol.iterator] (): Iterator<Stream | Holder> {
+    for (const claim of this.#held) yield claim.holder
+  }
+
+  get (scopeKey: ScopeKey, tabId: string, name?: string): Stream | Holder | undefined {
     const claim = this.#claims.get(streamKey(scopeKey, tabId, name, 'streamRegistry.get'))
-    return claim !== undefined && this.#held.has(claim) ? claim.holder as Stream : undefined
+    return claim !== undefined && this.#held.has(claim) ? claim.holder : undefined
   }
 
-  // The claim is made before the first await, so the order of the calls is the order of the claims: the newest wins.
   async replaceAndRegister (key: StreamKey, holder: Holder): Promise<boolean> {
-    if (this.#isClosed) {
-      holder.close('shutdown')
+    checkStreamKey(key)
+    checkHolder(holder)
+    const newest = this.#claims.get(key)
+    if (newest?.holder === holder) return !newest.isEnding
+    return await this.register(key, holder, this.nextOrder())
+  }
+
+  /** Returns the next place in the order of starts. Call it when a start is requested, before the first await. */
+  nextOrder (): number {
+    return ++this.#lastOrder
+  }
+
+  /** Returns `true` if a claim on `key` would end another holder, as far as this process can know. */
+  wouldEndHolder (key: StreamKey): boolean {
+    return this.#cluster !== undefined || this.#claims.get(key) !== undefined || this.#seats?.isFull(key.scope) === true
+  }
+
+  /** @throws FST_ERR_OCTA_STAR_LIMIT if the scope of `key` is full and `onLimit` is `'reject'` */
+  checkLimit (key: StreamKey): void {
+    const { maxStreamsPerScope, onLimit } = this.#options
+    if (this.#seats === undefined || onLimit !== 'reject') return
+    const others = this.#claims.countScope(key.scope) - (this.#claims.get(key) === undefined ? 0 : 1)
+    if (others >= maxStreamsPerScope) throw new FST_ERR_OCTA_STAR_LIMIT(maxStreamsPerScope)
+  }
+
+  /**
+   * Ends the present holder of `key`, waits for the end, and lets `holder` hold the key. Of several holders on a key, the
+   * holder with the highest `order` is left. Resolves to `false` if `holder` has begun to end before that.
+   *
+   * @throws FST_ERR_OCTA_STAR_LIMIT, see `checkLimit`
+   */
+  async register (key: StreamKey, holder: Holder, order: number): Promise<boolean> {
+    const newest = this.#claims.get(key)
+    const isSuperseded = newest !== undefined && newest.order > order && !newest.isEnding
+    if (this.#isClosed || isSuperseded) {
+      holder.close(this.#isClosed ? 'shutdown' : 'replaced')
       return false
     }
-    const evictees = this.#evicteesFor(key)
-    const claim = new Claim(key, holder, this.#log)
+    this.checkLimit(key)
+    // The claim is made before the first await: from here on everybody who claims this key finds the claim.
+    const claim = new Claim(key, holder, order, this)
     const predecessor = this.#claims.claim(claim)
-    const elsewhere = this.#cluster.claim(claim)
-    if (predecessor !== undefined || evictees.length > 0 || elsewhere !== undefined) {
-      claim.predecessorsReleased = this.#endPredecessors(claim, predecessor, evictees, elsewhere)
-    }
-    this.#releaseWhenGone(claim)
-    if (claim.predecessorsReleased !== undefined) {
+    const evictee = this.#evicteeFor(key)
+    const seated = this.#seats?.enter(claim, predecessor)
+    const elsewhere = this.#cluster?.claim(claim)
+    if (predecessor !== undefined || seated !== undefined || elsewhere !== undefined) {
+      // Set before anybody is told to end: an end may set off the next claim on this key, and so the end of this claim.
+      claim.predecessorsReleased = this.#whenReleased(claim, predecessor, seated, elsewhere)
+      if (predecessor !== undefined) this.#replace(predecessor, claim)
+      evictee?.end('evicted')
       await claim.predecessorsReleased
       claim.predecessorsReleased = undefined
     }
+    return this.#hold(claim)
+  }
+
+  /** Resolves when everything that `claim` has to wait for is released, or was waited for long enough. */
+  async #whenReleased (claim: Claim, predecessor: Claim | undefined, seated: Promise<void> | undefined, elsewhere: Promise<unknown> | undefined): Promise<void> {
+    // A predecessor that is gone at once is released by then.
+    await RESOLVED
+    if (predecessor !== undefined && !predecessor.isReleased) await predecessor.released
+    if (seated !== undefined) await seated
+    if (elsewhere !== undefined) await within(elsewhere, Math.max(0, claim.since + this.replaceTimeout - performance.now()))
+  }
+
+  #replace (predecessor: Claim, claim: Claim): void {
+    predecessor.end('replaced', claim.holder)
+    if (claim.countReplacement(predecessor)) this.#reportFlapping(claim.key)
+  }
+
+  #hold (claim: Claim): boolean {
     const holds = claim.hold()
-    if (holds) this.#held.add(claim)
+    if (holds) {
+      this.#held.add(claim)
+      if (isReporting(claim.holder)) claim.holder.open()
+    }
     return holds
   }
 
-  /** Ends all claims that `claim` has to wait for, and resolves when they are released or the wait has timed out. */
-  async #endPredecessors (claim: Claim, predecessor: Claim | undefined, evictees: readonly Claim[], elsewhere: Promise<unknown> | undefined): Promise<void> {
-    if (predecessor !== undefined) {
-      predecessor.end('replaced', claim.holder)
-      if (claim.countReplacement(predecessor)) this.#reportFlapping(claim.key)
-    }
-    for (const evictee of evictees) evictee.end('evicted')
-    // Nearly always there is only the predecessor.
-    const claims = predecessor === undefined ? evictees : evictees === NO_CLAIMS ? [predecessor] : [predecessor, ...evictees]
-    // Holders that are gone at once are released in a microtask and need no timer.
-    await RESOLVED
-    if (elsewhere === undefined && claims.every(({ isReleased }) => isReleased)) return
-    await this.#whenReleased(claims, claim.since + this.#options.replaceTimeout, elsewhere)
-  }
-
-  // A claim that ends while waiting is released only after its predecessors, because its successor must wait for these as well.
-  #releaseWhenGone (claim: Claim): void {
-    const release = () => {
-      if (claim.predecessorsReleased === undefined) this.#release(claim)
-      else claim.predecessorsReleased.then(() => this.#release(claim))
-    }
-    claim.holder.gone.then(release, release)
+  // A claim that ends while waiting is released only after the predecessors, because the successor must wait for these as well.
+  holderGone (claim: Claim): void {
+    if (claim.isGivenUp) this.#givenUp--
+    else if (claim.predecessorsReleased === undefined) this.#release(claim)
+    else claim.predecessorsReleased.then(() => this.#release(claim))
   }
 
   #release (claim: Claim): void {
     claim.release()
     this.#held.delete(claim)
     this.#claims.release(claim)
-    this.#cluster.release(claim)
+    this.#seats?.leave(claim)
+    this.#cluster?.release(claim)
+  }
+
+  claimEnding (claim: Claim): void {
+    this.#seats?.leaveLine(claim)
+  }
+
+  giveUp (claim: Claim): void {
+    this.#givenUp++
+    this.#release(claim)
   }
 
   async evict (scopeKey: ScopeKey, tabId?: string): Promise<number> {
     const scope = canonical(scopeKey, 'streamRegistry.evict')
     const claims = this.#claims.scope(scope).filter(({ key }) => tabId === undefined || key.tabId === tabId)
     for (const claim of claims) claim.end('evicted')
-    const [others] = await Promise.all([this.#cluster.evict(scope, tabId), this.#whenReleased(claims, performance.now() + this.#options.replaceTimeout)])
-    return claims.length + others
+    const [others] = await Promise.all([this.#cluster?.evict(scope, tabId), whenAllReleased(claims)])
+    return claims.length + (others ?? 0)
   }
 
   async count (scopeKey: ScopeKey): Promise<number> {
     const scope = canonical(scopeKey, 'streamRegistry.count')
-    const others = await this.#cluster.count(scope)
-    return this.#claims.scope(scope).length + others
+    const others = await this.#cluster?.count(scope)
+    return this.#claims.countScope(scope) + (others ?? 0)
   }
 
   /** Refuses new holders, ends all present holders, and waits for them, for at most `timeout` milliseconds. */
   async close (timeout: number): Promise<void> {
     this.#isClosed = true
-    const claims = new Set([...this.#claims, ...this.#held])
+    const claims = [...new Set([...this.#claims, ...this.#held])]
     for (const claim of claims) claim.end('shutdown')
-    await this.#whenReleased([...claims], performance.now() + timeout)
+    if (!await within(whenAllReleased(claims), timeout)) {
+      for (const claim of claims) claim.giveUp()
+    }
   }
 
-  /** Releases the claims whose holders were not gone when the registry closed. */
-  clear (): void {
-    for (const claim of this.#held) this.#release(claim)
-    for (const claim of this.#claims) this.#release(claim)
-  }
-
-  // The claims that a new claim waits for if the scope is full: all that are ending, and as many of the
-  // oldest as must be evicted. The predecessor on the same key leaves anyway and is not counted.
-  #evicteesFor (key: StreamKey): readonly Claim[] {
-    const { maxStreamsPerScope, onLimit } = this.#options
-    if (maxStreamsPerScope === Infinity) return NO_CLAIMS
-    const others = this.#claims.scope(key.scope).filter(other => other.key.slot !== key.slot)
-    if (others.length < maxStreamsPerScope) return NO_CLAIMS
-    if (onLimit === 'reject') throw new FST_ERR_OCTA_STAR_LIMIT(maxStreamsPerScope)
-    const ending = others.filter(other => other.isEnding)
-    const live = others.filter(other => !other.isEnding)
-    return [...ending, ...live.slice(0, Math.max(0, live.length - maxStreamsPerScope + 1))]
-  }
-
-  // At the deadline the holders that are left are destroyed, and nobody waits for them any longer.
-  #whenReleased (claims: readonly Claim[], deadline: number, elsewhere?: Promise<unknown>): Promise<void> {
-    const subscribe = claims.length === 1 && elsewhere === undefined
-      ? (callback: () => void) => claims[0]!.whenReleased(callback)
-      : (callback: () => void) => { Promise.allSettled([elsewhere, ...claims.map(claim => claim.released)]).then(callback) }
-    return untilDeadline(subscribe, deadline, () => {
-      for (const claim of claims) {
-        if (!claim.isReleased) claim.destroy()
-      }
-    })
+  // The claim that must end because the scope is full. For every claim in line, a claim with a seat is ending.
+  #evicteeFor (key: StreamKey): Claim | undefined {
+    if (this.#seats?.isFull(key.scope) !== true) return undefined
+    let live = 0
+    let oldest: Claim | undefined
+    for (const other of this.#claims.scope(key.scope)) {
+      if (other.key.slot === key.slot || other.isEnding) continue
+      live++
+      oldest ??= other
+    }
+    return live >= this.#options.maxStreamsPerScope ? oldest : undefined
   }
 
   #reportFlapping (key: StreamKey): void {
     reportFlapping({ key })
     const { scope, tabId, name } = key
-    this.#log.warn(
+    this.log.warn(
       { scope, tabId, name },
       `a stream key was replaced more than ${FLAPPING_TIMES} times in ${FLAPPING_MS / 1000} s. Most likely two tabs use the same tab id`
     )
   }
+}
+
+function whenAllReleased (claims: readonly Claim[]): Promise<void> {
+  return new Promise(resolve => {
+    let left = claims.length
+    if (left === 0) resolve()
+    for (const claim of claims) claim.whenReleased(() => { if (--left === 0) resolve() })
+  })
+}
+
+function checkStreamKey (key: unknown): void {
+  const { scope, slot } = (key ?? {}) as Partial<StreamKey>
+  if (typeof scope !== 'string' || typeof slot !== 'string') throw new FST_ERR_OCTA_STAR_STREAM_KEY(show(key))
+}
+
+function checkHolder (holder: unknown): void {
+  const { close, gone } = (holder ?? {}) as Partial<Holder>
+  if (typeof close !== 'function') throw new FST_ERR_OCTA_STAR_HOLDER('a method `close`', show(close))
+  if (typeof gone?.then !== 'function') throw new FST_ERR_OCTA_STAR_HOLDER('a promise `gone`', show(gone))
 }

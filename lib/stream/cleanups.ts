@@ -3,18 +3,23 @@ import type { CloseReason } from '../../types/stream.ts'
 
 export type Cleanup = (reason: CloseReason) => unknown
 
+/** The events of a cleanup callback. `callbackStarted` comes when the callback has returned its promise. */
+export interface CleanupListener {
+  callbackStarting (): void
+  callbackStarted (): void
+  callbackFailed (err: unknown): void
+  callbackSettled (): void
+}
+
 export class Cleanups {
-  readonly #onError: (err: unknown) => void
-  readonly #onSettled: () => void
+  readonly #listener: CleanupListener
   #callbacks: Cleanup[] = []
   #reason: CloseReason | undefined
   /** The number of callbacks that have not settled. */
   running = 0
 
-  /** Calls `onError` for each callback that fails, and `onSettled` after each callback. */
-  constructor (onError: (err: unknown) => void, onSettled: () => void) {
-    this.#onError = onError
-    this.#onSettled = onSettled
+  constructor (listener: CleanupListener) {
+    this.#listener = listener
   }
 
   /** Adds a callback. Calls the callback at once if `run` was called before. */
@@ -31,11 +36,20 @@ export class Cleanups {
   async #call (callback: Cleanup, reason: CloseReason): Promise<void> {
     this.running++
     try {
-      await callback(reason)
+      await this.#start(callback, reason)
     } catch (err) {
-      this.#onError(err)
+      this.#listener.callbackFailed(err)
     }
     this.running--
-    this.#onSettled()
+    this.#listener.callbackSettled()
+  }
+
+  #start (callback: Cleanup, reason: CloseReason): unknown {
+    this.#listener.callbackStarting()
+    try {
+      return callback(reason)
+    } finally {
+      this.#listener.callbackStarted()
+    }
   }
 }

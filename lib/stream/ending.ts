@@ -2,8 +2,12 @@
 import type { StreamResponse } from '../http/response.ts'
 import type { CloseReason } from '../../types/stream.ts'
 
-/** The type of the farewell event, and the prefix of its id. No event of the application may use that prefix. */
+/** The type of the farewell event, and the prefix of the event's id. No event of the application may use that prefix. */
 export const FAREWELL = 'octa-star-closed'
+
+// A farewell stops the client for this long, and for twice the client's reconnection time on top. After that, a client that
+// stored the farewell's id by itself may start a stream again.
+const FAREWELL_MS = 60_000
 
 type FarewellReason = Extract<CloseReason, 'replaced' | 'evicted'>
 
@@ -11,32 +15,42 @@ type FarewellReason = Extract<CloseReason, 'replaced' | 'evicted'>
  * Ends a response whose head was sent. Datastar reconnects after a broken connection and, by default, not after a clean
  * end. An `EventSource` reconnects after both, sends the farewell's id and gets a 204, see {@link farewellReason}.
  */
-export function endResponse (reason: CloseReason, response: StreamResponse, closeGrace: number): void {
+export function endResponse (reason: CloseReason, response: StreamResponse, closeGrace: number, retry: number): void {
   switch (reason) {
     case 'replaced':
-    case 'evicted': return response.finish(farewell(reason), closeGrace)
+    case 'evicted': return response.finish(farewell(reason, Date.now() + FAREWELL_MS + 2 * retry), closeGrace)
     case 'finished': return response.finish('', closeGrace)
     // Also for 'disconnected': an application may pass on the reason of another stream.
     default: return response.abort()
   }
 }
 
-/** Ends a request whose stream never opened. `refuse` answers the request with 204. */
-export function endRequest (reason: CloseReason, response: StreamResponse, refuse: () => void): void {
-  if (reason === 'replaced' || reason === 'evicted') refuse()
-  // Not answered 503, because neither Datastar nor an EventSource reconnects after a 503.
-  else if (reason === 'shutdown') response.abort()
+/** Ends a response that the stream has taken over from Fastify, but whose head was not sent. */
+export function endUnopened (reason: CloseReason, response: StreamResponse): void {
+  switch (reason) {
+    case 'replaced':
+    case 'evicted': return response.answer(204)
+    case 'finished': return response.answer(200, { 'content-type': 'text/event-stream' })
+    // Not answered 503, because neither Datastar nor an EventSource reconnects after a 503.
+    default: return response.abort()
+  }
 }
 
-function farewell (reason: FarewellReason): string {
-  return `event: ${FAREWELL}\nid: ${FAREWELL}:${reason}\ndata: ${reason}\n\n`
+function farewell (reason: FarewellReason, until: number): string {
+  return `event: ${FAREWELL}\nid: ${FAREWELL}:${reason}:${until}\ndata: ${reason}\n\n`
+}
+
+/** Returns `true` if a `Last-Event-ID` header is the id of a farewell, of whatever age. */
+export function isFarewell (lastEventId: string): boolean {
+  return lastEventId.startsWith(FAREWELL)
 }
 
 /**
- * Returns the reason if a `Last-Event-ID` header is the id of a farewell. The request is then answered 204, after which an
- * `EventSource` never reconnects: https://html.spec.whatwg.org/multipage/server-sent-events.html#sse-processing-model
+ * Returns the reason if a `Last-Event-ID` header is the id of a recent farewell. The request is then answered 204, after
+ * which an `EventSource` never reconnects: https://html.spec.whatwg.org/multipage/server-sent-events.html#sse-processing-model
  */
-export function farewellReason (lastEventId: string | string[] | undefined): FarewellReason | undefined {
-  if (lastEventId === `${FAREWELL}:replaced`) return 'replaced'
-  if (lastEventId === `${FAREWELL}:evicted`) return 'evicted'
+export function farewellReason (lastEventId: string): FarewellReason | undefined {
+  if (!isFarewell(lastEventId)) return undefined
+  const [, reason, until] = lastEventId.split(':')
+  if ((reason === 'replaced' || reason === 'evicted') && Date.now() < Number(until)) return reason
 }

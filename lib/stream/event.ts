@@ -1,4 +1,4 @@
-// Formats a message as an event of the stream, so that no content can break out of its field.
+// Formats a message as an event of the stream, so that content cannot break out of a field.
 import { FST_ERR_OCTA_STAR_EVENT, FST_ERR_OCTA_STAR_MESSAGE, show } from '../errors.ts'
 import { FAREWELL } from './ending.ts'
 import type { StreamMessage } from '../../types/stream.ts'
@@ -8,15 +8,19 @@ export type Serializer = (data: unknown) => string
 // CR, LF and CRLF each end a line: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 const LINE_END = /\r\n|\r|\n/
 
-// A client sends the id back in a header, which allows no control character except the tab (RFC 9110, section 5.5). Node
-// answers 400 to any other, and an EventSource then stops for good. Headers also lose leading spaces and tabs, so an id
-// that starts with these and continues as a farewell's id would arrive as a farewell's id.
-const INVALID_ID = new RegExp(`[^\\t -~\\u0080-\\uffff]|^[\\t ]*${FAREWELL}`)
+// A client sends the id back in a header. Node refuses control characters there, browsers' fetch refuses everything beyond
+// U+00FF, and an EventSource does not encode like a header does: printable ASCII and tab alone arrive everywhere as sent.
+const VALID_ID = /^[\t -~]*$/
+// Headers lose leading spaces and tabs, so an id that starts with these could arrive as a farewell's id.
+const LIKE_FAREWELL = new RegExp(`^[\\t ]*${FAREWELL}`)
+
+// Clients count reconnection times in 32 bits. A longer time overflows in browsers and becomes a loop without any wait.
+const MAX_RETRY = 2 ** 31 - 1
 
 /** @throws FST_ERR_OCTA_STAR_MESSAGE, FST_ERR_OCTA_STAR_EVENT if the message or a field cannot be sent */
 export function formatEvent (message: string | StreamMessage, serialize: Serializer): string {
   if (typeof message === 'string') return `${dataLines(message)}\n`
-  if (typeof message !== 'object' || message === null) throw new FST_ERR_OCTA_STAR_MESSAGE(show(message))
+  if (!isMessage(message)) throw new FST_ERR_OCTA_STAR_MESSAGE(show(message))
 
   const { id, event, data, retry } = message
   let text = ''
@@ -27,6 +31,13 @@ export function formatEvent (message: string | StreamMessage, serialize: Seriali
   // Browsers drop an event that has no data line.
   else if (event !== undefined) text += 'data:\n'
   return `${text}\n`
+}
+
+// An array, a Buffer or a Map has none of the fields, and would be sent as an empty event.
+function isMessage (message: unknown): message is StreamMessage {
+  if (typeof message !== 'object' || message === null) return false
+  const { id, event, data, retry } = message as StreamMessage
+  return id !== undefined || event !== undefined || data !== undefined || retry !== undefined || 'data' in message
 }
 
 function dataLines (data: string): string {
@@ -48,13 +59,16 @@ function eventLine (event: unknown): string {
 }
 
 function idLine (id: unknown): string {
-  if (typeof id !== 'string' || INVALID_ID.test(id)) {
-    throw new FST_ERR_OCTA_STAR_EVENT('id', `a string without control characters that does not begin with '${FAREWELL}'`, show(id))
+  const text = typeof id === 'number' && Number.isFinite(id) ? String(id) : id
+  if (typeof text !== 'string' || !VALID_ID.test(text) || LIKE_FAREWELL.test(text)) {
+    throw new FST_ERR_OCTA_STAR_EVENT('id', `a number, or a string of printable ASCII characters that does not begin with '${FAREWELL}'`, show(id))
   }
-  return `id: ${id}\n`
+  return `id: ${text}\n`
 }
 
 function retryLine (retry: unknown): string {
-  if (!Number.isSafeInteger(retry) || (retry as number) < 0) throw new FST_ERR_OCTA_STAR_EVENT('retry', 'a whole number of milliseconds from 0', show(retry))
+  if (!Number.isSafeInteger(retry) || (retry as number) < 0 || (retry as number) > MAX_RETRY) {
+    throw new FST_ERR_OCTA_STAR_EVENT('retry', `a whole number of milliseconds from 0 to ${MAX_RETRY}`, show(retry))
+  }
   return `retry: ${retry}\n`
 }

@@ -1,5 +1,5 @@
 // Sends the events of a stream: any event while the stream is open, last words while it is replaced, then nothing.
-import type { StreamClosedError } from '../errors.ts'
+import { FST_ERR_OCTA_STAR_NOT_OPEN, type StreamClosedError } from '../errors.ts'
 import type { StreamResponse } from '../http/response.ts'
 import { deferred, type Deferred } from '../wait.ts'
 import { formatEvent, type Serializer } from './event.ts'
@@ -9,8 +9,11 @@ const SENT = Promise.resolve()
 
 /** The stream for which a sender sends. */
 export interface SendingStream {
+  readonly closing: boolean
   /** The error that says why nothing can be sent any more. */
   closedError (): StreamClosedError
+  /** A message cannot be sent. */
+  messageFailed (error: unknown): void
   /** More than `maxBufferedBytes` are queued for the client. */
   clientStalled (): void
 }
@@ -22,6 +25,8 @@ export class Sender {
   #serialize: Serializer = JSON.stringify
   #accepts: 'events' | 'last words' | 'nothing' = 'nothing'
   #drain: Deferred<void> | undefined
+  /** The reconnection time that was last sent to the client. Unit: milliseconds. */
+  retry = 0
 
   constructor (response: StreamResponse, maxBufferedBytes: number, stream: SendingStream) {
     this.#response = response
@@ -48,13 +53,15 @@ export class Sender {
     // Checked before the write, because a single large event is not a sign of a slow client.
     if (this.#drain !== undefined && this.#response.buffered > this.#maxBufferedBytes) this.#stream.clientStalled()
     const accepts = this.#accepts
-    if (accepts === 'nothing') return ignoreIfNotAwaited(Promise.reject(this.#stream.closedError()))
+    if (accepts === 'nothing') return ignoreIfNotAwaited(Promise.reject(this.#stream.closing ? this.#stream.closedError() : new FST_ERR_OCTA_STAR_NOT_OPEN()))
     let text: string
     try {
       text = formatEvent(message, this.#serialize)
     } catch (error) {
-      return Promise.reject(error)
+      this.#stream.messageFailed(error)
+      return ignoreIfNotAwaited(Promise.reject(error))
     }
+    if (typeof message === 'object' && message.retry !== undefined) this.retry = message.retry
     if (this.#response.write(text)) return SENT
     this.#drain ??= deferred()
     return ignoreIfNotAwaited(this.#drain.promise.then(() => { if (accepts !== this.#accepts) throw this.#stream.closedError() }))
@@ -66,8 +73,8 @@ export class Sender {
   }
 }
 
-// An emitter may call `send` between the end of the stream and the end of the subscription. That is not a fault, and an
-// unhandled rejection would end the process.
+// An emitter calls `send` and awaits nothing. An item may come between the end of the stream and the end of the subscription,
+// or may not be serialisable. An unhandled rejection would end the process.
 function ignoreIfNotAwaited<T> (sent: Promise<T>): Promise<T> {
   sent.catch(() => {})
   return sent

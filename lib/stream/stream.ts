@@ -1,17 +1,20 @@
-// A stream's life: pending -> open -> ending -> gone. The way out begins at `close`, and its steps follow in order.
+// The life of a stream: pending -> open -> ending -> gone. The way out begins at `close` and is written in the order of events.
+import { AsyncResource } from 'node:async_hooks'
 import { randomUUID } from 'node:crypto'
+import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
 import type { SSEReplyInterface } from '@fastify/sse'
 import { reportClose, reportOpen } from '../diagnostics.ts'
-import { isStreamClosed, streamClosed, type StreamClosedError } from '../errors.ts'
+import { FST_ERR_OCTA_STAR_CALLBACK, FST_ERR_OCTA_STAR_CYCLE, isAbort, show, streamClosed, type StreamClosedError } from '../errors.ts'
 import type { ResponseListener, StreamResponse } from '../http/response.ts'
 import type { SocketOptions } from '../http/socket.ts'
 import { deferred, within, type Deferred } from '../wait.ts'
 import { Cleanups, type Cleanup } from './cleanups.ts'
-import { endRequest, endResponse } from './ending.ts'
+import { endResponse, endUnopened } from './ending.ts'
 import type { Serializer } from './event.ts'
 import { Sender, type SendingStream } from './sender.ts'
-import type { CloseReason, ScopeKey, Stream, StreamKey, StreamMessage } from '../../types/stream.ts'
+import { sendEach } from './source.ts'
+import type { CloseReason, MessageSource, ScopeKey, Stream, StreamKey, StreamMessage } from '../../types/stream.ts'
 
 /** The options with the same names, see `OctaStarStreamsOptions`. */
 export interface StreamOptions extends SocketOptions {
@@ -27,9 +30,11 @@ export interface StreamContext {
   readonly log: FastifyBaseLogger
   /** The route's name in log messages, for example `GET /stream`. */
   readonly route: string
+  readonly lastEventId: string | undefined
+  readonly sse: SSEContext
 }
 
-// @fastify/sse sets `serializer` but does not declare it: https://github.com/fastify/sse/blob/main/index.js
+// @fastify/sse sets `serializer` but does not declare the property: https://github.com/fastify/sse/blob/main/index.js
 export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer }
 
 export class LiveStream implements Stream, ResponseListener, SendingStream {
@@ -37,14 +42,23 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   readonly #sender: Sender
   readonly #gone = deferred<CloseReason>()
   readonly #createdAt = performance.now()
+  // The application's callbacks run in the async context of this stream's own request, whoever ends the stream.
+  readonly #request = new AsyncResource('OctaStarStream')
   #state: 'pending' | 'open' | 'ending' | 'gone' = 'pending'
   #openedAt = 0
   #endingAt = 0
   #expiry: NodeJS.Timeout | undefined
   #reason: CloseReason | undefined
+  #failure: unknown
   #isKeptAlive = false
+  // `true` once Fastify has handed the response over to this stream.
+  #ownsResponse = false
   #isResponseClosed = false
   #isHandlerSettled = false
+  #isGoneAwaited = false
+  /** `true` once the handler has received the stream. */
+  isReceived = false
+  #isInCleanup = false
   // Created on first use: most streams never need all of these.
   #id: string | undefined
   #closed: Deferred<CloseReason> | undefined
@@ -52,14 +66,14 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   #error: StreamClosedError | undefined
   #cleanups: Cleanups | undefined
   #onReplaced: Array<() => unknown> | undefined
-  // Dropped when the stream opens.
-  #refuse: (() => void) | undefined
-  #rejectStart: ((error: StreamClosedError) => void) | undefined
+  // Settle the promise of `start`. Dropped when the stream opens.
+  #resolveStart: (() => void) | undefined
+  #rejectStart: ((error: unknown) => void) | undefined
+  /** Is told about the end of the stream. Set by the registry. */
+  observer: { holderEnding (): void, holderGone (): void } | undefined
 
-  /** `refuse` answers a request that never became a stream and whose client must not come back. */
-  constructor (context: StreamContext, refuse: () => void) {
+  constructor (context: StreamContext) {
     this.#context = context
-    this.#refuse = refuse
     this.#sender = new Sender(context.response, context.options.maxBufferedBytes, this)
     context.response.listen(this)
   }
@@ -73,10 +87,17 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   get scopeKey (): ScopeKey { return this.#context.key.scopeKey }
   get tabId (): string | undefined { return this.#context.key.tabId }
   get name (): string | undefined { return this.#context.key.name }
-  get gone (): Promise<CloseReason> { return this.#gone.promise }
+  get lastEventId (): string | undefined { return this.#context.lastEventId }
   get closing (): boolean { return this.#reason !== undefined }
 
+  get gone (): Promise<CloseReason> {
+    if (this.#isInCleanup) return refuseCycle('gone')
+    this.#isGoneAwaited = true
+    return this.#gone.promise
+  }
+
   get closed (): Promise<CloseReason> {
+    if (this.#isInCleanup) return refuseCycle('closed')
     this.#closed ??= deferred()
     this.#checkGone()
     return this.#closed.promise
@@ -85,44 +106,62 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   get signal (): AbortSignal {
     if (this.#abort === undefined) {
       this.#abort = new AbortController()
+      // Any number of waits on a signal is normal here: https://nodejs.org/api/events.html#eventssetmaxlistenersn-eventtargets
+      setMaxListeners(0, this.#abort.signal)
       if (this.closing) this.#abort.abort(this.closedError())
     }
     return this.#abort.signal
   }
 
-  /** Opens when `registered` resolves. Rejects as soon as the stream ends before that. */
-  start (registered: Promise<unknown>, sse: SSEContext): Promise<void> {
-    return new Promise((resolve, reject) => {
+  /** Resolves when the stream opens. Rejects as soon as the stream ends before that. */
+  async start (): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      this.#resolveStart = resolve
       this.#rejectStart = reject
-      registered.then(() => {
-        if (this.closing) return reject(this.closedError())
-        this.#open(sse)
-        resolve()
-      }).catch(reject)
     })
+    if (this.closing) throw this.closedError()
   }
 
-  #open (sse: SSEContext): void {
-    const { response, options, log, route } = this.#context
+  /**
+   * Called when Fastify's hooks have run: the response now belongs to this stream. If the stream has already ended, ends the
+   * response and returns `false`.
+   */
+  takeOver (): boolean {
+    this.#ownsResponse = true
+    if (this.#reason === undefined) return true
+    endUnopened(this.#reason, this.#context.response)
+    return false
+  }
+
+  /** Called by the registry when the stream holds the key. Sends the head, and resolves the promise of `start`. */
+  open (): void {
+    const { response, options, log, route, sse } = this.#context
     response.open(sse, options)
     this.#sender.open(sse.serializer)
     this.#state = 'open'
-    this.#refuse = this.#rejectStart = undefined
     this.#openedAt = performance.now()
     if (options.maxAge !== Infinity) this.#expiry = setTimeout(() => this.close('expired'), drawAge(options.maxAge)).unref()
     reportOpen({ stream: this, waited: this.#openedAt - this.#createdAt }, log, route)
+    this.#resolveStart?.()
+    this.#resolveStart = this.#rejectStart = undefined
   }
 
   send (message: string | StreamMessage): Promise<void> {
     return this.#sender.send(message)
   }
 
+  sendAll (source: MessageSource): Promise<number> {
+    return sendEach(source, this.signal, message => this.#sender.send(message))
+  }
+
   onClose (callback: Cleanup): void {
+    if (typeof callback !== 'function') throw new FST_ERR_OCTA_STAR_CALLBACK('onClose', show(callback))
     this.#cleanups ??= this.#createCleanups()
-    this.#cleanups.add(callback)
+    this.#request.runInAsyncScope(this.#cleanups.add, this.#cleanups, callback)
   }
 
   onReplaced (callback: () => unknown): void {
+    if (typeof callback !== 'function') throw new FST_ERR_OCTA_STAR_CALLBACK('onReplaced', show(callback));
     (this.#onReplaced ??= []).push(callback)
   }
 
@@ -132,13 +171,17 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
 
   /** The way out, first step: stops the handler and the sends, starts the cleanups, and ends the response. */
   close (reason: CloseReason = 'finished'): void {
-    if (this.closing) return
+    if (!this.closing) this.#request.runInAsyncScope(this.#close, this, reason)
+  }
+
+  #close (reason: CloseReason): void {
     const wasOpen = this.#state === 'open'
     this.#reason = reason
     this.#state = 'ending'
     this.#endingAt = performance.now()
     clearTimeout(this.#expiry)
-    // The handler may wait for the signal, for a client that never reads again, or for `startStream`.
+    this.observer?.holderEnding()
+    // The handler may wait for the signal, for a client that never reads again, or for the start.
     this.#abort?.abort(this.closedError())
     this.#sender.close()
     this.#rejectStart?.(this.closedError())
@@ -146,34 +189,39 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     if (wasOpen) this.#endResponse(reason)
     else {
       this.#isResponseClosed = true
-      endRequest(reason, this.#context.response, this.#refuse!)
+      if (this.#ownsResponse) endUnopened(reason, this.#context.response)
     }
     this.#checkGone()
   }
 
   #endResponse (reason: CloseReason): void {
-    const { response, options: { closeGrace } } = this.#context
     if (reason === 'replaced' && this.#onReplaced !== undefined) this.#sendLastWords(this.#onReplaced)
-    else endResponse(reason, response, closeGrace)
+    else endResponse(reason, this.#context.response, this.#context.options.closeGrace, this.#sender.retry)
   }
 
   async #sendLastWords (callbacks: Array<() => unknown>): Promise<void> {
     const { response, options: { closeGrace }, log, route } = this.#context
     this.#sender.acceptLastWords()
-    const sent = Promise.all(callbacks.map(async callback => callback()))
-      // A last word that the client did not read in time is not a fault.
-      .catch(err => { if (!isStreamClosed(err)) log.warn({ err, streamId: this.id, route }, 'an onReplaced callback failed') })
+    const sent = Promise.all(callbacks.map(async callback => {
+      try {
+        await callback()
+      } catch (err) {
+        // A last word that the client did not read in time is not a fault.
+        if (!isAbort(err)) log.warn({ err, streamId: this.id, route }, 'an onReplaced callback failed')
+      }
+    }))
     const inTime = await within(sent, closeGrace)
     this.#sender.close()
     // A client that read nothing during closeGrace will not read the end either.
     if (!inTime && response.blocked) response.abort()
-    endResponse('replaced', response, closeGrace)
+    endResponse('replaced', response, closeGrace, this.#sender.retry)
   }
 
   /** The way out, second step, in any order: the response has closed, ... */
   responseClosed (): void {
     this.#isResponseClosed = true
-    this.close('disconnected')
+    // If Fastify still owns the response and has sent a head, an onSend hook threw, or answered by itself.
+    this.close(!this.#ownsResponse && this.#context.response.headSent ? 'failed' : 'disconnected')
     this.#sender.close()
     this.#checkGone()
   }
@@ -181,17 +229,28 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   /** ... the handler has returned, ... */
   handlerReturned (): void {
     this.#isHandlerSettled = true
+    if (!this.isReceived && !this.closing) {
+      const { log, route } = this.#context
+      log.warn({ streamId: this.id, route }, `the handler of ${route} neither awaited nor returned startStream, so its stream ended empty`)
+    }
     if (!this.#isKeptAlive) this.close('finished')
     this.#checkGone()
   }
 
-  /** ... or has thrown. Returns whether `error` is the normal end of an ended stream. The cleanups call `#checkGone` too. */
+  /** ... or has thrown. Returns `false` if Fastify has to reply with the error. The cleanups call `#checkGone` too. */
   handlerThrew (error: unknown): boolean {
     this.#isHandlerSettled = true
-    const isNormalEnd = this.closing && isStreamClosed(error)
-    this.close(this.#state === 'pending' ? 'finished' : 'failed')
+    const isNormalEnd = this.closing && isAbort(error)
+    const isTakenOver = this.#ownsResponse
+    if (!isNormalEnd) this.#failure = error
+    if (!isNormalEnd && isTakenOver) {
+      const { log, route, key } = this.#context
+      const reason = this.#reason ?? 'failed'
+      log.error({ err: error, streamId: this.id, scope: key.scope, tabId: key.tabId, route, reason }, `the handler of the stream on ${route} threw an error`)
+    }
+    this.close('failed')
     this.#checkGone()
-    return isNormalEnd
+    return isNormalEnd || isTakenOver
   }
 
   /** The way out, last step: once nothing runs any more, `gone` resolves, and the registry lets the successor start. */
@@ -201,17 +260,18 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     if (!this.#isHandlerSettled || this.#state === 'gone') return
     this.#state = 'gone'
     this.#gone.resolve(this.#reason)
+    this.observer?.holderGone()
     if (this.#openedAt === 0) return
     const { log, route } = this.#context
     const times = { lived: this.#endingAt - this.#openedAt, closing: performance.now() - this.#endingAt }
-    reportClose({ stream: this, reason: this.#reason, ...times }, log, route)
+    reportClose({ stream: this, reason: this.#reason, error: this.#failure, ...times }, log, route)
   }
 
-  /** The registry calls this if the stream is not gone within `replaceTimeout`. */
+  /** Called by the registry if the stream is not gone within `replaceTimeout`, or before the server's close times out. */
   destroy (): void {
     const { response, log, route, key } = this.#context
     const running = [
-      ...this.#isHandlerSettled ? [] : ['the handler (does it use stream.signal?)'],
+      ...this.#isHandlerSettled ? [] : [`the handler (${this.#isGoneAwaited ? 'does it await stream.gone, which waits for the handler' : 'does it use stream.signal'}?)`],
       ...this.#runningCleanups > 0 ? [`onClose callbacks (${this.#runningCleanups})`] : [],
       ...this.#isResponseClosed ? [] : ['the response (the client has not read its end)']
     ]
@@ -220,6 +280,9 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
       { streamId: this.id, scope: key.scope, tabId: key.tabId, route, reason: this.#reason },
       `a stream on ${route} did not end within replaceTimeout and is not waited for any longer. Still running: ${running.join(', ')}`
     )
+    // Whoever awaits these promises in the handler or in a cleanup waits for itself.
+    this.#closed?.resolve(this.#reason!)
+    this.#gone.resolve(this.#reason!)
   }
 
   responseDrained (): void {
@@ -230,6 +293,19 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     this.close('stalled')
   }
 
+  messageFailed (err: unknown): void {
+    const { log, route } = this.#context
+    log.warn({ err, streamId: this.id, route }, `a message could not be sent on ${route}`)
+  }
+
+  /** Called if the registry refuses the stream because the scope is full. Answers with `error`, and rejects `start`. */
+  refuse (error: Error & { statusCode?: number }, headers: Record<string, string>): void {
+    this.#context.response.answer(error.statusCode ?? 500, { 'content-type': 'application/json; charset=utf-8', ...headers }, JSON.stringify(error))
+    this.#rejectStart?.(error)
+    this.#ownsResponse = false
+    this.close('finished')
+  }
+
   /** The error for everything that still waits for this stream. */
   closedError (): StreamClosedError {
     this.#error ??= streamClosed(this.#reason!)
@@ -238,7 +314,12 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
 
   #createCleanups (): Cleanups {
     const { log, route } = this.#context
-    const cleanups = new Cleanups(err => log.warn({ err, streamId: this.id, route }, 'an onClose callback failed'), () => this.#checkGone())
+    const cleanups = new Cleanups({
+      callbackStarting: () => { this.#isInCleanup = true },
+      callbackStarted: () => { this.#isInCleanup = false },
+      callbackFailed: err => log.warn({ err, streamId: this.id, route }, 'an onClose callback failed'),
+      callbackSettled: () => this.#checkGone()
+    })
     if (this.#reason !== undefined) cleanups.run(this.#reason)
     return cleanups
   }
@@ -248,7 +329,15 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   }
 }
 
-// Streams that were opened together, for example after a restart, must not reconnect together.
+function refuseCycle (property: string): Promise<never> {
+  const refused = Promise.reject(new FST_ERR_OCTA_STAR_CYCLE(property))
+  refused.catch(() => {})
+  return refused
+}
+
+// Streams that were opened together, for example after a restart, must not reconnect together. Node keeps a list for each
+// distinct duration until the duration has passed, even if the timers were cleared: hence only 64 different durations.
+// https://github.com/nodejs/node/blob/v20.x/lib/internal/timers.js
 function drawAge (maxAge: number): number {
-  return maxAge * (0.9 + Math.random() / 10)
+  return Math.round(maxAge * (0.9 + Math.floor(Math.random() * 64) / 640))
 }

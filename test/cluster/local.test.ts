@@ -1,6 +1,5 @@
 // One process is a cluster too.
 import t from 'tap'
-import { noCluster } from '../../lib/no-cluster.ts'
 import { defaults } from '../../lib/options.ts'
 import { Registry } from '../../lib/registry/registry.ts'
 import { memoryLog } from '../kit/memory-log.ts'
@@ -8,7 +7,7 @@ import { clusterConformance } from './conformance.ts'
 
 clusterConformance(t, {
   async build (_t, members) {
-    const registry = new Registry(noCluster, { ...defaults, onLimit: 'replace-oldest' }, memoryLog().log)
+    const registry = new Registry(undefined, { ...defaults, onLimit: 'replace-oldest' }, memoryLog().log)
     return Array(members).fill(registry)
   }
 })

@@ -3,7 +3,6 @@ import { once } from 'node:events'
 import net from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { noCluster } from '../../lib/no-cluster.ts'
 import { defaults } from '../../lib/options.ts'
 import { redisCluster } from '../../lib/redis/index.ts'
 import { RESTATE } from '../../lib/redis/scripts.ts'
@@ -35,7 +34,6 @@ async function build (t: Test) {
     const cluster = await redisCluster({ redis, lease: 1_000 }).join({ log, replaceTimeout: REPLACE_TIMEOUT })
     const registry = new Registry(cluster, { ...defaults, replaceTimeout: REPLACE_TIMEOUT }, log)
     t.teardown(async () => {
-      registry.clear()
       await cluster.leave()
     })
     return { redis, registry, lines }
@@ -101,7 +99,7 @@ t.test('a beat that came while the process stood still is heard before the subsc
 
 t.test('a predecessor that was gone while the process stood still is not said to be late', async t => {
   const { log, lines } = memoryLog()
-  const registry = new Registry(noCluster, { ...defaults, replaceTimeout: 2_000 }, log)
+  const registry = new Registry(undefined, { ...defaults, replaceTimeout: 2_000 }, log)
   const server = net.createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const socket = net.connect((server.address() as net.AddressInfo).port, '127.0.0.1')

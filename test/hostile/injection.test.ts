@@ -26,11 +26,11 @@ const hostile = fc.oneof(
   { weight: 1, arbitrary: fc.constantFrom('', 'x'.repeat(100_000), '\n'.repeat(1_000)) }
 )
 const noLineEnd = hostile.map(text => text.replaceAll(/[\r\n]/g, ''))
-const retry = fc.nat({ max: Number.MAX_SAFE_INTEGER })
-const message: fc.Arbitrary<StreamMessage> = fc.record({ data: hostile, event: noLineEnd, id: noLineEnd.filter(isId), retry }, { requiredKeys: [] })
+const retry = fc.nat({ max: 2 ** 31 - 1 })
+const message: fc.Arbitrary<StreamMessage> = fc.record({ data: hostile, event: noLineEnd, id: noLineEnd.filter(isId), retry }, { requiredKeys: [] }).filter(fields => Object.keys(fields).length > 0)
 
 function isId (id: string): boolean {
-  return !/[^\t -~\u0080-\uffff]/.test(id) && !/^[ \t]*octa-star-closed/.test(id)
+  return !/[^\t -~]/.test(id) && !/^[ \t]*octa-star-closed/.test(id)
 }
 
 /** UTF-8 has no lone surrogates: each becomes U+FFFD, on the wire as in the browser. */
@@ -45,7 +45,7 @@ function expected (messages: StreamMessage[]): Seen[] {
   const seen: Seen[] = []
   let lastEventId = ''
   for (const { data, event, id } of messages) {
-    if (id !== undefined) lastEventId = onTheWire(id)
+    if (id !== undefined) lastEventId = onTheWire(String(id))
     // An id alone dispatches nothing; an event alone is sent with empty data. An empty event is a message.
     if (data !== undefined || event !== undefined) seen.push({ event: onTheWire(event ?? '') || 'message', data: received(String(data ?? '')), id: lastEventId })
   }
@@ -108,7 +108,7 @@ t.test('through send: eventsource-parser sees exactly the events that were sent,
   await fc.assert(fc.asyncProperty(fc.array(message, { maxLength: 4 }), fc.array(fc.nat(), { maxLength: 6 }), async (messages, cuts) => {
     const seen = parse(await written(async stream => { for (const message of messages) await stream.send(message) }), cuts)
     const sent = messages.filter(({ data, event }) => data !== undefined || event !== undefined)
-    assert.deepEqual(seen.map(({ event, data, id }) => ({ event: event || 'message', data, id })), expected(sent).map(({ event, data }, i) => ({ event, data, id: sent[i]!.id === undefined ? undefined : onTheWire(sent[i]!.id) })))
+    assert.deepEqual(seen.map(({ event, data, id }) => ({ event: event || 'message', data, id })), expected(sent).map(({ event, data }, i) => ({ event, data, id: sent[i]!.id === undefined ? undefined : onTheWire(String(sent[i]!.id)) })))
   }), { ...seeded(import.meta.url), numRuns: RUNS })
   t.pass()
 })
@@ -159,7 +159,7 @@ t.test('in Chromium an EventSource dispatches exactly the events that were sent,
   const names = pairs.filter(pair => !/[\r\n]/.test(pair))
   const messages: StreamMessage[] = [
     ...PIECES.map(data => ({ data })), ...pairs.map(data => ({ data })), ...names.map(event => ({ event, data: 'x' })), ...names.filter(isId).map(id => ({ id, data: 'x' })),
-    ...fc.sample(message, { numRuns: 1_000, seed }).map(({ retry, ...message }) => message)
+    ...fc.sample(message, { numRuns: 1_000, seed }).map(({ retry, ...message }) => ({ data: '', ...message }))
   ]
   const patches = fc.sample(calls, { numRuns: 1_000, seed })
 

@@ -10,9 +10,9 @@ export function fuzz (data: Buffer): void {
     body = JSON.parse(text)
   } catch {}
   const requests = [
-    { query: { datastar: text }, body: undefined, headers: {} },
-    { query: {}, body, headers: { 'content-type': 'application/json' } },
-    { query: body, body: text, headers: { 'content-type': text } }
+    { method: 'GET', query: { datastar: text }, body: undefined, headers: {} },
+    { method: 'POST', query: {}, body, headers: { 'content-type': 'application/json' } },
+    { method: 'DELETE', query: body, body: text, headers: { 'content-type': text } }
   ]
   for (const request of requests) {
     try {

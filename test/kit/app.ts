@@ -92,3 +92,8 @@ export function holdUp (stream: Stream): () => void {
 export function withSignals (path: string, signals: unknown): string {
   return `${path}?datastar=${encodeURIComponent(JSON.stringify(signals))}`
 }
+
+/** The streams of a registry that holds nothing but streams. */
+export function streamsOf (fastify: FastifyInstance): Stream[] {
+  return [...fastify.streamRegistry] as Stream[]
+}

@@ -1,6 +1,7 @@
 // A response without a socket, for tests of a stream's life. The peer can read, freeze or disconnect.
 import { EventEmitter } from 'node:events'
 import type { SSEReplyInterface } from '@fastify/sse'
+import { StreamResponse } from '../../lib/http/response.ts'
 import type { RawResponse } from '../../lib/http/socket.ts'
 
 export class FakeResponse extends EventEmitter {
@@ -12,7 +13,11 @@ export class FakeResponse extends EventEmitter {
   written = ''
   writableNeedDrain = false
   writableLength = 0
-  readonly req = { socket: undefined }
+  /** The status of a response without a stream, such as 204. */
+  status: number | undefined
+  #response: StreamResponse | undefined
+  readonly socket = { writable: true, uncork () {} }
+  readonly req = { socket: undefined, resume () {} }
 
   /** The response as `StreamResponse` expects it: `raw` here, `sse` below. */
   get raw (): RawResponse { return this as unknown as RawResponse }
@@ -25,7 +30,23 @@ export class FakeResponse extends EventEmitter {
     } as unknown as SSEReplyInterface
   }
 
+  /** The response as the package wraps it. */
+  get response (): StreamResponse {
+    this.#response ??= new StreamResponse(this.raw)
+    return this.#response
+  }
+
+  get writableEnded (): boolean { return this.ended }
+
   flushHeaders (): void {}
+
+  removeHeader (): void {}
+
+  writeHead (status: number): this {
+    this.status = status
+    this.headersSent = true
+    return this
+  }
 
   write (text: string): boolean {
     if (this.ended || this.destroyed) throw new Error('a write after the end')
@@ -55,6 +76,11 @@ export class FakeResponse extends EventEmitter {
       this.writableLength = 0
       this.emit('drain')
     }
+  }
+
+  /** The peer has disconnected, and the kernel has not reported that yet. */
+  sever (): void {
+    this.socket.writable = false
   }
 
   /** The peer disconnects, and the kernel notices. */

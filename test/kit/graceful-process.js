@@ -5,8 +5,10 @@ import octaStarStreams from 'octa-star-streams'
 
 const say = line => process.stdout.write(`${JSON.stringify(line)}\n`)
 const fastify = Fastify({ forceCloseConnections: 'idle' })
-await fastify.register(octaStarStreams, { tabId: request => request.query.tab, replaceTimeout: 500 })
+await fastify.register(octaStarStreams, { tabId: request => request.query.tab, replaceTimeout: Number(process.env.REPLACE_TIMEOUT ?? 500) })
 
+// Names the process, and has the client come back while the server closes.
+const introduce = stream => stream.send({ retry: 20, data: process.env.NAME })
 const behaviour = {
   subscribes: stream => stream.keepAlive(),
   'cleans up': stream => {
@@ -15,6 +17,15 @@ const behaviour = {
       await new Promise(resolve => setTimeout(resolve, 100))
       say({ event: 'cleaned up' })
     })
+  },
+  'cleans up for two seconds': async stream => {
+    stream.keepAlive()
+    stream.onClose(() => new Promise(resolve => setTimeout(resolve, 2_000)))
+    await introduce(stream)
+  },
+  'ignores its signal': async stream => {
+    await introduce(stream)
+    await new Promise(() => {})
   },
   hangs: () => new Promise(() => {}),
   'has a listener that throws': stream => {
@@ -40,5 +51,5 @@ else {
     say({ event: 'closed' })
   })
 }
-await fastify.listen({ port: 0, host: '127.0.0.1' })
+await fastify.listen({ port: Number(process.env.PORT ?? 0), host: '127.0.0.1' })
 say({ event: 'listening', port: fastify.server.address().port })

@@ -7,13 +7,12 @@ import { runInNewContext } from 'node:vm'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyReply } from 'fastify'
 import t from 'tap'
-import { noCluster } from '../../lib/no-cluster.ts'
 import { defaults } from '../../lib/options.ts'
 import { Registry } from '../../lib/registry/registry.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
 import { buildApp, holdUp, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
-import { pendingStream, type FakeStream } from '../kit/fake-stream.ts'
+import { pendingStream, startOn, type FakeStream } from '../kit/fake-stream.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 
 setFlagsFromString('--expose-gc')
@@ -118,12 +117,12 @@ t.test('a client that leaves while it waits never becomes a holder, and its succ
 
 t.test('100,000 replacements on one key: the heap grows by less than 1 MiB, one is registered, then none', async t => {
   const { log } = memoryLog()
-  const registry = new Registry(noCluster, defaults, { ...log, warn () {}, debug () {} } as typeof log)
+  const registry = new Registry(undefined, defaults, { ...log, warn () {}, debug () {} } as typeof log)
   let last: FakeStream | undefined
   async function start () {
     const key = streamKey('ann', 'a')
-    const { stream, response } = last = pendingStream({ key, log: { ...log, debug () {} } as typeof log })
-    await stream.start(registry.replaceAndRegister(key, stream), response.sse)
+    const { stream } = last = pendingStream({ key, log: { ...log, debug () {} } as typeof log })
+    await startOn(registry, last, key)
     stream.keepAlive()
     stream.signal.addEventListener('abort', () => {})
     stream.onClose(() => {})

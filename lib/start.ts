@@ -1,0 +1,33 @@
+// Starts a stream whose response Fastify has handed over: checks that the client is still there, and registers the stream.
+import type { StreamResponse } from './http/response.ts'
+import type { Registry } from './registry/registry.ts'
+import type { LiveStream } from './stream/stream.ts'
+import type { StreamKey } from '../types/stream.ts'
+
+export interface Start {
+  readonly key: StreamKey
+  readonly stream: LiveStream
+  readonly response: StreamResponse
+  /** The place of this start among all calls of `startStream` and `replaceAndRegister`, see `Registry.nextOrder`. */
+  readonly order: number
+  /** The headers of a response that says that the scope is full. */
+  readonly retryAfter: Record<string, string>
+}
+
+/** Never rejects. If the stream cannot start, the promise of `stream.start` rejects. */
+export async function register (registry: Registry, { key, stream, response, order, retryAfter }: Start): Promise<void> {
+  if (!stream.takeOver()) return
+  // A request whose client has disconnected must not end a holder. A start that ends nobody does not wait.
+  if (registry.wouldEndHolder(key)) {
+    await twoTurns()
+    if (response.isDisconnected) stream.close('disconnected')
+    if (stream.closing) return
+  }
+  await registry.register(key, stream, order).catch(error => stream.refuse(error, retryAfter))
+}
+
+// A FIN or RST that came right behind the request is read in the next poll phase of the event loop. The second setImmediate
+// runs after that: https://nodejs.org/en/learn/asynchronous-work/event-loop-timers-and-nexttick
+function twoTurns (): Promise<void> {
+  return new Promise(resolve => setImmediate(setImmediate, resolve))
+}
