@@ -22,6 +22,13 @@ await fastify.register(octaStarStreams, { browser: '/octa-star/tab-id.js' })
 fastify.decorateRequest('user', null)
 fastify.addHook('onRequest', async request => { request.user = { id: 'ann' } })
 
+// A page of another site can make the browser send a POST with the user's cookies. Every current browser says where a request comes from.
+fastify.addHook('onRequest', async (request, reply) => {
+  if (request.method === 'POST' && ['cross-site', 'same-site'].includes(request.headers['sec-fetch-site'])) {
+    return reply.code(403).send({ message: 'This request comes from another site' })
+  }
+})
+
 fastify.get('/', (request, reply) => sendPage(reply, '/', ordersPage(shop.orders)))
 fastify.get('/summary', (request, reply) => sendPage(reply, '/summary', summaryPage(shop.orders)))
 
