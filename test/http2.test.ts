@@ -80,6 +80,23 @@ for (const transport of TRANSPORTS) {
   })
 }
 
+t.test('onRequestAbort runs when the client resets a stream, and not when the server does', async t => {
+  const app = await http2App(t, 'in the clear', { closeGrace: 100 })
+  const aborted: string[] = []
+  app.fastify.addHook('onRequestAbort', async request => { aborted.push(request.id) })
+  const streams = streamRoute(app)
+  await app.listen()
+  const session = app.session()
+  await openIn(session, 'reset by the server')
+  streams[0]!.close('failed')
+  t.equal(await streams[0]!.gone, 'failed')
+  const leaver = await openIn(session, 'reset by the client')
+  leaver.close(NGHTTP2_CANCEL)
+  t.equal(await streams[1]!.gone, 'disconnected')
+  while (aborted.length === 0) await new Promise(resolve => setImmediate(resolve))
+  t.strictSame(aborted, ['req-2'])
+})
+
 t.test('one port for both: a stream over HTTP/2 replaces one over HTTP/1.1, and the other way round', transportOptions('over TLS'), async t => {
   const { app, streams } = await listen(t, 'over TLS')
   const agent = new https.Agent({ rejectUnauthorized: false })

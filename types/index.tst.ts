@@ -47,7 +47,11 @@ describe('a stream', () => {
   test('sends strings and messages', () => {
     expect(stream.send).type.toBeCallableWith('hello')
     expect(stream.send).type.toBeCallableWith({ event: 'order', id: '1', retry: 1, data: { any: 'thing' } })
+    expect(stream.send).type.toBeCallableWith({ id: 1 })
     expect(stream.send).type.not.toBeCallableWith({ event: 1 })
+    expect(stream.sendAll(['hello', { data: 1 }])).type.toBe<Promise<number>>()
+    expect(stream.sendAll).type.not.toBeCallableWith(42)
+    expect(stream.lastEventId).type.toBe<string | undefined>()
     expect(stream.send).type.not.toBeCallableWith({ name: 'order' })
     expect<StreamMessage>().type.toBeAssignableFrom({})
   })
@@ -65,8 +69,9 @@ describe('the registry', () => {
 
   test('lists, gets and evicts', () => {
     expect(registry.size).type.toBe<number>()
-    expect([...registry]).type.toBe<Stream[]>()
-    expect(registry.get('ann', 'a')).type.toBe<Stream | undefined>()
+    expect([...registry]).type.toBe<Array<Stream | Holder>>()
+    expect(registry.get('ann', 'a')).type.toBe<Stream | Holder | undefined>()
+    for (const holder of registry) if ('send' in holder) expect(holder).type.toBe<Stream>()
     expect(registry.evict('ann')).type.toBe<Promise<number>>()
   })
 
