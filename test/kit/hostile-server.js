@@ -63,7 +63,7 @@ route('/dual/:scope', { sse: 'dual' }, async (request, reply) => {
 route('/true/:scope', { sse: true }, async (request, reply) => {
   const stream = await start(request, reply)
   stream.onReplaced(() => stream.send('a last word'))
-  await stream.send(readSignals(request))
+  await stream.send({ data: readSignals(request) })
 })
 route('/manual/:scope', { sse: 'manual' }, async (request, reply) => {
   if (request.query.stream === undefined) return readSignals(request)
