@@ -1,4 +1,4 @@
-// Waiting: for a promise within a time limit, until a deadline, and for a promise that is settled from outside.
+// Waiting: for a promise within a time limit, and for a promise that is settled from outside.
 
 /** Resolves to `true` if `promise` resolves within `milliseconds`, else to `false`. Rejects if `promise` rejects in time. */
 export async function within (promise: Promise<unknown>, milliseconds: number): Promise<boolean> {
@@ -9,25 +9,6 @@ export async function within (promise: Promise<unknown>, milliseconds: number): 
   } finally {
     clearTimeout(timer)
   }
-}
-
-/**
- * Calls `subscribe` with a callback, and resolves when that callback is called. At the deadline, calls `onDeadline` and
- * resolves anyway. Unit of the deadline: milliseconds of `performance.now()`.
- */
-export function untilDeadline (subscribe: (callback: () => void) => void, deadline: number, onDeadline: () => void): Promise<void> {
-  return new Promise(resolve => {
-    let isDone = false
-    const timer = setTimeout(() => afterReading(() => {
-      if (!isDone) onDeadline()
-      resolve()
-    }), deadline - performance.now())
-    subscribe(() => {
-      isDone = true
-      clearTimeout(timer)
-      resolve()
-    })
-  })
 }
 
 /**

@@ -133,7 +133,8 @@ export class Checks {
     if (err?.message.startsWith('deliberate: ') === true) return this.#ledger.did('failed on purpose')
     const call = this.#byStreamId.get(streamId)
     if (/did not end within replaceTimeout/.test(msg) && call !== undefined) {
-      this.#ledger.did('held up a successor past replaceTimeout')
+      this.#ledger.did('was given up after replaceTimeout')
+      call.givenUpAt = at
       const slow = call.hold > this.#replaceTimeout
       if (slow || this.#servers[process].wasDown(call.startAt, clock())) return
     }

@@ -63,8 +63,11 @@ export class Excuses {
     return server.wasDown(upTo - HEAL - this.#replaceTimeout, clock()) || !(upTo - server.sampledAt <= 2 * SAMPLE_MS)
   }
 
-  /** Whether somebody has waited for `other`, one of its key's `calls`, as long as anybody does. */
+  /** Whether `other`, one of its key's `calls`, was given up, or somebody has waited for it as long as anybody does. */
   pastTimeout (calls, other, at) {
+    if (other.givenUpAt !== undefined) return true
+    // Another process may be told that a stream was given up before its own process's log is read here.
+    if (this.#across && at - other.endedAt > this.#replaceTimeout - 250) return true
     // A process that closes waits as long, and then for nobody.
     const { closingSince } = this.#servers[other.process]
     if (closingSince > other.startAt && at - closingSince > this.#replaceTimeout - 50) return true

@@ -12,6 +12,12 @@ import { modes } from './modes.js'
 import { BROADCAST_MS, clock, KEEP_ALIVE_MS, LEASE, LIMITS, SAMPLE_MS } from './settings.js'
 
 const { PORT = '0', REPLACE_TIMEOUT, REDIS_PORT } = process.env
+// Called when nothing of a stream runs any more. Unlike `stream.gone`, the channel does not speak of streams that were given up.
+const onGone = new Map()
+diagnostics.subscribe('octa-star:stream:close', ({ stream, reason }) => {
+  onGone.get(stream)?.(reason)
+  onGone.delete(stream)
+})
 const say = line => process.stdout.write(`${JSON.stringify({ ...line, at: clock() })}\n`)
 
 process.on('unhandledRejection', error => say({ event: 'fault', what: 'unhandledRejection', error: String(error?.stack) }))
@@ -61,7 +67,7 @@ fastify.route({
     }
     sent.set(id, 0)
     say({ event: 'open', id, streamId: stream.id })
-    stream.gone.then(reason => {
+    onGone.set(stream, reason => {
       say({ event: 'gone', id, reason, sent: sent.get(id) })
       sent.delete(id)
     })

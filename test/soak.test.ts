@@ -10,7 +10,7 @@ t.setTimeout(900_000)
 const DONE = [
   'answered 204', 'asked for something else on a kept socket', 'came back after the farewell', 'ended as disconnected', 'ended as evicted',
   'ended as expired', 'ended as failed', 'ended as finished', 'ended as replaced', 'ended as stalled', 'events received', 'failed on purpose',
-  'held up a successor past replaceTimeout', 'keys looked at, at rest', 'left', 'logged out', 'met a handler that throws before its stream', 'navigated',
+  'was given up after replaceTimeout', 'keys looked at, at rest', 'left', 'logged out', 'met a handler that throws before its stream', 'navigated',
   'open streams found whole at the end', 'opened', 'opened beside the one before', 'opened on a kept socket', 'opened while nothing was excused',
   'pulled the cable', 'raced', 'reloaded', 'sent nonsense', 'stopped reading what floods', 'stopped reading what pours'
 ]

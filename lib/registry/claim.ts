@@ -52,6 +52,7 @@ export class Claim implements ClusterClaim, HolderObserver {
   readonly since = performance.now()
   readonly #owner: ClaimOwner
   #deadline: NodeJS.Timeout | undefined
+  #isHolderGone = false
   #onRelease: Array<() => void> | undefined
   /** Passed on from claim to claim of a key. Created by the first replacement. */
   #replacements: Replacements | undefined
@@ -115,12 +116,14 @@ export class Claim implements ClusterClaim, HolderObserver {
   }
 
   holderGone (): void {
+    this.#isHolderGone = true
     this.#owner.holderGone(this)
   }
 
   /** Stops waiting for the holder, with a warning. Destroys what can be destroyed, and has the claim released. */
   giveUp (): void {
-    if (this.#state === 'released') return
+    // A claim whose holder is gone only waits for its predecessors, which have deadlines of their own.
+    if (this.#state === 'released' || this.#isHolderGone) return
     // A stream's `destroy` writes a warning that names the route and what still runs.
     if (!isReporting(this.#holder)) this.#warn(undefined, 'a holder was not gone within replaceTimeout and is not waited for any longer')
     this.isGivenUp = true
