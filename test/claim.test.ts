@@ -5,7 +5,7 @@ import { streamKey } from '../lib/registry/stream-key.ts'
 import { memoryLog } from './kit/memory-log.ts'
 import { PlainHolder } from './kit/plain-holder.ts'
 
-const owner = { log: memoryLog().log, replaceTimeout: 5_000, claimEnding () {}, holderGone () {}, giveUp () {} }
+const owner = { log: memoryLog().log, replaceTimeout: 50, claimEnding () {}, holderGone () {}, giveUp () {} }
 const claimOf = (holder: PlainHolder) => new Claim(streamKey('ann', 'a'), holder, 1, owner)
 
 // An adapter reports the release to other processes. A rejection would have been unhandled, and the report never sent.
