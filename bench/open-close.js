@@ -11,7 +11,7 @@ export const sizes = {
 /** By server: its contestants, and the route of each. */
 const CONTESTANTS = {
   octa: { octa: 'close', octaLater: 'later' },
-  bare: { bare: 'close', bareLater: 'later', bareUnflushed: 'unflushed' },
+  bare: { bare: 'close', bareLater: 'later', bareUnflushed: 'unflushed', ordinary: 'ordinary', ordinaryLater: 'ordinary-later' },
   'better-sse': { betterSse: 'close' },
   'by-hand': { byHand: 'close' }
 }
@@ -19,16 +19,20 @@ const CONTESTANTS = {
 export async function run ({ starts, rounds, milliseconds, connections }) {
   // What one process is lucky with, another is not: where its code and its memory happen to lie.
   const all = await startedAfresh(starts, () => once(rounds, milliseconds, connections))
-  const { octa, bare, betterSse, byHand, octaLater, bareLater, bareUnflushed } = joined(all)
+  const { octa, bare, betterSse, byHand, octaLater, bareLater, bareUnflushed, ordinary, ordinaryLater } = joined(all)
   const what = 'open + close a stream over HTTP, fresh key'
   const later = 'open a stream over HTTP, fresh key, and close it a turn later'
+  const ordinarily = 'an ordinary reply on bare `@fastify/sse`, which runs `onSend`'
   return {
     rows: [
       throughputRow({ what, against: 'the same route on bare `@fastify/sse`, head flushed', as: octa, bs: bare, atLeast: 0.95 }),
       throughputRow({ what, against: '`better-sse` on `node:http`', as: octa, bs: betterSse, above: 1, note: 'its head has two headers more' }),
       throughputRow({ what, against: 'a `res.writeHead` handler by hand', as: octa, bs: byHand, note: `bare \`@fastify/sse\` is at ${median(ratios(bare, byHand, ({ perSecond }) => perSecond)).toFixed(2)} x of it` }),
       throughputRow({ what, against: 'bare `@fastify/sse`, nothing flushed', as: octa, bs: bareUnflushed, note: 'each sends all of it in one write' }),
-      throughputRow({ what: later, against: 'the same route on bare `@fastify/sse`, head flushed', as: octaLater, bs: bareLater, note: 'each sends it in two writes; ours sets TCP keepalive and a timeout besides' })
+      throughputRow({ what: later, against: 'the same route on bare `@fastify/sse`, head flushed', as: octaLater, bs: bareLater, note: 'each sends it in two writes; ours sends an empty line with the head' }),
+      throughputRow({ what: 'the cost of `onSend`: an ordinary reply on bare `@fastify/sse`', against: 'the same route without `onSend`', as: ordinary, bs: bare }),
+      throughputRow({ what, against: ordinarily, as: octa, bs: ordinary, note: 'the reply flushes its head' }),
+      throughputRow({ what: later, against: ordinarily, as: octaLater, bs: ordinaryLater })
     ]
   }
 }

@@ -1,11 +1,13 @@
 // A claim: when `released` resolves, and what a claim keeps after its release.
 import t from 'tap'
+import { DelayQueue } from '../lib/delay-queue.ts'
 import { Claim } from '../lib/registry/claim.ts'
 import { streamKey } from '../lib/registry/stream-key.ts'
 import { memoryLog } from './kit/memory-log.ts'
 import { PlainHolder } from './kit/plain-holder.ts'
 
-const owner = { log: memoryLog().log, replaceTimeout: 50, claimEnding () {}, holderGone () {}, giveUp () {} }
+const deadlines = new DelayQueue<Claim>(50, () => {})
+const owner = { log: memoryLog().log, deadlines, claimEnding () {}, holderGone () {}, giveUp () {} }
 const claimOf = (holder: PlainHolder) => new Claim(streamKey('ann', 'a'), holder, 1, owner)
 
 // An adapter reports the release to other processes. A rejection would have been unhandled, and the report never sent.

@@ -1,5 +1,6 @@
 // Clients that do not take what they are sent: what waits for them is bounded, and nobody beside them misses anything.
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
+import type { Server } from 'node:http'
 import http2 from 'node:http2'
 import net, { type Socket } from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -72,22 +73,31 @@ t.test('a client that takes nothing for stallTimeout ends as stalled; one that h
   t.strictSame([idleStream.closing, slowStream.closing], [false, false])
 })
 
+/** The calls of `setKeepAlive` on each socket that `server` accepts, and the socket. Emits `call` after each call. */
+function watchProbing (server: Server) {
+  const probing = Object.assign(new EventEmitter(), { calls: [] as unknown[], socket: undefined as Socket | undefined })
+  server.on('connection', (socket: Socket) => {
+    probing.socket = socket
+    const { setKeepAlive } = socket
+    socket.setKeepAlive = function (...args) {
+      probing.calls.push(args)
+      setImmediate(() => probing.emit('call'))
+      return setKeepAlive.apply(this, args)
+    }
+  })
+  return probing
+}
+
 t.test('after a stream, the timeout of its kept-alive socket is the server\'s own again', async t => {
   const app = await buildApp(t, { stallTimeout: 200, deadPeerProbe: 7_000 })
   const streams = streamRoute(app)
   app.fastify.get('/other', async () => 'other')
-  const calls: unknown[] = []
-  let socket!: Socket
-  app.fastify.server.on('connection', (accepted: Socket) => {
-    socket = accepted
-    const { setKeepAlive } = accepted
-    accepted.setKeepAlive = function (...args) {
-      calls.push(args)
-      return setKeepAlive.apply(this, args)
-    }
-  })
+  const probing = watchProbing(app.fastify.server)
   await app.listen()
   const client = await rawClient(t, app.port(), '/stream/ann')
+  await once(probing, 'call')
+  const { calls } = probing
+  const socket = probing.socket!
   t.equal(socket.timeout, 200)
   t.strictSame(calls, [[true, 7_000]])
   streams[0]!.close()
@@ -104,13 +114,40 @@ t.test('after a stream, the timeout of its kept-alive socket is the server\'s ow
 t.test('a server that probes its connections anyway goes on doing so after a stream', async t => {
   const app = await buildApp(t, { fastify: { http: { keepAlive: true, keepAliveInitialDelay: 60_000 } } as object })
   const streams = streamRoute(app)
-  const calls: unknown[] = []
-  app.fastify.server.on('connection', (accepted: Socket) => { accepted.setKeepAlive = function (...args) { calls.push(args); return this } })
+  const probing = watchProbing(app.fastify.server)
   await app.listen()
   await rawClient(t, app.port(), '/stream/ann')
+  await once(probing, 'call')
   streams[0]!.close()
   await streams[0]!.closed
-  t.strictSame(calls, [[true, 10_000], [true, 60_000]])
+  t.strictSame(probing.calls, [[true, 10_000], [true, 60_000]])
+})
+
+t.test('a stream that ends within a second leaves its socket alone, also later', async t => {
+  const app = await buildApp(t)
+  const streams = streamRoute(app)
+  const probing = watchProbing(app.fastify.server)
+  await app.listen()
+  await rawClient(t, app.port(), '/stream/ann?datastar=' + encodeURIComponent('{"tabId":"short"}'))
+  const short = probing.socket!
+  streams[0]!.close()
+  await streams[0]!.closed
+  t.strictSame(probing.calls, [])
+  // A stream that opened later is watched, so the time of the first stream has passed.
+  await rawClient(t, app.port(), '/stream/ann?datastar=' + encodeURIComponent('{"tabId":"long"}'))
+  await once(probing, 'call')
+  t.not(probing.socket, short)
+  t.strictSame(probing.calls, [[true, 10_000]])
+})
+
+t.test('with stallTimeout a server that times out idle sockets in less than a second does not time out a stream', async t => {
+  const app = await buildApp(t, { stallTimeout: 5_000, fastify: { connectionTimeout: 100 } })
+  const streams = streamRoute(app)
+  const probing = watchProbing(app.fastify.server)
+  await app.listen()
+  await rawClient(t, app.port(), '/stream/ann')
+  t.equal(probing.socket!.timeout, 5_000)
+  t.notOk(streams[0]!.closing)
 })
 
 t.test('over HTTP/2 a stream that stalls ends alone, beside a busy neighbour in its session', async t => {

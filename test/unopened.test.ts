@@ -1,6 +1,7 @@
 // Streams that end before they open, misuse at the start, and what a claim leaves in its scope.
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
+import { DelayQueue } from '../lib/delay-queue.ts'
 import { Claim } from '../lib/registry/claim.ts'
 import { Seats } from '../lib/registry/seats.ts'
 import { streamKey } from '../lib/registry/stream-key.ts'
@@ -83,7 +84,7 @@ t.test('while the server closes, the accepted types decide on a route that serve
 })
 
 t.test('a claim that has left the line of its scope leaves nothing there, whenever the claim is released', t => {
-  const owner = { log: memoryLog().log, replaceTimeout: 5_000, claimEnding () {}, holderGone () {}, giveUp () {} }
+  const owner = { log: memoryLog().log, deadlines: new DelayQueue<Claim>(5_000, () => {}), claimEnding () {}, holderGone () {}, giveUp () {} }
   const [first, second] = ['a', 'b'].map(tab => new Claim(streamKey('ann', tab), new PlainHolder(), 1, owner)) as [Claim, Claim]
   const seats = new Seats(1)
   t.equal(seats.enter(first, undefined), undefined)
@@ -98,7 +99,7 @@ t.test('a claim that has left the line of its scope leaves nothing there, whenev
 t.test('a claim whose holder is gone is not given up while the claim waits for its predecessors', async t => {
   const given: Claim[] = []
   const { log, lines } = memoryLog()
-  const owner = { log, replaceTimeout: 5_000, claimEnding () {}, holderGone () {}, giveUp: (claim: Claim) => given.push(claim) }
+  const owner = { log, deadlines: new DelayQueue<Claim>(5_000, () => {}), claimEnding () {}, holderGone () {}, giveUp: (claim: Claim) => given.push(claim) }
   const holder = new PlainHolder()
   const claim = new Claim(streamKey('ann', 'a'), holder, 1, owner)
   holder.leave()

@@ -1,4 +1,5 @@
 // Bare @fastify/sse, which does what a client of octa-star-streams sees: the head at once, the end, the replacing.
+import { EventEmitter } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import Fastify from 'fastify'
 import { fastifySSE } from '@fastify/sse'
@@ -28,6 +29,33 @@ fastify.get('/later/:user', { sse: 'only' }, async (request, reply) => {
 })
 fastify.get('/unflushed/:user', { sse: 'only' }, async (request, reply) => {
   reply.sse.sendHeaders()
+})
+// An ordinary reply: Fastify runs the onSend hooks, and then calls `pipe` of the payload, which takes the response over.
+class Takeover extends EventEmitter {
+  constructor (onPipe) {
+    super()
+    this.onPipe = onPipe
+  }
+
+  pipe (destination) {
+    this.emit('end')
+    this.onPipe()
+    return destination
+  }
+}
+const openOrdinarily = reply => new Promise(resolve => {
+  reply.type('text/event-stream').send(new Takeover(() => {
+    reply.hijack()
+    open(reply)
+    resolve()
+  }))
+})
+fastify.get('/ordinary/:user', { sse: 'only' }, async (request, reply) => {
+  await openOrdinarily(reply)
+})
+fastify.get('/ordinary-later/:user', { sse: 'only' }, async (request, reply) => {
+  await openOrdinarily(reply)
+  await turn()
 })
 fastify.get('/open/:user', { sse: 'only' }, async (request, reply) => {
   reply.sse.keepAlive()

@@ -2,7 +2,8 @@
 import type { ServerResponse } from 'node:http'
 import { constants, type ServerHttp2Stream } from 'node:http2'
 import type { SSEReplyInterface } from '@fastify/sse'
-import { breakOff, closeWithSocket, restoreSocket, watchSocket, type RawResponse, type SocketOptions } from './socket.ts'
+import { DelayQueue, type Delayed } from '../delay-queue.ts'
+import { breakOff, closeWithSocket, restoreSocket, timesOutWithin, watchSocket, type RawResponse, type SocketOptions } from './socket.ts'
 
 /** The events of a response. */
 export interface ResponseListener {
@@ -14,6 +15,12 @@ export interface ResponseListener {
   clientStalled (): void
 }
 
+const RESOLVED = Promise.resolve()
+
+// Many streams end soon, and never need a watched socket.
+const UNWATCHED_MS = 1_000
+const unwatched = new DelayQueue<StreamResponse>(UNWATCHED_MS, response => response.watch())
+
 export class StreamResponse {
   readonly #raw: RawResponse
   #sse: SSEReplyInterface | undefined
@@ -21,6 +28,8 @@ export class StreamResponse {
   #listener: ResponseListener | undefined
   #closed: boolean
   #hasBody = false
+  #isFlushed = false
+  #unwatched: Delayed<StreamResponse> | undefined
   #watching = false
   #awaitsDrain = false
   #stallTimer: NodeJS.Timeout | undefined
@@ -91,18 +100,29 @@ export class StreamResponse {
     sse.sendHeaders()
     // After the microtasks of this turn, in which the handler goes on and sends the first events. The tick queue alone may run
     // before the microtasks: https://nodejs.org/api/process.html#when-to-use-queuemicrotask-vs-processnexttick
-    queueMicrotask(() => process.nextTick(() => this.#flush(options)))
+    RESOLVED.then(() => { process.nextTick(flush, this) })
   }
 
-  // Events that the handler sends at once leave in the same packet as the head. A stream that has ended by now never
-  // needs a watched socket. Firefox hides a response until the first byte of the body arrives, so a head without events takes
-  // an empty line along. Parsers ignore that line: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
-  #flush (options: SocketOptions): void {
+  /**
+   * Sends the head. Events that the handler sends at once leave in the same packet as the head. Firefox hides a response until
+   * the first byte of the body arrives, so a head without events takes an empty line along. Parsers ignore that line:
+   * https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+   */
+  flush (): void {
     if (this.#raw.writableEnded || this.#raw.destroyed) return
     if (!this.#hasBody) this.#raw.write('\n')
-    this.#watching = true
+    this.#isFlushed = true
     if (this.#raw.stream === undefined) discardRequestBody(this.#raw)
-    watchSocket(this.#raw, options, () => this.#listener?.clientStalled())
+    if (this.#awaitsDrain || timesOutWithin(this.#raw, UNWATCHED_MS)) this.watch()
+    else this.#unwatched = unwatched.add(this)
+  }
+
+  /** Starts to watch for a dead or slow client. */
+  watch (): void {
+    this.#cancelWatch()
+    if (this.#watching) return
+    this.#watching = true
+    watchSocket(this.#raw, this.#options!, () => this.#listener?.clientStalled())
   }
 
   /**
@@ -125,6 +145,7 @@ export class StreamResponse {
     if (lastEvent !== '') this.#raw.write(lastEvent)
     // Also stops the heartbeat of @fastify/sse, which would write after the end.
     this.#sse?.close()
+    this.#cancelWatch()
     if (this.#watching) restoreSocket(this.#raw, this.#options!)
     // If the kernel has taken everything, `close` follows by itself.
     if (!this.#isHandedOver) this.#finishTimer = setTimeout(() => this.abort(), grace)
@@ -142,7 +163,7 @@ export class StreamResponse {
   abort (): void {
     if (this.#closed) return
     // Send the head first, so that the client knows that the server accepted the request.
-    if (this.#sse !== undefined && !this.#watching && !this.#raw.writableEnded) this.#raw.flushHeaders()
+    if (this.#sse !== undefined && !this.#isFlushed && !this.#raw.writableEnded) this.#raw.flushHeaders()
     denyAbort(this.#raw)
     if (this.#raw.stream === undefined) breakOff(this.#raw)
     else this.#raw.stream.close(constants.NGHTTP2_CANCEL)
@@ -155,11 +176,19 @@ export class StreamResponse {
     this.#closed = true
     clearTimeout(this.#finishTimer)
     clearTimeout(this.#stallTimer)
+    this.#cancelWatch()
     this.#listener?.responseClosed()
+  }
+
+  #cancelWatch (): void {
+    if (this.#unwatched === undefined) return
+    unwatched.delete(this.#unwatched)
+    this.#unwatched = undefined
   }
 
   #awaitDrain (): void {
     this.#awaitsDrain = true
+    if (this.#isFlushed) this.watch()
     const { stallTimeout } = this.#options!
     // Node's timeout of an HTTP/2 stream restarts when any stream of the session sends, and cannot show that this stream stalls.
     if (this.#raw.stream !== undefined && stallTimeout !== Infinity) this.#stallTimer = setTimeout(() => this.#listener?.clientStalled(), stallTimeout).unref()
@@ -190,4 +219,8 @@ function discardRequestBody ({ req }: RawResponse): void {
 function dropConnectionHeader (raw: RawResponse): void {
   const { setHeader } = raw
   raw.setHeader = (name, value) => name.toLowerCase() === 'connection' ? raw : setHeader.call(raw, name, value)
+}
+
+function flush (response: StreamResponse): void {
+  response.flush()
 }

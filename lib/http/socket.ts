@@ -31,6 +31,11 @@ export function watchSocket (raw: RawResponse, { stallTimeout, deadPeerProbe }: 
   raw.setTimeout(stallTimeout, () => { if (raw.writableLength > 0) onStall() })
 }
 
+/** Whether the server itself would time the socket out in less than `milliseconds`. */
+export function timesOutWithin ({ req: { socket } }: RawResponse, milliseconds: number): boolean {
+  return socket instanceof Socket && socket.timeout !== undefined && socket.timeout > 0 && socket.timeout <= milliseconds
+}
+
 /** Restores the server's settings: the socket may be reused for ordinary requests, some of them already pipelined. */
 export function restoreSocket (raw: RawResponse, { stallTimeout, deadPeerProbe }: SocketOptions): void {
   const { socket } = raw.req

@@ -1,15 +1,16 @@
 // A holder's claim on a stream key: waiting -> holding -> ending -> released. A claim never returns to an earlier state.
 import type { FastifyBaseLogger } from 'fastify'
 import { reportReplace } from '../diagnostics.ts'
-import { afterReading } from '../wait.ts'
 import { Replacements } from './flapping.ts'
+import type { Delayed, DelayQueue } from '../delay-queue.ts'
 import type { ClusterClaim } from '../../types/cluster.ts'
 import type { CloseReason, Holder, StreamKey } from '../../types/stream.ts'
 
 /** What a claim needs of the registry. */
 export interface ClaimOwner {
   readonly log: FastifyBaseLogger
-  readonly replaceTimeout: number
+  /** Gives a claim up `replaceTimeout` after the end of its holder began. */
+  readonly deadlines: DelayQueue<Claim>
   /** The holder has begun to end. */
   claimEnding (claim: Claim): void
   /** The holder is gone. Also called for a holder that was given up and is gone after all. */
@@ -51,7 +52,8 @@ export class Claim implements ClusterClaim, HolderObserver {
   /** When the claim was made. Unit: milliseconds of `performance.now()`. */
   readonly since = performance.now()
   readonly #owner: ClaimOwner
-  #deadline: NodeJS.Timeout | undefined
+  /** Set when the end begins. */
+  #deadline: Delayed<Claim> | undefined
   #isHolderGone = false
   #onRelease: Array<() => void> | undefined
   /** Passed on from claim to claim of a key. Created by the first replacement. */
@@ -111,7 +113,7 @@ export class Claim implements ClusterClaim, HolderObserver {
   /** The holder has begun to end. From now on the holder has `replaceTimeout` to be gone. */
   holderEnding (): void {
     if (this.#deadline !== undefined || this.#state === 'released') return
-    this.#deadline = setTimeout(passDeadline, this.#owner.replaceTimeout, this)
+    this.#deadline = this.#owner.deadlines.add(this)
     this.#owner.claimEnding(this)
   }
 
@@ -134,7 +136,7 @@ export class Claim implements ClusterClaim, HolderObserver {
   /** The holder is gone or given up, and so are the predecessors of this claim. */
   release (): void {
     this.#state = 'released'
-    clearTimeout(this.#deadline)
+    if (this.#deadline !== undefined) this.#owner.deadlines.delete(this.#deadline)
     // V8 keeps the old tables of a growing Map or Set, with all entries, until the next full collection
     // (OrderedHashTable in https://github.com/v8/v8/blob/main/src/objects/ordered-hash-table.h). A claim may stay in an
     // old table. The holder with the request and the response must not.
@@ -170,9 +172,4 @@ export class Claim implements ClusterClaim, HolderObserver {
 
 export function isReporting (holder: Holder): holder is ReportingHolder {
   return 'observer' in holder
-}
-
-// A process that stood still runs the due timers first. The end of the holder may be among what is still to be read.
-function passDeadline (claim: Claim): void {
-  afterReading(() => claim.giveUp())
 }

@@ -1,5 +1,6 @@
 // Decides who holds which stream key: the newest holder wins, a key has a single holder at a time, and every wait is bounded.
 import type { FastifyBaseLogger } from 'fastify'
+import { DelayQueue } from '../delay-queue.ts'
 import { reportFlapping } from '../diagnostics.ts'
 import { FST_ERR_OCTA_STAR_HOLDER, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_STREAM_KEY, show } from '../errors.ts'
 import { within } from '../wait.ts'
@@ -22,6 +23,7 @@ export interface RegistryOptions {
 
 export class Registry implements StreamRegistry, ClaimOwner {
   readonly log: FastifyBaseLogger
+  readonly deadlines: DelayQueue<Claim>
   readonly #claims = new LocalClaims<Claim>()
   // Without a cluster nobody else can hold a key.
   readonly #cluster: Cluster | undefined
@@ -37,6 +39,7 @@ export class Registry implements StreamRegistry, ClaimOwner {
     this.#cluster = cluster
     this.#options = options
     this.log = log
+    this.deadlines = new DelayQueue(options.replaceTimeout, claim => claim.giveUp())
     if (options.maxStreamsPerScope !== Infinity) this.#seats = new Seats(options.maxStreamsPerScope)
   }
 

@@ -1,0 +1,86 @@
+// The queue that calls back many entries after the same delay.
+import { setImmediate as turn } from 'node:timers/promises'
+import FakeTimers from '@sinonjs/fake-timers'
+import t, { type Test } from 'tap'
+import { DelayQueue } from '../lib/delay-queue.ts'
+
+/** A queue with a delay of 100 ms, on a clock that the test moves. */
+function fakeQueue (t: Test) {
+  const clock = FakeTimers.install({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+  t.teardown(() => clock.uninstall())
+  const due: string[] = []
+  const pass = async (milliseconds: number) => {
+    clock.tick(milliseconds)
+    await turn()
+  }
+  return { queue: new DelayQueue<string>(100, value => { due.push(value) }), due, pass, timers: () => clock.countTimers() }
+}
+
+t.test('entries are due in their order, each after the delay, and once', async t => {
+  const { queue, due, pass } = fakeQueue(t)
+  queue.add('a')
+  await pass(60)
+  queue.add('b')
+  await pass(39)
+  t.strictSame(due, [])
+  await pass(1)
+  t.strictSame(due, ['a'])
+  await pass(59)
+  t.strictSame(due, ['a'])
+  await pass(1)
+  t.strictSame(due, ['a', 'b'])
+  await pass(1_000)
+  t.strictSame(due, ['a', 'b'])
+})
+
+t.test('a deleted entry is never due, and drops its value', async t => {
+  const { queue, due, pass } = fakeQueue(t)
+  const entry = queue.add('a')
+  queue.add('b')
+  queue.delete(entry)
+  queue.delete(entry)
+  t.equal(entry.value, undefined)
+  await pass(100)
+  t.strictSame(due, ['b'])
+})
+
+t.test('any number of entries takes a single timer', async t => {
+  const { queue, timers, pass } = fakeQueue(t)
+  for (let i = 0; i < 1_000; i++) queue.delete(queue.add('short'))
+  queue.add('long')
+  t.equal(timers(), 1)
+  await pass(100)
+  t.equal(timers(), 0)
+})
+
+t.test('an entry that is added while another is handled is due as well', async t => {
+  const clock = FakeTimers.install({ toFake: ['setTimeout', 'performance'] })
+  t.teardown(() => clock.uninstall())
+  const due: number[] = []
+  const queue = new DelayQueue<number>(10, value => {
+    due.push(value)
+    if (value < 3) queue.add(value + 1)
+  })
+  queue.add(1)
+  for (let i = 0; i < 3; i++) {
+    clock.tick(10)
+    await turn()
+  }
+  t.strictSame(due, [1, 2, 3])
+})
+
+t.test('the queue keeps the process alive while it has entries, and not afterwards', async t => {
+  const timers = () => process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
+  const before = timers()
+  const queue = new DelayQueue<string>(600_000, () => {})
+  const entry = queue.add('a')
+  t.equal(timers(), before + 1)
+  queue.delete(entry)
+  t.equal(timers(), before)
+  queue.delete(queue.add('b'))
+  const last = queue.add('c')
+  t.equal(timers(), before + 1)
+  queue.delete(queue.add('d'))
+  t.equal(timers(), before + 1)
+  queue.delete(last)
+})
