@@ -1,9 +1,11 @@
-// Holds what the servers say of their streams against what the clients saw, word by word, in the order of one clock.
+// Compares what the servers report about their streams with what the clients saw, word by word, in the order of a common clock.
 import { hasCause } from './causes.js'
 import { clock, CONCURRENT, CROWDED, HEAL, LIMITS, SLACK } from './settings.js'
 
-/** How long words are kept back, so that those of all processes come in order. */
+/** How long words are kept back, so that the words of all processes come in order. Unit: milliseconds. */
 const DELAY = 2_000
+/** The name under which the ledger counts the keys that came to rest. */
+export const AT_REST = 'keys looked at, at rest'
 const WARNINGS = [/use the same tab id/, /^Redis is away/, /^another process did not end a stream within replaceTimeout/]
 
 export class Checks {
@@ -18,6 +20,8 @@ export class Checks {
   #keys = new Map()
   #evictions = new Map()
   samples = []
+  /** When the newest of the streams started that opened while nothing was excused. */
+  unexcusedAt = -Infinity
 
   constructor (ledger, servers, excuses, replaceTimeout) {
     this.#ledger = ledger
@@ -31,12 +35,12 @@ export class Checks {
     this.#words.push({ ...word, process })
   }
 
-  /** A process is dead, and so are its streams. */
+  /** A process has died, together with the streams of the process. */
   died (process, at) {
     for (const call of this.#ledger.calls.values()) if (call.process === process) this.#words.push({ event: 'died', id: call.id, process, at })
   }
 
-  /** Looks at all that was said, but the latest, and at what time alone tells. To be called every `LOOK_MS`. */
+  /** Looks at all words but the latest, and at everything that is overdue. To be called every `LOOK_MS`. */
   look (upTo = clock() - DELAY) {
     this.#excuses.look()
     this.#words.sort((a, b) => a.at - b.at)
@@ -79,7 +83,10 @@ export class Checks {
   #opened (call, { at, streamId }) {
     const { scope, key, process } = call
     this.#ledger.did('opened')
-    if (!this.#excuses.troubled(call.startAt, at)) this.#ledger.did('opened while nothing was excused')
+    if (!this.#excuses.troubled(call.startAt, at)) {
+      this.#ledger.did('opened while nothing was excused')
+      this.unexcusedAt = Math.max(this.unexcusedAt, call.startAt)
+    }
     Object.assign(call, { openAt: at, streamId })
     this.#byStreamId.set(streamId, call)
     const waited = at - call.startAt
@@ -89,7 +96,7 @@ export class Checks {
       if (other === call || !isLive(other) || this.#excuses.pastTimeout(calls, other, at) || this.#excuses.troubled(other.startAt, at)) continue
       this.#ledger.lost('one', `${call.id} opened beside ${other.id}`, key)
     }
-    // Elsewhere some are slow to end, which frees a place for a newcomer past replaceTimeout.
+    // Outside this scope some streams are slow to end, and free a place only after `replaceTimeout`.
     if (scope !== CROWDED) return
     const crowd = [...this.#ledger.calls.values()].filter(other => other.scope === scope && other.process === process && isLive(other)).length
     if (crowd > LIMITS.maxStreamsPerScope && waited < this.#replaceTimeout - 50) this.#ledger.lost('limit', `${call.id} is number ${crowd} in ${scope}`, key)
@@ -101,8 +108,8 @@ export class Checks {
     if (reason === 'replaced' || reason === 'evicted') this.#cause(call, reason, at, call.expects === 204)
   }
 
-  #gone (call, { at, reason, sent }) {
-    Object.assign(call, { goneAt: at, reason, sent })
+  #gone (call, { at, reason, sent, endingAt, late }) {
+    Object.assign(call, { goneAt: at, reason, sent, endingAt, late })
     this.#ledger.did(`ended as ${reason}`)
     if (call.overAt === undefined) this.#ledger.lost('one', `${call.id} was said to be gone before its handler and its cleanups were over`, call.key)
     this.#cause(call, reason, at)
@@ -119,7 +126,7 @@ export class Checks {
     eviction.to = at
     if (at - eviction.from > this.#replaceTimeout - 50) return
     for (const call of this.#ledger.calls.values()) {
-      // Across processes what opened a moment before may not have its place in Redis yet.
+      // Across processes, a stream that opened a moment before may not be in Redis yet.
       if (call.scope !== scope || !isLive(call) || call.openAt > eviction.from) continue
       if (call.process !== process && (this.#excuses.troubled(call.startAt, at) || this.#servers[call.process].wasDown(eviction.from - HEAL, at))) continue
       if (this.#excuses.pastTimeout(this.#keys.get(call.key), call, at)) continue
@@ -147,7 +154,7 @@ export class Checks {
     const known = this.#excuses.troubled(at, at) || server.wasDown(at, at)
     server.mended = this.#excuses.trouble(`process ${process} takes Redis to be away`, at)
     this.#ledger.did('missed Redis')
-    // A process that could not work for so long cannot know that it was not Redis that did not answer.
+    // A process that could not work for that long cannot tell the delay of the process from a Redis that does not answer.
     if (!known && held < this.#replaceTimeout / 4) this.#ledger.lost('faults', `process ${process} took Redis to be away, and nothing had befallen it`)
   }
 
@@ -167,22 +174,25 @@ export class Checks {
     } else this.#lookAtOpen(call, upTo)
   }
 
-  /** One of which both sides have said all. */
+  /** Compares the two sides of a call that is over on both sides. */
   #compare (call) {
     const { id, key, status, reason, sent, received, farewell, ending } = call
     const away = call.left || call.pulled || call.diedAt !== undefined
     const down = this.#servers[call.process].wasDown(call.askedAt, call.endedAt ?? clock())
+    const isLoser = reason === 'replaced' || reason === 'evicted'
+    const clean = isLoser || reason === 'finished'
+    const brokenOff = clean && this.#excuses.brokenOff(call)
     const right = call.expects === undefined ? status === 200 || (status === 204 && call.refused !== undefined) : status === call.expects
-    if (!right && !(status === undefined && (away || down)) && !(status === 503 && down)) this.#ledger.lost('answers', `${id}, ${call.mode}, was answered ${status}`, key)
+    if (!right && !(status === undefined && (away || down || brokenOff)) && !(status === 503 && down)) this.#ledger.lost('answers', `${id}, ${call.mode}, was answered ${status}`, key)
     if (status === 204) this.#ledger.did('answered 204')
     if (status !== 200 || reason === undefined) return
     if (call.deaf && !down && ['disconnected', 'expired'].includes(reason)) this.#ledger.lost('slow', `${id}, ${call.mode}, had a client that did not read, and ended as ${reason}`, key)
     if (received > sent) this.#ledger.lost('events', `${id} has ${received} of ${sent} events`, key)
     if (away || call.deaf) return
     const told = farewell?.reason ?? 'none'
-    const isLoser = reason === 'replaced' || reason === 'evicted'
-    const clean = isLoser || reason === 'finished'
-    if (told !== (isLoser ? reason : 'none') || ending !== (clean ? 'clean' : 'broken')) this.#ledger.lost('farewell', `${id} is ${reason}; its farewell: ${told}, its end: ${ending}`, key)
+    const toTell = isLoser ? reason : 'none'
+    if (brokenOff && (told === 'none' || told === toTell)) return this.#ledger.did('ends that a late machine broke off')
+    if (told !== toTell || ending !== (clean ? 'clean' : 'broken')) this.#ledger.lost('farewell', `${id} is ${reason}; its farewell: ${told}, its end: ${ending}`, key)
     if (clean && received !== sent) this.#ledger.lost('events', `${id} has ${received} of ${sent} events`, key)
     if (call.mode === 'has a last word' && reason === 'replaced' && !call.hadLastWord) this.#ledger.lost('events', `${id} has not heard the last word`, key)
     this.#ledger.did('events received', received)
@@ -210,12 +220,12 @@ export class Checks {
     const last = calls.at(-1)
     if (last.atRest || upTo - last.startAt < quiet || this.#excuses.troubled(upTo, upTo) || this.#servers.some(server => server.wasDown(upTo - quiet, upTo))) return
     last.atRest = true
-    this.#ledger.did('keys looked at, at rest')
+    this.#ledger.did(AT_REST)
     if (live.length > 1) this.#ledger.lost('newest', `${live.map(({ id }) => id).join(' and ')} are both alive`, key)
     else if (newest !== live[0] && !this.#mayBeOlder(live[0], newest)) this.#ledger.lost('newest', `${live[0].id} is alive, and ${newest.id} is newer`, key)
   }
 
-  // One that came and went while Redis was away has replaced nobody elsewhere.
+  // A stream that came and went while Redis was away has replaced nothing in other processes.
   #mayBeOlder (live, newest) {
     return this.#across && (newest.startAt - live.startAt < CONCURRENT || this.#excuses.troubled(newest.startAt, newest.openAt ?? newest.goneAt))
   }

@@ -1,9 +1,9 @@
-// When a check cannot hold: while Redis is away, where somebody was not given the machine, past replaceTimeout. All else is lost.
-import { clock, HEAL, LOOK_MS, SAMPLE_MS } from './settings.js'
+// When a check cannot hold: while Redis is away, while the machine held up a process, and after `replaceTimeout`. Everything else counts as lost.
+import { clock, HEAL, LIMITS, LOOK_MS, SAMPLE_MS } from './settings.js'
 
-/** Who was kept from working for longer was not given the machine, and says nothing of the plugin. */
+/** The machine held up a process that could not work for longer than this. Unit: milliseconds. */
 const HELD_UP = 500
-/** Which of two starts in two processes came first is Redis's to say, and by so much it may be the other one. */
+/** Redis decides which of two starts in two processes came first. Starts this close may be in the opposite order. Unit: milliseconds. */
 const UNORDERED = 100
 
 export class Excuses {
@@ -11,17 +11,20 @@ export class Excuses {
   #servers
   #replaceTimeout
   #across
+  #lateness
   #troubles = []
   #lookedAt = clock()
 
-  constructor (ledger, servers, replaceTimeout) {
+  /** `lateness` is that of this process, which holds the clients and the proxies. */
+  constructor (ledger, servers, replaceTimeout, lateness) {
     this.#ledger = ledger
     this.#servers = servers
     this.#replaceTimeout = replaceTimeout
     this.#across = servers.length > 1
+    this.#lateness = lateness
   }
 
-  /** From now on, until the function it returns is called and some time after: what needs Redis may fail. */
+  /** From `from` until `HEAL` after a call of the returned function, everything that needs Redis may fail. */
   trouble (what, from = clock()) {
     const trouble = { from, to: Infinity }
     this.#troubles.push(trouble)
@@ -36,7 +39,7 @@ export class Excuses {
     return this.#across && this.#troubles.some(trouble => trouble.from <= to && trouble.to >= from)
   }
 
-  /** Who watches, and is the network too, was not given the machine, or Redis was not. */
+  /** The machine held up this process, which is the network too, or Redis. */
   heldUp (from, to) {
     this.#ledger.did('times the machine held up the driver or Redis')
     for (const server of this.#servers) server.heldUp(from, to)
@@ -56,19 +59,30 @@ export class Excuses {
     if (max > HELD_UP) this.#servers[process].heldUp(at - max - SAMPLE_MS, at)
   }
 
-  /** Whether a process may be late with what it should have done by `upTo`. */
+  /** Whether a process may be late with work that was due by `upTo`. */
   mayBeLate (process, upTo) {
     const server = this.#servers[process]
-    // Its samples come late as well.
+    // The samples of a late process are late too.
     return server.wasDown(upTo - HEAL - this.#replaceTimeout, clock()) || !(upTo - server.sampledAt <= 2 * SAMPLE_MS)
   }
 
-  /** Whether `other`, one of its key's `calls`, was given up, or somebody has waited for it as long as anybody does. */
+  /**
+   * Whether the server broke the response of `call` off because the machine was late. The client had `closeGrace` to read the end. From the begin
+   * of the end until the response was broken off, the event loops of this process and of the server were late for half of that time.
+   */
+  brokenOff ({ ending, endingAt, endedAt, goneAt, late }) {
+    const brokenOffAt = Math.min(endedAt, goneAt)
+    // A response that was broken off sooner was not broken off by `closeGrace`. A timer may be early by a fraction of a millisecond.
+    if (ending !== 'broken' || brokenOffAt - endingAt < LIMITS.closeGrace - 2) return false
+    return late + this.#lateness.between(endingAt, brokenOffAt) >= LIMITS.closeGrace / 2
+  }
+
+  /** Whether `other` of the key's `calls` was given up, or a successor has waited for the full `replaceTimeout`. */
   pastTimeout (calls, other, at) {
     if (other.givenUpAt !== undefined) return true
-    // Another process may be told that a stream was given up before its own process's log is read here.
+    // A process may learn that a stream of another process was given up before the log of the second process is read here.
     if (this.#across && at - other.endedAt > this.#replaceTimeout - 250) return true
-    // A process that closes waits as long, and then for nobody.
+    // A process that closes waits for `replaceTimeout` too, and then for nobody.
     const { closingSince } = this.#servers[other.process]
     if (closingSince > other.startAt && at - closingSince > this.#replaceTimeout - 50) return true
     return calls.some(newer => newer !== other && newer.startAt > other.startAt - (this.#across ? UNORDERED : 0) && at - newer.startAt > this.#replaceTimeout - 50)

@@ -1,26 +1,35 @@
-// What befalls processes and Redis, one thing after another, as planned.
+// The planned faults of processes and of Redis, in their order.
 import { setTimeout as pause } from 'node:timers/promises'
-import { planFaults } from './plan.js'
-import { clock } from './settings.js'
+import { FAULTS, planFaults } from './plan.js'
+import { clock, LOOK_MS } from './settings.js'
 
-/** All faults once, with time between them in which nothing is excused. */
+/** How long a round of all faults may take, with the pauses between the faults. */
 const ROUND_MS = 60_000
+/** The pause after a fault, as a part of the time between the starts of two faults. */
+const PAUSE_SHARE = 0.6
 
-/** For `duration` milliseconds, each fault as often as another. */
-export async function befall ({ seed, servers, redis, ledger, checks, excuses, duration }) {
-  const from = clock()
+/** Each fault happens as often as fits into `duration` on an idle machine, and at least once. A busy machine takes longer. Unit: milliseconds. */
+export async function befall ({ seed, servers, redis, ledger, checks, excuses, duration, onProgress }) {
   const rounds = Math.max(1, Math.floor(duration / ROUND_MS))
-  const interval = duration / rounds / Object.keys(FAULTS).length
-  let number = 0
-  for (const step of planFaults(seed)) {
-    if (number === rounds * Object.keys(FAULTS).length) return
-    await pause(Math.max(0, from + interval * (number++ + 0.3) - clock()))
+  const pauseAfter = duration / rounds / FAULTS.length * PAUSE_SHARE
+  await untilUnexcused(checks, pauseAfter)
+  for (const step of planFaults(seed, rounds)) {
     await faults[step.fault](step, { servers, redis, ledger, checks, excuses })
-    ledger.did(FAULTS[step.fault])
+    ledger.did(DONE[step.fault])
+    onProgress()
+    await untilUnexcused(checks, pauseAfter)
+    onProgress()
   }
 }
 
-const FAULTS = {
+/** Resolves when a stream has started and opened while nothing was excused, and not before `atLeast` milliseconds. */
+async function untilUnexcused (checks, atLeast) {
+  const from = clock()
+  await pause(atLeast)
+  while (checks.unexcusedAt < from) await pause(LOOK_MS)
+}
+
+const DONE = {
   kill: 'killed a process and started it anew',
   close: 'closed a process and started it anew',
   stop: 'stopped a process for a while',
@@ -33,7 +42,7 @@ const faults = {
   async kill ({ victim, lasts }, { servers, ledger, checks }) {
     const server = servers[victim]
     const up = server.down()
-    // Of what the others do nothing is excused: a dead process is in nobody's way.
+    // Nothing that the living processes do is excused: a dead process delays nobody.
     ledger.note(undefined, `process ${victim} is killed`)
     const at = clock()
     server.signal('SIGKILL')
@@ -71,7 +80,7 @@ const faults = {
   },
 
   async lose ({ message }, { servers, ledger }) {
-    // Said again after a second, which is sooner than replaceTimeout: nothing is excused for it.
+    // The plugin repeats a message after a second, sooner than `replaceTimeout`, so a lost message excuses nothing.
     for (const { network } of servers) network.loseNext(message)
     ledger.note(undefined, `the next message '${message}' to each process is lost`)
   },

@@ -24,7 +24,7 @@ export const RULES = {
 export class Ledger {
   done = new Map()
   losses = new Map()
-  /** The first loss of each rule, and what led to it. */
+  /** The first loss of each rule, and the history that led to the loss. */
   firsts = new Map()
   /** Calls that are not settled yet, by id. */
   calls = new Map()
@@ -44,11 +44,11 @@ export class Ledger {
   lost (rule, detail, key) {
     this.losses.set(rule, (this.losses.get(rule) ?? 0) + 1)
     this.note(key, `LOST (${rule}): ${detail}`)
-    // Kept as it was then: more would push out what led to it.
+    // A copy: later lines would push out the lines that led to the loss.
     if (!this.firsts.has(rule)) this.firsts.set(rule, { detail, key, history: this.#history(key) })
   }
 
-  /** The history of a key, or of what befell all where none is given. */
+  /** Adds a line to the history of a key, or of all keys if `key` is undefined. */
   note (key, text, at = clock()) {
     let lines = this.#histories.get(key)
     if (lines === undefined) this.#histories.set(key, lines = [])
@@ -61,11 +61,11 @@ export class Ledger {
     return lines.sort((a, b) => a.at - b.at).map(({ at, text }) => `${((at - this.#startedAt) / 1000).toFixed(3).padStart(9)}  ${text}`)
   }
 
-  /** Sends a request of a tab's, and follows it. */
+  /** Sends a request of a tab, and follows the response. */
   ask ({ plan }, about, { path, ...request }) {
     const number = ++this.asked
     const id = `${this.#phase}-${number}`
-    // Without a tab id each stream has a key of its own.
+    // Without a tab id, each stream has a separate key.
     const key = plan.key ?? id
     const call = Object.assign(new Call(id, { ...request, path: typeof path === 'function' ? path(id) : path }), { number, key, tabId: plan.tabId, scope: plan.scope, ...about })
     this.calls.set(id, call)

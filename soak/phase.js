@@ -1,47 +1,66 @@
-// One phase: the servers start, the tabs do as planned, all leave, and nothing may be left.
+// One phase: the servers start, the tabs take their planned steps while the faults happen, all clients leave, and nothing may be left.
 import { setMaxListeners } from 'node:events'
 import { setTimeout as pause } from 'node:timers/promises'
-import { Checks } from './checks.js'
+import { AT_REST, Checks } from './checks.js'
 import { Excuses } from './excuses.js'
 import { befall } from './faults.js'
 import { redisServer, session } from './kit.js'
+import { Lateness } from './lateness.js'
 import { Ledger } from './ledger.js'
 import { planTabs } from './plan.js'
 import { startServers } from './servers.js'
 import { clock, HEAL, LEASE, LIMITS, LOOK_MS, replaceTimeoutOf } from './settings.js'
 import { Tab } from './tab.js'
 
-/** `duration`: how long tabs act, in milliseconds; to end takes some seconds more. Resolves to the ledger and the samples of the first process. */
-export async function runPhase ({ phase, processes, seed, duration, withRedis }) {
+/**
+ * `duration` sets the number of steps and faults, see `plan.js`: on an idle machine the pauses between the steps take that long. Unit: milliseconds.
+ * Calls `onProgress` after each planned step, fault and stage of the end. Resolves to the ledger and the samples of the first process.
+ */
+export async function runPhase ({ phase, processes, seed, duration, withRedis, onProgress }) {
   const replaceTimeout = replaceTimeoutOf(processes)
   const ledger = new Ledger(phase)
   const here = session()
   const redis = withRedis ? await redisServer(here) : undefined
   const servers = await startServers(here, processes, replaceTimeout, redis?.port)
-  const excuses = new Excuses(ledger, servers, replaceTimeout)
+  const lateness = new Lateness()
+  const excuses = new Excuses(ledger, servers, replaceTimeout, lateness)
   const checks = new Checks(ledger, servers, excuses, replaceTimeout)
   for (const server of servers) server.onWord = word => checks.hear(server.index, word)
   const looking = setInterval(() => checks.look(), LOOK_MS)
   const watching = redis === undefined ? undefined : watchRedis(redis.client(), excuses)
 
-  const acting = AbortSignal.timeout(duration)
-  setMaxListeners(0, acting)
+  const acting = new AbortController()
+  setMaxListeners(0, acting.signal)
   const tabs = planTabs(seed, phase, processes, replaceTimeout).map(plan => new Tab(plan, servers, ledger))
+  const planned = tabs.map(tab => tab.doPlanned(duration, onProgress))
+  // A tab that is through goes on, so that the load stays the same until every tab and the faults are through.
+  const further = tabs.map(async (tab, i) => {
+    await planned[i]
+    await tab.goOn(acting.signal)
+  })
   await Promise.all([
-    ...tabs.map(tab => tab.run(acting)),
-    redis === undefined ? undefined : befall({ seed, servers, redis, ledger, checks, excuses, duration: Math.max(duration - HEAL, duration / 2) })
+    ...planned,
+    redis === undefined ? undefined : befall({ seed, servers, redis, ledger, checks, excuses, duration: Math.max(duration - HEAL, duration / 2), onProgress })
   ])
+  acting.abort()
+  await Promise.all(further)
+  onProgress()
 
-  // A curve that falls because nobody is there any more would hide one that rises.
+  // Without later samples: a curve that falls because the clients have left would hide a curve that rises.
   const samples = [...checks.samples]
   await allHeard(ledger, servers)
-  await rest(ledger, checks, replaceTimeout)
+  onProgress()
+  await rest(ledger, checks, tabs, replaceTimeout)
+  onProgress()
   for (const tab of tabs) tab.close()
   for (const call of ledger.calls.values()) call.leave()
   await nothingLeft(ledger, servers, tabs.map(({ plan }) => plan.scope), redis)
+  onProgress()
   await ending(ledger, servers)
+  onProgress()
   clearInterval(looking)
   clearInterval(watching)
+  lateness.stop()
   checks.look(Infinity)
   for (const { id, key, startAt, goneAt, diedAt } of ledger.calls.values()) {
     if (startAt !== undefined && goneAt === undefined && diedAt === undefined) ledger.lost('rest', `${id} was never said to be gone`, key)
@@ -50,7 +69,7 @@ export async function runPhase ({ phase, processes, seed, duration, withRedis })
   return { ledger, samples: samples.filter(({ process }) => process === 0), allSamples: samples }
 }
 
-// Asked past the networks that fail. A process asks through them, there and back, and thinks it away after replaceTimeout / 2.
+// Asks Redis directly. The processes ask through networks that fail, and take Redis to be away after half of `replaceTimeout`.
 function watchRedis (client, excuses) {
   return setInterval(async () => {
     const from = clock()
@@ -59,28 +78,34 @@ function watchRedis (client, excuses) {
   }, LOOK_MS)
 }
 
-/** Everything that was sent to the streams that are open has come to their clients. */
+/** Every event that was sent to an open stream has reached the client. */
 async function allHeard (ledger, servers) {
   for (const server of servers) {
     const sent = await server.get('/sent')
-    // What it said comes on other connections.
-    await pause(500)
-    for (const call of ledger.calls.values()) {
-      if (!call.open || call.deaf || call.process !== server.index || sent[call.id] === undefined) continue
+    const open = () => [...ledger.calls.values()].filter(call => call.open && !call.deaf && call.process === server.index && sent[call.id] !== undefined)
+    // The numbers and the events come on different connections.
+    for (const from = clock(); open().some(call => call.received < sent[call.id]) && clock() - from < HEAL;) await pause(50)
+    for (const call of open()) {
       ledger.did('open streams found whole at the end')
       if (call.received < sent[call.id]) ledger.lost('events', `${call.id} is open and has ${call.received} of ${sent[call.id]} events`, call.key)
     }
   }
 }
 
-/** Nobody acts: each key comes to rest, with its newest stream, and the checks see it. */
-async function rest (ledger, checks, replaceTimeout) {
-  ledger.note(undefined, 'nobody acts any more')
-  await pause(HEAL + 2 * replaceTimeout + 3_000)
-  checks.look()
+/** No tab acts: each key comes to rest with the newest stream, and the checks look at the keys. */
+async function rest (ledger, checks, tabs, replaceTimeout) {
+  ledger.note(undefined, 'no tab acts any more')
+  const looks = () => ledger.done.get(AT_REST) ?? 0
+  for (const before = looks(); ;) {
+    await pause(HEAL + 2 * replaceTimeout + 3_000)
+    checks.look()
+    if (looks() > before) return
+    // The machine held up a process, so no key could be looked at before the streams expired.
+    await Promise.all(tabs.map(tab => tab.reopen()))
+  }
 }
 
-/** When all clients have left. A stream whose cable was pulled lives until it expires. */
+/** After all clients have left. A stream whose cable was pulled lives until the stream expires. */
 async function nothingLeft (ledger, servers, scopes, redis) {
   const from = clock()
   const query = new URLSearchParams({ scopes: [...new Set(scopes)].join() })
@@ -103,7 +128,7 @@ async function nothingLeft (ledger, servers, scopes, redis) {
   if (keys.length > 0) ledger.lost('rest', `Redis has ${keys.length} keys two leases after`)
 }
 
-/** A server that closes ends by itself: no timer, no socket and no listener holds it. */
+/** A server that closes ends by itself: no timer, no socket and no listener keeps the process running. */
 async function ending (ledger, servers) {
   for (const server of servers) {
     server.down()

@@ -1,4 +1,4 @@
-// One process under soak, on the build: it says what happens to its streams, and how it is, a line of JSON each.
+// A process under soak, on the build: prints what happens to the streams, and how the process is, each as a line of JSON.
 import { EventEmitter } from 'node:events'
 import diagnostics from 'node:diagnostics_channel'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
@@ -9,13 +9,14 @@ import { Redis } from 'ioredis'
 import octaStarStreams from 'octa-star-streams'
 import { redisCluster } from 'octa-star-streams/redis'
 import { modes } from './modes.js'
+import { Lateness } from './lateness.js'
 import { BROADCAST_MS, clock, KEEP_ALIVE_MS, LEASE, LIMITS, SAMPLE_MS } from './settings.js'
 
 const { PORT = '0', REPLACE_TIMEOUT, REDIS_PORT } = process.env
-// Called when nothing of a stream runs any more. Unlike `stream.gone`, the channel does not speak of streams that were given up.
+// Called when nothing of a stream runs any more. Unlike `stream.gone`, the channel does not report streams that were given up before that.
 const onGone = new Map()
-diagnostics.subscribe('octa-star:stream:close', ({ stream, reason }) => {
-  onGone.get(stream)?.(reason)
+diagnostics.subscribe('octa-star:stream:close', ({ stream, reason, closing }) => {
+  onGone.get(stream)?.(reason, clock() - closing)
   onGone.delete(stream)
 })
 const say = line => process.stdout.write(`${JSON.stringify({ ...line, at: clock() })}\n`)
@@ -23,14 +24,14 @@ const say = line => process.stdout.write(`${JSON.stringify({ ...line, at: clock(
 process.on('unhandledRejection', error => say({ event: 'fault', what: 'unhandledRejection', error: String(error?.stack) }))
 process.on('uncaughtException', error => say({ event: 'fault', what: 'uncaughtException', error: String(error?.stack) }))
 process.on('warning', warning => say({ event: 'fault', what: 'warning', error: String(warning.stack) }))
-// Whoever started this process is gone.
+// The process that started this process is gone.
 process.stdin.on('end', () => process.exit(1)).resume().unref()
 
 const log = { level: 'warn', stream: { write: line => say({ event: 'log', line: JSON.parse(line) }) } }
 const fastify = Fastify({ logger: log, forceCloseConnections: true, keepAliveTimeout: KEEP_ALIVE_MS })
 let redis
 if (REDIS_PORT !== undefined) {
-  // No command waits for a connection: the plugin copes with either, and here it shall cope at once.
+  // Reconnects at once, so that the plugin has to cope at once.
   redis = new Redis({ port: Number(REDIS_PORT), retryStrategy: () => 100 })
   redis.on('error', () => {})
 }
@@ -43,6 +44,7 @@ await fastify.register(octaStarStreams, {
 })
 
 const bus = new EventEmitter().setMaxListeners(0)
+const lateness = new Lateness()
 const sent = new Map()
 let broadcasts = 0
 const broadcasting = setInterval(() => bus.emit('news', `news ${++broadcasts}`), BROADCAST_MS)
@@ -67,18 +69,18 @@ fastify.route({
     }
     sent.set(id, 0)
     say({ event: 'open', id, streamId: stream.id })
-    onGone.set(stream, reason => {
-      say({ event: 'gone', id, reason, sent: sent.get(id) })
+    onGone.set(stream, (reason, endingAt) => {
+      say({ event: 'gone', id, reason, sent: sent.get(id), endingAt, late: lateness.between(endingAt, clock()) })
       sent.delete(id)
     })
-    // Each event has the number of those before it, so that its client sees what it misses.
+    // Each event has a number, so that the client sees which events are missing.
     const write = data => {
       sent.set(id, sent.get(id) + 1)
       return stream.send({ event: 'n', id: String(sent.get(id)), data: `${id} ${data}` })
     }
-    // No async function: what the plugin forgives where nobody awaits is its own promise alone.
+    // Not an async function: if nobody awaits `send`, the plugin handles the rejection of the promise that the plugin returned, and of no other promise.
     const send = data => stream.closing ? undefined : write(data)
-    // What the application itself knows of its end: the plugin's word for it is not taken.
+    // The application itself reports that the handler and the cleanups are over: the check does not trust the plugin here.
     let running = 1
     const over = () => { if (--running === 0) say({ event: 'over', id }) }
     const clean = work => {
@@ -109,7 +111,7 @@ fastify.post('/evict/:scope', async ({ params: { scope }, query: { id } }) => {
 })
 fastify.get('/rest', async ({ query: { scopes } }) => {
   const counts = await Promise.all(scopes.split(',').map(scope => fastify.streamRegistry.count(scope)))
-  // This request's own is one of the sockets.
+  // One of the sockets is that of this request.
   const sockets = await new Promise(resolve => fastify.server.getConnections((_error, count) => resolve(count - 1)))
   return { size: fastify.streamRegistry.size, listed: [...fastify.streamRegistry].length, count: counts.reduce((a, b) => a + b), sockets, listeners: bus.listenerCount('news'), sent: sent.size }
 })
@@ -123,7 +125,7 @@ const sampling = setInterval(() => {
   gc()
   const { rss, heapUsed } = process.memoryUsage()
   say({ event: 'sample', rss, heapUsed, p99, max, live: fastify.streamRegistry.size })
-  // Not the collection that was asked for.
+  // Leaves out the collection above.
   setImmediate(() => delay.reset())
 }, SAMPLE_MS)
 diagnostics.subscribe('octa-star:cluster', ({ state }) => say({ event: state, held: delay.max / 1e6 }))

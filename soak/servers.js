@@ -1,4 +1,4 @@
-// The processes under soak: each behind a cable that can be pulled and, with Redis, a network to it that can fail.
+// The processes under soak: each behind a cable that can be pulled and, with Redis, a network to Redis that can fail.
 import { once } from 'node:events'
 import { cableProxy, redisProxy, startChild } from './kit.js'
 import { clock, SLACK } from './settings.js'
@@ -16,15 +16,15 @@ export async function startServers (session, count, replaceTimeout, redisPort) {
 }
 
 class Server {
-  /** Where it listens, also after it was started anew. */
+  /** The port of the process, the same after a restart. */
   port = 0
-  /** When it was last told to close. */
+  /** When the process was last told to close. */
   closingSince
-  /** When it last said how it is. */
+  /** When the last sample of the process came. */
   sampledAt
   frontPort
   cable
-  /** Called with each word it says, once somebody listens. */
+  /** Called with each line that the process prints. */
   onWord = () => {}
   #session
   #replaceTimeout
@@ -56,14 +56,14 @@ class Server {
     this.port = await Promise.race([listening, ended])
   }
 
-  /** Until the function it returns is called nothing is expected of it. */
+  /** Until the returned function is called, nothing is expected of the process. */
   down () {
     const down = { from: clock(), to: Infinity }
     this.#downs.push(down)
     return () => { down.to = clock() + SLACK }
   }
 
-  /** Notes a time in which it, or who watches it, was not given the machine. */
+  /** Notes a time in which the machine held up the process, or the process that watches. */
   heldUp (from, to) {
     this.#downs.push({ from, to: to + SLACK })
   }

@@ -8,15 +8,15 @@ export const LIMITS = {
   maxStreamsPerScope: 10
 }
 
-/** By number of processes: across processes half of it is how long Redis may take, on a busy machine too. */
+/** By number of processes. Across processes, Redis may take half of `replaceTimeout` for a reply, on a busy machine too. */
 export const replaceTimeoutOf = processes => processes === 1 ? 1_000 : 2_000
-/** Longer than a process is stopped for, twice over: one whose lease is over is waited for no longer. */
+/** More than twice as long as a process is stopped for, because nothing waits for a process whose lease is over. */
 export const LEASE = 6_000
-/** How long what Redis's absence has doubled may take to be one again. The tests of faults state the same. */
+/** How long two streams of a key, opened while Redis was away, may both stay after Redis has returned. The tests of faults state the same time. */
 export const HEAL = 5_000
-/** What a busy machine may be late by, where a bound of the plugin's is checked. */
+/** How late a busy machine may be when a bound of the plugin is checked. */
 export const SLACK = 1_500
-/** Of two that start in two processes within that time either may be the newer: a claim that is held up counts from when it was made. */
+/** Of two streams that start in two processes within this time, either may be the newer: a claim that is held up counts from the time at which the claim was made. */
 export const CONCURRENT = 1_500
 
 export const SCOPES = 30
@@ -27,7 +27,7 @@ export const CROWDED_TABS = 36
 /** Clients that send no tab id. */
 export const WITHOUT_TAB = 12
 
-/** A socket that is kept alive is left so long, also one that nobody has at its other end any more. */
+/** How long an idle socket is kept alive, also if the client is gone. */
 export const KEEP_ALIVE_MS = 5_000
 
 export const BROADCAST_MS = 500

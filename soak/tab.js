@@ -1,7 +1,11 @@
-// A virtual tab: does what its plan says, against servers that may be gone.
+// A virtual tab: takes the steps of a plan, against servers that may be down.
 import http from 'node:http'
 import { setTimeout as pause } from 'node:timers/promises'
 import { clock, HEAL, LIMITS } from './settings.js'
+
+/** How many times as long as a pause was late the next pause is extended, up to a most. Unit of the most: milliseconds. */
+const PATIENCE = 10
+const MOST_PATIENCE = 5_000
 
 const MALFORMED = [
   { signals: '{"tabId":', status: 400 },
@@ -14,6 +18,7 @@ const MALFORMED = [
 export class Tab {
   #current
   #agent
+  #late = 0
 
   constructor (plan, servers, ledger) {
     this.plan = plan
@@ -21,14 +26,38 @@ export class Tab {
     this.ledger = ledger
   }
 
-  async run (signal) {
-    const { plan } = this
-    await pause(plan.firstPause)
-    while (!signal.aborted) {
-      const step = plan.next()
+  /** Takes the steps that are planned for `duration`, however long they take. */
+  async doPlanned (duration, onProgress) {
+    await pause(this.plan.firstPause)
+    for (const step of this.plan.steps(duration)) {
       await this[step.action](step)
-      await pause(step.pause, undefined, { signal }).catch(() => {})
+      await this.#pause(step.pause)
+      onProgress()
     }
+  }
+
+  /** Takes further steps until `signal` aborts. */
+  async goOn (signal) {
+    for (const step of this.plan.steps(Infinity)) {
+      if (signal.aborted) return
+      await this[step.action](step)
+      await this.#pause(step.pause, signal)
+    }
+  }
+
+  /** Opens a stream, unless the tab has an open stream. */
+  async reopen () {
+    const [step] = this.plan.steps(1)
+    await this.keep({ ...step, mode: 'subscribes' })
+  }
+
+  // The later the last pause ended, the longer is the next pause. Otherwise the tabs of a busy machine would keep the machine so
+  // busy that something is always excused.
+  async #pause (ms, signal) {
+    const from = clock()
+    const due = ms + Math.min(PATIENCE * this.#late, MOST_PATIENCE)
+    await pause(due, undefined, { signal }).catch(() => {})
+    this.#late = Math.max(0, clock() - from - due)
   }
 
   close () {
@@ -51,7 +80,7 @@ export class Tab {
     this.ledger.did('reloaded')
   }
 
-  /** The one before stays, as in a page that is kept, and hears of its end. */
+  /** The stream before stays connected, as in a page that the browser keeps, and receives the farewell. */
   async replace (step) {
     await this.#open(step)
     this.ledger.did('opened beside the one before')
@@ -83,7 +112,7 @@ export class Tab {
     const { cable } = this.servers[call.process]
     const port = call.localPort
     cable.pullCable(port)
-    // Tens of thousands would have no file descriptors.
+    // Closed once settled: a long soak would run out of file descriptors.
     call.drop = () => {
       cable.drop(port)
       call.leave()
@@ -98,7 +127,7 @@ export class Tab {
     if (await answered !== 200) return
     call.pause()
     this.ledger.did(`stopped reading what ${step.flood}`)
-    // It cannot see its end, so the server's word for it is waited for; past that time it leaves, which counts as lost.
+    // A client that does not read cannot see the end, so wait until the server reports the end. After that time the client leaves, which counts as lost.
     for (const from = clock(); call.goneAt === undefined && call.diedAt === undefined && clock() - from < LIMITS.maxAge + HEAL;) await pause(100)
     call.resume()
     await Promise.race([call.ended, pause(5_000)])
@@ -130,7 +159,7 @@ export class Tab {
     this.ledger.did('met a handler that throws before its stream')
   }
 
-  /** Loses, and comes back with the farewell's id, as an EventSource does. */
+  /** Is replaced, and reconnects with the farewell's id, as an EventSource does. */
   async 'come back' (step) {
     const loser = this.#current?.open === true ? this.#current : await this.#open(step)
     await this.#open(step)
@@ -166,7 +195,7 @@ export class Tab {
     const text = signals ?? JSON.stringify({ tabId })
     const query = id => new URLSearchParams({ id, mode, hold, ...name === undefined ? {} : { name }, ...method === 'GET' ? { datastar: text } : {} })
     const call = this.ledger.ask(this, { process, mode, hold, expects }, {
-      // One that does not read is felt sooner without a proxy that reads for it.
+      // Without the proxy, which would read for the client, the server notices sooner that the client does not read.
       port: deaf ? server.port : server.frontPort,
       path: id => `/stream/${scope}?${query(id)}`,
       method,

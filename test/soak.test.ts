@@ -1,11 +1,11 @@
-// A minute of the soak, as `npm run soak -- 1` runs it: it did something of everything, and lost nothing.
+// A minute of the soak, as `npm run soak -- 1` runs a minute: the tabs and the faults do something of everything, and nothing is lost.
 import t from 'tap'
 import { startChild } from './kit/child.ts'
 import { redisOptions } from './kit/redis.ts'
 import { repeatWith, seed } from './kit/seed.ts'
 
-// Stops only a soak that hangs. The soak stops itself after four minutes.
-t.setTimeout(900_000)
+// The soak stops itself if nothing that was planned is done for four minutes, however long everything takes together.
+t.setTimeout(3_600_000)
 
 const DONE = [
   'answered 204', 'asked for something else on a kept socket', 'came back after the farewell', 'ended as disconnected', 'ended as evicted',
@@ -19,7 +19,7 @@ const DONE_ACROSS = [
   'killed a process and started it anew', 'lost messages of Redis', 'missed Redis', 'stopped a process for a while'
 ]
 
-t.test('tabs that do all they may for a minute, on one process and on three with Redis, lose nothing', async t => {
+t.test('tabs that do everything for a minute, on one process and on three with Redis, lose nothing', async t => {
   const child = startChild(t, 'soak/run.js', { SEED: String(seed), ...process.env.CI === undefined ? {} : { CI: process.env.CI } }, [], ['1'])
   const output: string[] = []
   child.lines.on('line', line => output.push(line))
