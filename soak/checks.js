@@ -33,6 +33,8 @@ export class Checks {
 
   hear (process, word) {
     this.#words.push({ ...word, process })
+    // At once: a sample reports a delay in the past, and comes after the words that the delay explains.
+    if (word.event === 'sample') this.#excuses.sample({ ...word, process })
   }
 
   /** A process has died, together with the streams of the process. */
@@ -51,7 +53,7 @@ export class Checks {
   }
 
   #take (word) {
-    if (word.event === 'sample') return this.#sample(word)
+    if (word.event === 'sample') return this.samples.push(word)
     if (word.event === 'fault') return this.#ledger.lost('faults', `process ${word.process}: ${word.what}: ${word.error}`)
     if (word.event === 'log') return this.#log(word)
     if (word.event === 'away' || word.event === 'back') return this.#cluster(word)
@@ -68,11 +70,6 @@ export class Checks {
     else if (word.event === 'died') call.diedAt = word.at
   }
 
-  #sample (sample) {
-    this.samples.push(sample)
-    this.#excuses.sample(sample)
-  }
-
   #start (call, { at }) {
     call.startAt = at
     const calls = this.#keys.get(call.key)
@@ -80,7 +77,7 @@ export class Checks {
     else calls.push(call)
   }
 
-  #opened (call, { at, streamId }) {
+  #opened (call, { at, streamId, late }) {
     const { scope, key, process } = call
     this.#ledger.did('opened')
     if (!this.#excuses.troubled(call.startAt, at)) {
@@ -90,7 +87,8 @@ export class Checks {
     Object.assign(call, { openAt: at, streamId })
     this.#byStreamId.set(streamId, call)
     const waited = at - call.startAt
-    if (waited > this.#replaceTimeout + SLACK && !this.#servers[process].wasDown(call.startAt, at)) this.#ledger.lost('bounded', `${call.id} waited ${Math.round(waited)} ms`, key)
+    const slack = Math.max(SLACK, late + this.#excuses.lateBetween(call.startAt, at))
+    if (waited > this.#replaceTimeout + slack && !this.#servers[process].wasDown(call.startAt, at)) this.#ledger.lost('bounded', `${call.id} waited ${Math.round(waited)} ms`, key)
     const calls = this.#keys.get(key)
     for (const other of calls) {
       if (other === call || !isLive(other) || this.#excuses.pastTimeout(calls, other, at) || this.#excuses.troubled(other.startAt, at)) continue

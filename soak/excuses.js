@@ -59,6 +59,11 @@ export class Excuses {
     if (max > HELD_UP) this.#servers[process].heldUp(at - max - SAMPLE_MS, at)
   }
 
+  /** For how much of that time the event loop of this process was late. */
+  lateBetween (from, to) {
+    return this.#lateness.between(from, to)
+  }
+
   /** Whether a process may be late with work that was due by `upTo`. */
   mayBeLate (process, upTo) {
     const server = this.#servers[process]
@@ -74,7 +79,7 @@ export class Excuses {
     const brokenOffAt = Math.min(endedAt, goneAt)
     // A response that was broken off sooner was not broken off by `closeGrace`. A timer may be early by a fraction of a millisecond.
     if (ending !== 'broken' || brokenOffAt - endingAt < LIMITS.closeGrace - 2) return false
-    return late + this.#lateness.between(endingAt, brokenOffAt) >= LIMITS.closeGrace / 2
+    return late + this.lateBetween(endingAt, brokenOffAt) >= LIMITS.closeGrace / 2
   }
 
   /** Whether `other` of the key's `calls` was given up, or a successor has waited for the full `replaceTimeout`. */

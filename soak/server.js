@@ -55,6 +55,7 @@ fastify.route({
   sse: 'only',
   async handler (request, reply) {
     const { id, name, mode, hold } = request.query
+    const startAt = clock()
     say({ event: 'start', id })
     if (mode === 'throws before') {
       say({ event: 'refused', id, code: 'deliberate' })
@@ -68,7 +69,7 @@ fastify.route({
       throw error
     }
     sent.set(id, 0)
-    say({ event: 'open', id, streamId: stream.id })
+    say({ event: 'open', id, streamId: stream.id, late: lateness.between(startAt, clock()) })
     onGone.set(stream, (reason, endingAt) => {
       say({ event: 'gone', id, reason, sent: sent.get(id), endingAt, late: lateness.between(endingAt, clock()) })
       sent.delete(id)
