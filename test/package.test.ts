@@ -50,6 +50,12 @@ t.test('its other entries import too: the page\'s module also where there is no 
   t.equal(await run(process.execPath, ['datastar.mjs'], project), 'function function\n')
 })
 
+t.test('the tests for adapters import without a test runner', async t => {
+  const code = "import { testCluster } from 'octa-star-streams/conformance'\nlet tests = 0\nawait testCluster({ test () { tests++ } })\nconsole.log(tests > 20)"
+  await writeFile(join(project, 'conformance.mjs'), code)
+  t.equal(await run(process.execPath, ['conformance.mjs'], project), 'true\n')
+})
+
 t.test('a TypeScript user gets reply.startStream, without looking into the types of dependencies', async t => {
   await writeFile(join(project, 'user.ts'), `
     import Fastify from 'fastify'

@@ -1,4 +1,4 @@
-// Each example of the README and of the docstrings compiles in a TypeScript project, under `strict`.
+// Each example of the README, of docs/adapters.md and of the docstrings compiles in a TypeScript project, under `strict`.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -38,6 +38,20 @@ const README_PRELUDE = {
   log: "declare const log: import('node:events').EventEmitter & { entries: object[] }"
 }
 
+/** The names that a block of docs/adapters.md may use without a declaration. */
+const ADAPTERS_PRELUDE = {
+  test: "import { test } from 'node:test'",
+  randomUUID: "import { randomUUID } from 'node:crypto'",
+  testCluster: "import { testCluster } from 'octa-star-streams/conformance'",
+  natsCluster: "import { natsCluster } from './nats-cluster.ts'",
+  connect: 'declare const connect: (bucket: string, namespace?: string) => Promise<{ onMessage (listener: (message: string) => void): void }>',
+  deleteBucket: 'declare const deleteBucket: (bucket: string) => Promise<void>',
+  startProxy: 'declare const startProxy: () => Promise<{ port: number, cut (): void, mend (): void }>'
+}
+
+/** The adapter that the examples import. */
+const NATS_CLUSTER = "export declare function natsCluster (options: { bucket: string, port?: number }): import('octa-star-streams').ClusterAdapter\n"
+
 /** The names that a docstring's example may use without a declaration. The package's own names are imported as a user imports them. */
 const DOCSTRING_PRELUDE = {
   fastify: "declare const fastify: import('fastify').FastifyInstance & { redis: import('ioredis').Redis }",
@@ -49,6 +63,9 @@ const DOCSTRING_PRELUDE = {
   datastar: "import { datastar } from 'octa-star-streams/datastar'",
   readSignals: "import { readSignals } from 'octa-star-streams/datastar'",
   redisCluster: "import { redisCluster } from 'octa-star-streams/redis'",
+  testCluster: "import { testCluster } from 'octa-star-streams/conformance'",
+  natsCluster: "declare const natsCluster: (options: { bucket: string }) => import('octa-star-streams').ClusterAdapter",
+  randomUUID: "import { randomUUID } from 'node:crypto'",
   redis: "declare const redis: import('ioredis').Redis",
   on: "import { on } from 'node:events'",
   once: "import { once } from 'node:events'",
@@ -71,8 +88,7 @@ const BROWSER_PRELUDE = {
 const unknownLanguages: string[] = []
 const skipped: string[] = []
 
-function readmeExamples (): Example[] {
-  const file = 'README.md'
+function blocksOf (file: string, prelude: Record<string, string>): Example[] {
   const text = read(file)
   const examples: Example[] = []
   let heading = ''
@@ -87,7 +103,7 @@ function readmeExamples (): Example[] {
     if (OTHER_LANGUAGES.includes(language!)) continue
     if (language !== 'js' && language !== 'ts') unknownLanguages.push(name)
     else if (Object.hasOwn(SKIPPED, heading)) skipped.push(heading)
-    else examples.push({ name, file, line, code: code!, prelude: README_PRELUDE })
+    else examples.push({ name, file, line, code: code!, prelude })
   }
   return examples
 }
@@ -134,6 +150,7 @@ function namesNeeded ({ code, prelude }: Example): string[] {
   }
   for (const statement of source.statements) {
     if (ts.isVariableStatement(statement)) for (const { name } of statement.declarationList.declarations) add(name)
+    if (ts.isFunctionDeclaration(statement) && statement.name !== undefined) declared.add(statement.name.text)
     if (ts.isImportDeclaration(statement)) {
       const clause = statement.importClause
       if (clause?.name !== undefined) declared.add(clause.name.text)
@@ -164,6 +181,7 @@ function compile (examples: Example[]): Map<Example, string[]> {
     types === undefined ? [] : [[join('octa-star-streams', path), [join(root, types.replace('./dist/', '').replace('.d.ts', '.ts'))]]]
   )))
   const files = new Map(examples.map((example, i) => [join(root, `example-${i}.ts`), fileOf(example)]))
+  files.set(join(root, 'nats-cluster.ts'), NATS_CLUSTER)
   const host = ts.createCompilerHost(options)
   const { fileExists, readFile, getSourceFile } = host
   host.fileExists = path => files.has(path) || fileExists(path)
@@ -180,15 +198,17 @@ function compile (examples: Example[]): Map<Example, string[]> {
   }))
 }
 
-const readme = readmeExamples()
+const readme = blocksOf('README.md', README_PRELUDE)
+const adapters = blocksOf('docs/adapters.md', ADAPTERS_PRELUDE)
 const docstrings = docstringExamples()
 const faulty: Example = { name: 'an example with a fault', file: 'faulty.ts', line: 1, code: 'await stream.send(\n  42)', prelude: DOCSTRING_PRELUDE }
-const compiled = compile([...readme, ...docstrings, faulty])
+const compiled = compile([...readme, ...adapters, ...docstrings, faulty])
 
 t.test('no example is left out', async t => {
-  t.strictSame(unknownLanguages, [], 'each block of the README is in a known language')
+  t.strictSame(unknownLanguages, [], 'each block of the documents is in a known language')
   t.strictSame(skipped, Object.keys(SKIPPED), 'each heading of SKIPPED has one block')
   t.ok(readme.length > 0)
+  t.ok(adapters.length > 0)
   const written = (file: string) => read(file).match(/@example\b/g)?.length ?? 0
   const files = [...new Set(docstrings.map(({ file }) => file))]
   for (const file of files) t.equal(docstrings.filter(example => example.file === file).length, written(file), `each @example of ${file} is found`)
@@ -198,19 +218,19 @@ t.test('no example is left out', async t => {
 
 t.test('each name that is declared for the examples is used by an example', async t => {
   const used = new Map<object, Set<string>>()
-  for (const example of [...readme, ...docstrings]) {
+  for (const example of [...readme, ...adapters, ...docstrings]) {
     const names = used.get(example.prelude) ?? new Set()
     for (const name of namesNeeded(example)) names.add(name)
     used.set(example.prelude, names)
   }
-  for (const prelude of [README_PRELUDE, DOCSTRING_PRELUDE, BROWSER_PRELUDE]) t.strictSame(Object.keys(prelude).filter(name => !used.get(prelude)?.has(name)), [])
+  for (const prelude of [README_PRELUDE, ADAPTERS_PRELUDE, DOCSTRING_PRELUDE, BROWSER_PRELUDE]) t.strictSame(Object.keys(prelude).filter(name => !used.get(prelude)?.has(name)), [])
 })
 
 t.test('a fault in an example is reported with its line', async t => {
   t.match(compiled.get(faulty), [/^faulty\.ts:2 TS2345: /])
 })
 
-for (const example of [...readme, ...docstrings]) {
+for (const example of [...readme, ...adapters, ...docstrings]) {
   t.test(`${example.name} compiles`, async t => {
     t.strictSame(compiled.get(example), [])
   })

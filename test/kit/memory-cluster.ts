@@ -1,0 +1,177 @@
+// The smallest adapter that keeps the contract: the members are in one process, and the store is a Map. A test can cut a member off
+// from the store. test/conformance.test.ts breaks each method once, to prove that the published tests notice.
+import { setImmediate as turn } from 'node:timers/promises'
+import { deferred, within } from '../../lib/wait.ts'
+import type { Cluster, ClusterAdapter, ClusterClaim, ClusterContext, StreamKey } from '../../lib/index.ts'
+
+/** The number of messages so far, to and from the store and between members. */
+export const traffic = { messages: 0 }
+
+/** The way of a message. */
+export async function hop (): Promise<void> {
+  traffic.messages++
+  await turn()
+}
+
+/** The newest claim on a key. */
+export interface Entry {
+  readonly id: string
+  /** Names the scope and the namespace. */
+  readonly scopeId: string
+  readonly claim: ClusterClaim
+  readonly member: MemoryMember
+  /** When the claim was made, as a count of all claims. */
+  readonly order: number
+}
+
+export class MemoryStore {
+  readonly entries = new Map<string, Entry>()
+  orders = 0
+}
+
+export class MemoryMember implements Cluster {
+  isAway = false
+  readonly store: MemoryStore
+  readonly context: ClusterContext
+  /** The members of the same process, including this member. */
+  readonly siblings: readonly MemoryMember[]
+  /** The claims of this member that are not released. */
+  readonly own = new Map<ClusterClaim, Entry>()
+  readonly left = deferred<void>()
+  #back = deferred<void>()
+
+  constructor (store: MemoryStore, context: ClusterContext, siblings: readonly MemoryMember[]) {
+    this.store = store
+    this.context = context
+    this.siblings = siblings
+  }
+
+  claim (claim: ClusterClaim): Promise<unknown> | undefined {
+    const entry = { id: this.idOf(claim.key), scopeId: this.scopeId(claim.key.scope), claim, member: this, order: ++this.store.orders }
+    this.own.set(claim, entry)
+    return this.make(entry)
+  }
+
+  async make (entry: Entry): Promise<unknown> {
+    await hop()
+    if (this.isAway || !this.own.has(entry.claim)) return
+    const previous = this.swap(entry)
+    if (previous !== undefined && previous.member !== this) await this.endElsewhere(previous, 'replaced')
+  }
+
+  /** Stores `entry`, and returns the entry that was there. */
+  swap (entry: Entry): Entry | undefined {
+    const previous = this.store.entries.get(entry.id)
+    this.store.entries.set(entry.id, entry)
+    return previous
+  }
+
+  release (claim: ClusterClaim): void {
+    const entry = this.own.get(claim)
+    this.own.delete(claim)
+    if (entry !== undefined && !this.isAway) this.remove(entry)
+  }
+
+  remove (entry: Entry): void {
+    if (this.store.entries.get(entry.id) === entry) this.store.entries.delete(entry.id)
+  }
+
+  async evict (scope: string, tabId?: string): Promise<number> {
+    await hop()
+    if (this.isAway) throw new Error('the store is unreachable')
+    const evicted = this.others(scope).filter(({ claim: { key } }) => this.isOfTab(key, tabId))
+    if (!await within(Promise.all(evicted.map(entry => this.endElsewhere(entry, 'evicted'))), this.context.replaceTimeout)) throw new Error('a claim is not released')
+    return evicted.length
+  }
+
+  isOfTab (key: StreamKey, tabId: string | undefined): boolean {
+    return tabId === undefined || key.tabId === tabId
+  }
+
+  async count (scope: string): Promise<number> {
+    await hop()
+    return this.isAway ? 0 : this.others(scope).length
+  }
+
+  /** The entries that other members have in `scope`. */
+  others (scope: string): Entry[] {
+    return [...this.store.entries.values()].filter(({ scopeId, member }) => scopeId === this.scopeId(scope) && member !== this)
+  }
+
+  async leave (): Promise<void> {
+    if (!this.isAway) for (const entry of this.own.values()) this.remove(entry)
+    this.own.clear()
+    this.left.resolve()
+  }
+
+  /** Ends the claim of another member, and resolves when the claim is released or that member has left. */
+  async endElsewhere ({ claim, member }: Entry, reason: 'replaced' | 'evicted'): Promise<void> {
+    await hop()
+    await Promise.race([member.onEnd(claim, reason), member.left.promise])
+  }
+
+  async onEnd (claim: ClusterClaim, reason: 'replaced' | 'evicted'): Promise<void> {
+    if (this.isAway) await this.#back.promise
+    claim.end(reason)
+    await claim.released
+  }
+
+  goAway (): void {
+    this.isAway = true
+    this.#back = deferred()
+    this.context.log.child({ store: 'memory' }).warn('the store is unreachable')
+  }
+
+  comeBack (): void {
+    this.context.log.info('the store is reachable again')
+    this.isAway = false
+    this.reconcile()
+    this.#back.resolve()
+  }
+
+  /** States all claims of this member again. Of two claims on a key the newer is left. */
+  reconcile (): void {
+    for (const entry of this.store.entries.values()) if (entry.member === this && this.own.get(entry.claim) !== entry) this.remove(entry)
+    for (const entry of this.own.values()) {
+      const stored = this.store.entries.get(entry.id)
+      if (stored === undefined || stored.order < entry.order) {
+        this.swap(entry)
+        if (stored !== undefined && stored.member !== this) this.endElsewhere(stored, 'replaced')
+      } else if (stored !== entry && stored.member !== this) {
+        entry.claim.end('replaced')
+      }
+    }
+  }
+
+  scopeId (scope: string): string {
+    return JSON.stringify([this.context.namespace, scope])
+  }
+
+  // A claim without a tab id is never replaced: the number makes the id unique in the store.
+  idOf (key: StreamKey): string {
+    return JSON.stringify([this.scopeId(key.scope), key.slot, key.tabId === undefined ? this.store.orders : undefined])
+  }
+}
+
+export interface MemoryAdapter extends ClusterAdapter {
+  readonly members: MemoryMember[]
+}
+
+/** Makes the adapter of a process. `Member` may be a class with a fault. */
+export function memoryCluster (store: MemoryStore, Member = MemoryMember): MemoryAdapter {
+  const members: MemoryMember[] = []
+  return {
+    members,
+    async join (context) {
+      const member = new Member(store, context, members)
+      members.push(member)
+      return member
+    }
+  }
+}
+
+/** Cuts a process off from the store, and returns a function that connects the process again. */
+export function disconnect ({ members }: MemoryAdapter): () => void {
+  for (const member of members) member.goAway()
+  return () => { for (const member of members) member.comeBack() }
+}
