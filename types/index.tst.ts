@@ -1,10 +1,17 @@
 // The types as a user meets them.
 import Fastify, { type FastifyRequest } from 'fastify'
+import type { FastifyRedis } from '@fastify/redis'
+import { Cluster, Redis } from 'ioredis'
+import { Cluster as Cluster5, Redis as Redis5 } from 'ioredis-5'
+import { Cluster as ValkeyCluster, Redis as Valkey } from 'iovalkey'
+import * as nodeRedis from 'redis'
+import * as nodeRedis5 from 'redis-5'
 import { describe, expect, test } from 'tstyche'
 import octaStarStreams, {
   octaStarStreams as named, streamKey,
   type CloseReason, type Holder, type ScopeKey, type Stream, type StreamKey, type StreamMessage
 } from '../lib/index.ts'
+import { redisCluster } from '../lib/redis/index.ts'
 
 const fastify = Fastify()
 
@@ -81,5 +88,34 @@ describe('the registry', () => {
     const holder = { close (_reason: CloseReason) {}, gone: Promise.resolve() }
     expect(registry.replaceAndRegister).type.toBeCallableWith(key, holder)
     expect(registry.replaceAndRegister).type.not.toBeCallableWith(key, { gone: Promise.resolve() })
+  })
+})
+
+describe('redisCluster', () => {
+  test('takes each kind of client of ioredis and iovalkey', () => {
+    for (const redis of [new Redis(), new Redis({ sentinels: [], name: 'm' }), new Cluster([]), new Redis5(), new Cluster5([]), new Valkey(), new ValkeyCluster([])]) {
+      expect(redisCluster).type.toBeCallableWith({ redis })
+    }
+    expect(redisCluster).type.toBeCallableWith({ redis: {} as FastifyRedis })
+  })
+
+  test('takes each kind of client of redis, with any type mapping', () => {
+    const commandOptions = { typeMapping: { [nodeRedis.RESP_TYPES.BLOB_STRING]: Buffer } }
+    expect(redisCluster).type.toBeCallableWith({ redis: nodeRedis.createClient() })
+    expect(redisCluster).type.toBeCallableWith({ redis: nodeRedis.createClient({ RESP: 2, commandOptions }) })
+    expect(redisCluster).type.toBeCallableWith({ redis: nodeRedis.createClient().withTypeMapping(commandOptions.typeMapping) })
+    expect(redisCluster).type.toBeCallableWith({ redis: nodeRedis.createCluster({ rootNodes: [] }) })
+    expect(redisCluster).type.toBeCallableWith({ redis: nodeRedis.createSentinel({ name: 'm', sentinelRootNodes: [] }) })
+    expect(redisCluster).type.toBeCallableWith({ redis: nodeRedis.createClientPool() })
+    expect(redisCluster).type.toBeCallableWith({ redis: nodeRedis5.createClient() })
+    expect(redisCluster).type.toBeCallableWith({ redis: nodeRedis5.createCluster({ rootNodes: [] }) })
+    expect(redisCluster).type.toBeCallableWith({ redis: nodeRedis5.createSentinel({ name: 'm', sentinelRootNodes: [] }) })
+    expect(redisCluster).type.toBeCallableWith({ redis: nodeRedis5.createClientPool() })
+  })
+
+  test('takes no other client, and no unknown option', () => {
+    expect(redisCluster).type.not.toBeCallableWith({})
+    expect(redisCluster).type.not.toBeCallableWith({ redis: new Map<string, string>() })
+    expect(redisCluster).type.not.toBeCallableWith({ redis: new Redis(), leese: 1 })
   })
 })

@@ -1,11 +1,12 @@
-// The connections to Redis: the application's client sends commands, and a duplicate of the client receives messages.
+// The connection to Redis, one face for every client library: the application's client sends commands, and a connection of our own receives messages.
+import { within } from '../wait.ts'
 import type { Script } from './scripts.ts'
 
 /** What a member needs of Redis. */
 export interface RedisConnection {
   /** Whether a command sent now has a connection to travel on. */
   readonly canSend: boolean
-  /** Whether the member's channel is subscribed to, as far as the client knows. */
+  /** Whether the member's channel is subscribed to, as far as the client knows. `false` from the moment the subscription's connection broke. */
   readonly isSubscribed: boolean
   /**
    * Whether PUBLISH returns the number of all receivers. In a Redis Cluster PUBLISH counts the receivers of a single node:
@@ -13,12 +14,11 @@ export interface RedisConnection {
    */
   readonly countsReceivers: boolean
   /**
-   * Runs `script` and resolves to the script's output. If Redis does not know the script, sends the script whole, behind
-   * commands sent in the meantime. If `isWanted` then returns `false`, resolves to `undefined` instead.
+   * Runs `script` on the master that holds the first key, and resolves to the script's output: strings, numbers, arrays and
+   * `null`, whatever the client's options are. If Redis does not know the script, sends the script whole, behind commands
+   * sent in the meantime. If `isWanted` then returns `false`, resolves to `undefined` instead.
    */
   run (script: Script, keys: string[], args: Array<string | number>, isWanted?: () => boolean): Promise<unknown>
-  /** Resolves to the number of receivers, see `countsReceivers`. */
-  publish (channel: string, message: string): Promise<number>
   /** Subscribes on a new connection, because the present connection delivers nothing. */
   resubscribe (): void
   close (): void
@@ -29,99 +29,142 @@ export interface ConnectionListener {
   readonly channel: string
   /** Called with each message on `channel`. */
   onMessage (message: string): void
-  /** Called when commands can be sent again, and when `channel` is subscribed to again. Messages may have been lost before. */
-  onReady (): void
+  /** Called when commands can be sent again, and when `channel` is subscribed to again. Messages may have been lost before. `isReconnected`: commands can be sent again. */
+  onReady (isReconnected?: boolean): void
+  /**
+   * Called when the subscription is lost, and each time SUBSCRIBE fails, with the words of Redis or of the client. The
+   * connection goes on trying, so this may be called many times in a row.
+   */
+  onDeaf (error: Error): void
 }
 
-/** The part of a client of `ioredis` or `iovalkey` that the adapter uses, for a single server or a Redis Cluster. */
-export interface RedisClient {
-  readonly status: string
-  readonly isCluster?: boolean
-  duplicate (...overrides: any[]): RedisClient
-  evalsha (sha: string, keys: number, ...args: Array<string | number>): Promise<unknown>
-  eval (lua: string, keys: number, ...args: Array<string | number>): Promise<unknown>
-  publish (channel: string, message: string): Promise<number>
-  subscribe (channel: string): Promise<unknown>
-  disconnect (reconnect?: boolean): void
-  on (event: string, listener: (...args: any[]) => void): unknown
-  off (event: string, listener: (...args: any[]) => void): unknown
+/** What each client library does in its own way, see the files in `clients/`. */
+export interface RedisDriver {
+  /** See {@link RedisConnection}. */
+  readonly canSend: boolean
+  readonly countsReceivers: boolean
+  /** Runs a script by its text (EVAL) or by its digest (EVALSHA). The output has the same types whatever the client's options are. */
+  callScript (command: 'EVAL' | 'EVALSHA', script: string, keys: string[], args: Array<string | number>): Promise<unknown>
+  /** Calls `listener` when the application's client may be able to send again. Returns a function that stops the calls. */
+  watchReady (listener: () => void): () => void
+  /** Opens a new connection and subscribes. Resolves when Redis has confirmed the subscription, and rejects with the reason of the failure. */
+  subscribe (request: SubscribeRequest): Promise<void>
+  /** Closes what the driver has opened, other than subscriptions. Never closes the application's client. */
+  close (): void
 }
 
-// Overrides options of the application that could end reconnection: without a subscription a member never again receives a
-// message. The connection subscribes on every 'ready', so ioredis must not. https://github.com/redis/ioredis#auto-reconnect
-// `keyPrefix` is for keys, and scripts publish on channels without a prefix: https://github.com/redis/ioredis#transparent-key-prefixing
-const SUBSCRIBER_OPTIONS = {
-  keyPrefix: '',
-  lazyConnect: false,
-  maxRetriesPerRequest: null,
-  autoResubscribe: false,
-  retryStrategy: (times: number) => Math.min(times * 100, 2_000)
+export interface SubscribeRequest {
+  readonly channel: string
+  /** Aborts when the connection of this subscription is to be closed. */
+  readonly signal: AbortSignal
+  onMessage (message: string): void
+  /** The connection broke. May be called repeatedly, and after the abort. */
+  onLost (error: Error): void
 }
 
-/** A connection by a client of `ioredis` or `iovalkey`. */
-export class IoredisConnection implements RedisConnection {
+const FIRST_RETRY_MS = 100
+const LAST_RETRY_MS = 5_000
+/** How long connecting and subscribing may take. Longer than the connect timeouts of the client libraries (5 and 10 s) would be of no use. */
+const SUBSCRIBE_TIMEOUT_MS = 10_000
+
+/**
+ * Sends commands, and keeps one channel subscribed. Each subscription has a new connection that never reconnects by itself:
+ * after any failure the connection is closed and the next attempt begins from nothing. So the client libraries' rules for
+ * reconnecting and resubscribing, which differ and depend on the application's options, do not matter.
+ */
+export class DrivenConnection implements RedisConnection {
   isSubscribed = false
-  readonly #client: RedisClient
-  readonly #subscriber: RedisClient
+  readonly #driver: RedisDriver
   readonly #listener: ConnectionListener
-  readonly #onReady = () => this.#listener.onReady()
+  readonly #stopWatching: () => void
+  // The present attempt to subscribe, or the present subscription.
+  #attempt: AbortController | undefined
+  #retry: NodeJS.Timeout | undefined
+  #retryDelay = FIRST_RETRY_MS
+  #closed = false
 
-  constructor (client: RedisClient, listener: ConnectionListener) {
-    this.#client = client
+  constructor (driver: RedisDriver, listener: ConnectionListener) {
+    this.#driver = driver
     this.#listener = listener
-    client.on('ready', this.#onReady)
-    // Ordinary pub/sub, because sharded pub/sub needs Redis 7 and a connection to every shard:
-    // https://redis.io/docs/latest/develop/pubsub/#sharded-pubsub
-    this.#subscriber = client.isCluster === true ? client.duplicate() : client.duplicate(SUBSCRIBER_OPTIONS)
-    this.#subscriber.on('ready', () => this.#subscribe())
-    this.#subscriber.on('close', () => { this.isSubscribed = false })
-    // ioredis reconnects after an error. RedisHealth logs the outage once.
-    this.#subscriber.on('error', () => {})
-    this.#subscriber.on('message', (_channel: string, message: string) => listener.onMessage(message))
+    this.#stopWatching = driver.watchReady(() => this.#onClientReady())
+    this.#subscribe()
   }
 
   get canSend (): boolean {
-    // A client created with `lazyConnect` waits, and connects at the first command: https://github.com/redis/ioredis#connection-events
-    return this.#client.status === 'ready' || this.#client.status === 'wait'
+    return this.#driver.canSend
   }
 
   get countsReceivers (): boolean {
-    return this.#client.isCluster !== true
+    return this.#driver.countsReceivers
   }
 
   async run ({ sha, lua }: Script, keys: string[], args: Array<string | number>, isWanted?: () => boolean): Promise<unknown> {
     try {
-      return await this.#client.evalsha(sha, keys.length, ...keys, ...args)
+      return await this.#driver.callScript('EVALSHA', sha, keys, args)
     } catch (error) {
       // Redis does not know a script before the first EVAL, nor after a restart: https://redis.io/docs/latest/develop/programmability/eval-intro/#script-cache
       if (!(error instanceof Error) || !error.message.startsWith('NOSCRIPT')) throw error
       if (isWanted?.() === false) return undefined
-      return await this.#client.eval(lua, keys.length, ...keys, ...args)
+      return await this.#driver.callScript('EVAL', lua, keys, args)
     }
-  }
-
-  publish (channel: string, message: string): Promise<number> {
-    return this.#client.publish(channel, message)
   }
 
   resubscribe (): void {
-    this.isSubscribed = false
-    this.#subscriber.disconnect(true)
+    this.#unsubscribe()
+    this.#subscribe()
   }
 
   close (): void {
-    this.#client.off('ready', this.#onReady)
-    this.#subscriber.disconnect()
+    this.#closed = true
+    this.#stopWatching()
+    this.#unsubscribe()
+    this.#driver.close()
   }
 
   async #subscribe (): Promise<void> {
+    if (this.#closed) return
+    clearTimeout(this.#retry)
+    const attempt = this.#attempt = new AbortController()
+    const isCurrent = () => this.#attempt === attempt
+    // A client that is closed while it connects may never settle.
+    const aborted = new Promise<void>((_resolve, reject) => attempt.signal.addEventListener('abort', () => reject(attempt.signal.reason)))
     try {
-      await this.#subscriber.subscribe(this.#listener.channel)
-    } catch {
-      // The connection broke again. The next 'ready' subscribes.
-      return
+      const subscribed = this.#driver.subscribe({
+        channel: this.#listener.channel,
+        signal: attempt.signal,
+        onMessage: message => { if (isCurrent()) this.#listener.onMessage(message) },
+        onLost: error => this.#onFailure(attempt, error)
+      })
+      if (!await within(Promise.race([subscribed, aborted]), SUBSCRIBE_TIMEOUT_MS)) throw new Error(`Redis must confirm the subscription to ${this.#listener.channel} within ${SUBSCRIBE_TIMEOUT_MS} ms, and did not`)
+    } catch (error) {
+      return this.#onFailure(attempt, error as Error)
     }
+    if (!isCurrent()) return
     this.isSubscribed = true
+    this.#retryDelay = FIRST_RETRY_MS
     this.#listener.onReady()
+  }
+
+  #onFailure (attempt: AbortController, error: Error): void {
+    if (this.#attempt !== attempt) return
+    this.#unsubscribe()
+    this.#retry = setTimeout(() => this.#subscribe(), this.#retryDelay).unref()
+    this.#retryDelay = Math.min(2 * this.#retryDelay, LAST_RETRY_MS)
+    this.#listener.onDeaf(error)
+  }
+
+  #unsubscribe (): void {
+    const attempt = this.#attempt
+    // The abort may call `onLost` at once, which must find no attempt.
+    this.#attempt = undefined
+    this.isSubscribed = false
+    clearTimeout(this.#retry)
+    attempt?.abort()
+  }
+
+  #onClientReady (): void {
+    // The application's client reaches Redis, so it is worth trying now.
+    if (this.#attempt === undefined) this.#subscribe()
+    if (this.canSend) this.#listener.onReady(true)
   }
 }

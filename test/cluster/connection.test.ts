@@ -1,73 +1,174 @@
-// What a connection does if the client fails: Redis does not know a script, or a subscription is refused.
-import { EventEmitter } from 'node:events'
-import { setImmediate as turn } from 'node:timers/promises'
-import t from 'tap'
-import { IoredisConnection, type RedisClient } from '../../lib/redis/connection.ts'
+// What the connection does, whatever the client: scripts that Redis does not know, and attempts to subscribe that fail.
+import FakeTimers from '@sinonjs/fake-timers'
+import t, { type Test } from 'tap'
+import { DrivenConnection, type RedisDriver, type SubscribeRequest } from '../../lib/redis/connection.ts'
+import { deferred, type Deferred } from '../../lib/wait.ts'
 
-class FakeClient extends EventEmitter {
-  status = 'ready'
-  subscriber: FakeClient | undefined
-  calls: unknown[][] = []
-  failing: Record<string, string> = {}
-  duplicate () {
-    this.subscriber = new FakeClient()
-    return this.subscriber
-  }
+class FakeDriver implements RedisDriver {
+  canSend = true
+  readonly countsReceivers = true
+  readonly calls: string[] = []
+  readonly attempts: Array<SubscribeRequest & Deferred<void>> = []
+  readonly failing: Record<string, Error> = {}
+  onReady: (() => void) | undefined
 
-  async #call (name: string, ...args: unknown[]) {
-    this.calls.push([name, ...args])
-    if (this.failing[name] !== undefined) throw new Error(this.failing[name])
+  async callScript (command: 'EVAL' | 'EVALSHA') {
+    this.calls.push(command)
+    if (this.failing[command] !== undefined) throw this.failing[command]
     return 1
   }
 
-  evalsha () { return this.#call('evalsha') }
-  eval () { return this.#call('eval') }
-  publish () { return this.#call('publish') }
-  subscribe () { return this.#call('subscribe') }
-  disconnect (reconnect?: boolean) { this.calls.push(['disconnect', reconnect]) }
+  watchReady (listener: () => void) {
+    this.onReady = listener
+    return () => { this.onReady = undefined }
+  }
+
+  subscribe (request: SubscribeRequest): Promise<void> {
+    const settled = deferred<void>()
+    this.attempts.push({ ...request, ...settled })
+    return settled.promise
+  }
+
+  close () { this.calls.push('close') }
+
+  get last () { return this.attempts.at(-1)! }
 }
 
-function build () {
-  const client = new FakeClient()
-  let readies = 0
-  const listener = { channel: 'ch', onMessage () {}, onReady () { readies++ } }
-  const connection = new IoredisConnection(client as unknown as RedisClient, listener)
-  return { client, subscriber: client.subscriber!, connection, readies: () => readies }
+function build (t: Test) {
+  const clock = FakeTimers.install({ toFake: ['setTimeout', 'clearTimeout', 'setImmediate'] })
+  t.teardown(() => clock.uninstall())
+  const driver = new FakeDriver()
+  const said = { messages: [] as string[], deaf: [] as string[], readies: 0 }
+  const connection = new DrivenConnection(driver, {
+    channel: 'ch',
+    onMessage (message) { said.messages.push(message) },
+    onReady () { said.readies++ },
+    onDeaf ({ message }) { said.deaf.push(message) }
+  })
+  return { clock, driver, connection, said }
+}
+
+/** Lets an attempt fail, as a driver does that learns of a broken connection. */
+async function lose (clock: ReturnType<typeof FakeTimers.install>, driver: FakeDriver, message: string) {
+  driver.last.onLost(new Error(message))
+  await clock.tickAsync(0)
 }
 
 const script = { lua: 'return 1', sha: 'abc' }
 
 t.test('a script that Redis does not know is sent whole, unless the script is not wanted any more', async t => {
-  const { client, connection } = build()
-  client.failing.evalsha = 'NOSCRIPT No matching script.'
-  t.equal(await connection.run(script, [], []), 1)
-  t.equal(await connection.run(script, [], [], () => true), 1)
-  t.equal(await connection.run(script, [], [], () => false), undefined)
-  t.strictSame(client.calls.filter(([name]) => name === 'eval').length, 2)
-  client.failing.evalsha = 'READONLY You can\'t write against a read only replica.'
-  await t.rejects(connection.run(script, [], []), { message: /READONLY/ })
+  const { driver, connection } = build(t)
+  driver.failing['EVALSHA'] = new Error('NOSCRIPT No matching script.')
+  t.equal(await connection.run(script, ['a'], []), 1)
+  t.equal(await connection.run(script, ['a'], [], () => true), 1)
+  t.equal(await connection.run(script, ['a'], [], () => false), undefined)
+  t.strictSame(driver.calls, ['EVALSHA', 'EVAL', 'EVALSHA', 'EVAL', 'EVALSHA'])
+  driver.failing['EVALSHA'] = new Error('READONLY You can\'t write against a read only replica.')
+  await t.rejects(connection.run(script, ['a'], []), { message: /READONLY/ })
 })
 
-t.test('after a subscription has failed, the next connection subscribes again', async t => {
-  const { subscriber, connection, readies } = build()
-  subscriber.failing.subscribe = 'Connection is closed.'
-  subscriber.emit('error', new Error('is not thrown'))
-  subscriber.emit('ready')
-  await turn()
-  t.strictSame([connection.isSubscribed, readies()], [false, 0])
-  subscriber.failing = {}
-  subscriber.emit('ready')
-  await turn()
-  t.strictSame([connection.isSubscribed, readies()], [true, 1])
-  subscriber.emit('close')
-  t.equal(connection.isSubscribed, false)
+t.test('a failed attempt to subscribe is repeated for ever, after 100 ms and then twice as long each time, up to 5 s', async t => {
+  const { clock, driver, said } = build(t)
+  for (const delay of [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000]) {
+    await lose(clock, driver, `before ${delay}`)
+    const { length } = driver.attempts
+    await clock.tickAsync(delay - 1)
+    t.equal(driver.attempts.length, length)
+    await clock.tickAsync(1)
+    t.equal(driver.attempts.length, length + 1, `tried again after ${delay} ms`)
+  }
+  t.equal(said.deaf.length, 9)
+  t.equal(said.readies, 0)
 })
 
-t.test('resubscribing reconnects the subscriber; closing leaves the application\'s client as it was', async t => {
-  const { client, subscriber, connection } = build()
+t.test('success begins the delays anew, and reports that the connection is ready', async t => {
+  const { clock, driver, connection, said } = build(t)
+  for (let i = 0; i < 5; i++) {
+    await lose(clock, driver, 'no')
+    await clock.tickAsync(5_000)
+  }
+  driver.last.resolve()
+  await clock.tickAsync(0)
+  t.strictSame([connection.isSubscribed, said.readies], [true, 1])
+  driver.last.onMessage('heard')
+  driver.last.onLost(new Error('reset'))
+  t.equal(connection.isSubscribed, false, 'known at once')
+  t.equal(driver.last.signal.aborted, true, 'what is left of the old connection is closed')
+  driver.last.onMessage('from a connection that was given up')
+  t.strictSame(said.messages, ['heard'])
+  await clock.tickAsync(100)
+  t.equal(driver.attempts.length, 7)
+})
+
+t.test('a subscription that breaks in the turn in which Redis confirms it is lost', async t => {
+  const { clock, driver, connection, said } = build(t)
+  driver.last.resolve()
+  driver.last.onLost(new Error('reset'))
+  await clock.tickAsync(0)
+  t.strictSame([connection.isSubscribed, said.readies, said.deaf], [false, 0, ['reset']])
+  await clock.tickAsync(100)
+  t.equal(driver.attempts.length, 2)
+})
+
+t.test('an attempt without an answer is given up after 10 s', async t => {
+  const { clock, driver, connection, said } = build(t)
+  await clock.tickAsync(9_999)
+  t.strictSame(said.deaf, [])
+  // One millisecond for the timer, and one for what has arrived by then.
+  await clock.tickAsync(2)
+  t.strictSame(said.deaf, ['Redis must confirm the subscription to ch within 10000 ms, and did not'])
+  t.equal(driver.last.signal.aborted, true)
+  driver.last.resolve()
+  await clock.tickAsync(0)
+  t.equal(connection.isSubscribed, false, 'a late answer does not count')
+})
+
+t.test('a client that is ready again ends the delay', async t => {
+  const { clock, driver, said } = build(t)
+  for (let i = 0; i < 5; i++) {
+    await lose(clock, driver, 'no')
+    await clock.tickAsync(5_000)
+  }
+  await lose(clock, driver, 'no')
+  driver.canSend = false
+  driver.onReady!()
+  t.equal(driver.attempts.length, 7)
+  t.equal(said.readies, 0, 'the client cannot send yet')
+  driver.canSend = true
+  driver.onReady!()
+  t.equal(driver.attempts.length, 7, 'one attempt at a time')
+  t.equal(said.readies, 1)
+  await clock.tickAsync(5_000)
+  t.equal(driver.attempts.length, 7, 'the delayed attempt is not made as well')
+})
+
+t.test('resubscribing gives up the present subscription, and reports nothing', async t => {
+  const { clock, driver, connection, said } = build(t)
+  driver.last.resolve()
+  await clock.tickAsync(0)
+  const first = driver.last
+  first.signal.addEventListener('abort', () => first.onLost(new Error('aborted')))
   connection.resubscribe()
+  t.equal(connection.isSubscribed, false)
+  t.equal(first.signal.aborted, true)
+  t.equal(driver.attempts.length, 2)
+  driver.last.resolve()
+  await clock.tickAsync(0)
+  t.equal(connection.isSubscribed, true)
+  t.strictSame(said.deaf, [])
+})
+
+t.test('closing ends everything', async t => {
+  const { clock, driver, connection, said } = build(t)
+  driver.last.signal.addEventListener('abort', () => driver.last.onLost(new Error('aborted')))
   connection.close()
-  t.strictSame(subscriber.calls, [['disconnect', true], ['disconnect', undefined]])
-  t.strictSame(client.calls, [])
-  t.equal(client.listenerCount('ready'), 0)
+  t.equal(driver.last.signal.aborted, true)
+  await clock.tickAsync(0)
+  t.equal(clock.countTimers(), 0, 'nothing keeps the process alive')
+  driver.last.resolve()
+  await clock.tickAsync(60_000)
+  connection.resubscribe()
+  t.equal(driver.attempts.length, 1)
+  t.equal(driver.onReady, undefined)
+  t.strictSame([connection.isSubscribed, said.readies, said.deaf, driver.calls], [false, 0, [], ['close']])
 })

@@ -2,13 +2,13 @@
 // asks for no password.
 import { execFileSync, spawnSync } from 'node:child_process'
 
-// By the name of the Debian package.
-const PROGRAMS = { chromium: 'chromium', iproute2: 'ip', nginx: 'nginx', openssl: 'openssl', 'redis-server': 'redis-server' }
+// By the name of the Debian package. Ubuntu lacks the keys that kit/debian-servers.ts needs to trust Debian's packages.
+const PROGRAMS = { chromium: 'chromium', 'debian-archive-keyring': '/usr/share/keyrings/debian-archive-keyring.gpg', iproute2: 'ip', nginx: 'nginx', openssl: 'openssl', 'redis-server': 'redis-server' }
 
 // Debian installs servers outside a user's PATH.
 const env = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` }
 const succeeds = (program, ...args) => spawnSync(program, args, { env, stdio: 'ignore' }).status === 0
-const isMissing = program => !succeeds('which', program)
+const isMissing = program => program.startsWith('/') ? !succeeds('test', '-e', program) : !succeeds('which', program)
 const missingPackages = () => Object.keys(PROGRAMS).filter(name => isMissing(PROGRAMS[name]))
 
 /** Installs the programs that are missing, if that is allowed here. */
