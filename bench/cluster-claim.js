@@ -3,7 +3,7 @@ import { streamKey } from 'octa-star-streams'
 import { redisCluster } from 'octa-star-streams/redis'
 // Not exported: what it measures against is what these send.
 import { CLAIM, RELEASE } from '../dist/lib/redis/scripts.js'
-import { fieldName, locateScope } from '../dist/lib/redis/protocol.js'
+import { claimCommand, digestOf, fieldName, releaseCommand } from '../dist/lib/redis/protocol.js'
 import { inTurn, median, ratios, row } from './kit/pairs.js'
 import { redisClient, startRedis } from './kit/redis.js'
 
@@ -12,17 +12,21 @@ export const sizes = {
   moment: { rounds: 2, milliseconds: 30, atOnce: 4, keys: 1_000 }
 }
 
-const LEASE_MS = 30_000
 const PREFIX = 'octa-star-bench:'
-const CHANNELS = `${PREFIX}member:`
 
 export async function run ({ rounds, milliseconds, atOnce, keys }) {
   const server = await startRedis()
   const redis = await redisClient(server.url, [CLAIM, RELEASE])
-  const member = await redisCluster({ redis, prefix: PREFIX, lease: LEASE_MS }).join({ log: { warn: console.warn, info () {} }, replaceTimeout: 5_000 })
+  const member = await redisCluster({ redis, prefix: PREFIX }).join({ log: { warn: console.warn, info () {} }, replaceTimeout: 5_000 })
   try {
     const pool = Array.from({ length: keys }, (_, i) => streamKey(`user${i}`, `tab${i}`))
-    const raw = pool.map(key => ({ scope: locateScope(PREFIX, `raw ${key.scope}`).redisKey, field: fieldName(key, '', 0) }))
+    const raw = pool.map(key => {
+      const place = { digest: digestOf(`raw ${key.scope}`), field: fieldName(key, '', 0), number: 0 }
+      const sender = { id: member.id, prefix: PREFIX, lease: 600_000 }
+      const claim = claimCommand(sender, place, { at: 1, tolerance: 1e16 })
+      const release = releaseCommand(sender, parseInt(place.digest[0], 16), [place])
+      return { claim: [claim.script.sha, claim.keys.length, ...claim.keys, ...claim.args], release: [release.script.sha, release.keys.length, ...release.keys, ...release.args] }
+    })
     const released = Promise.resolve()
     let last = 0
     // Neither waits for its release: the next stream does not.
@@ -32,10 +36,9 @@ export async function run ({ rounds, milliseconds, atOnce, keys }) {
       member.release(claim)
     }
     const viaRaw = async () => {
-      const number = ++last
-      const { scope, field } = raw[number % keys]
-      await redis.evalsha(CLAIM.sha, 1, scope, field, member.id, number, LEASE_MS, CHANNELS, Date.now() * 1000, 1_000_000)
-      redis.evalsha(RELEASE.sha, 1, scope, member.id, field, number)
+      const { claim, release } = raw[++last % keys]
+      await redis.evalsha(...claim)
+      redis.evalsha(...release)
     }
     const measure = task => async () => {
       const rate = await perSecond(task, atOnce, milliseconds)

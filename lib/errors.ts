@@ -2,7 +2,7 @@
 import createError from '@fastify/error'
 import type { CloseReason } from '../types/stream.ts'
 
-// The developer's mistakes, at registration.
+// The developer's and the operator's mistakes, at registration.
 
 export const FST_ERR_OCTA_STAR_OPTION = createError<[option: string, expected: string, received: string]>(
   'FST_ERR_OCTA_STAR_OPTION',
@@ -17,6 +17,11 @@ export const FST_ERR_OCTA_STAR_UNKNOWN_OPTION = createError<[option: string, kno
 export const FST_ERR_OCTA_STAR_ALREADY_REGISTERED = createError<[]>(
   'FST_ERR_OCTA_STAR_ALREADY_REGISTERED',
   'octa-star-streams is already registered in this context or in a parent context. Register it once. Sibling contexts may each register it'
+)
+
+export const FST_ERR_OCTA_STAR_REDIS_VERSION = createError<[version: string]>(
+  'FST_ERR_OCTA_STAR_REDIS_VERSION',
+  'octa-star-streams: expected Redis 6.2 or later, or Valkey, got Redis %s. Update Redis'
 )
 
 // The developer's mistakes, at the first call.
@@ -128,6 +133,14 @@ export const FST_ERR_OCTA_STAR_LIMIT = createError<'FST_ERR_OCTA_STAR_LIMIT', 42
   'FST_ERR_OCTA_STAR_LIMIT',
   'This scope already has %d streams, the maximum that maxStreamsPerScope allows. Try again after a stream has ended',
   429
+)
+
+// The cluster's store could not confirm what was asked.
+
+export const FST_ERR_OCTA_STAR_EVICT = createError<'FST_ERR_OCTA_STAR_EVICT', 503, [problem: string]>(
+  'FST_ERR_OCTA_STAR_EVICT',
+  'Streams in other processes may still be live: %s. The streams of this process have ended. Call evict again',
+  503
 )
 
 // Not a fault. This error tells a handler that the stream has ended.

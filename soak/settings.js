@@ -10,7 +10,7 @@ export const LIMITS = {
 
 /** By number of processes. Across processes, Redis may take half of `replaceTimeout` for a reply, on a busy machine too. */
 export const replaceTimeoutOf = processes => processes === 1 ? 1_000 : 2_000
-/** More than twice as long as a process is stopped for, because nothing waits for a process whose lease is over. */
+/** How long Redis keeps the keys of scopes that no process renews. */
 export const LEASE = 6_000
 /** How long two streams of a key, opened while Redis was away, may both stay after Redis has returned. The tests of faults state the same time. */
 export const HEAL = 5_000

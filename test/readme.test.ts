@@ -153,7 +153,21 @@ t.test('octa-star-streams/redis', redisOptions, async t => {
   await run(redisBlock, { fastify, octaStarStreams })
   fastify.get('/', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
   await fastify.inject({ url: withSignals('/', { tabId: 'a' }), payloadAsStream: true })
-  t.equal((await server.client().keys('octa-star:*')).length, 1)
+  t.equal((await server.client().keys('octa-star:*')).filter(key => !key.includes(':member:')).length, 1)
+})
+
+const nodeRedisBlock = block('`octa-star-streams/redis`', 'js', 1)
+t.test('octa-star-streams/redis, with the package redis', redisOptions, async t => {
+  const server = await redisServer(t)
+  const { createClient } = await import('redis')
+  modules.redis = async () => ({ createClient: () => createClient({ socket: { host: '127.0.0.1', port: server.port } }) })
+  const fastify = Fastify()
+  t.teardown(() => fastify.close())
+  const { redis } = await run(nodeRedisBlock, { fastify, octaStarStreams }, 'redis')
+  t.teardown(() => redis.destroy())
+  fastify.get('/', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
+  await fastify.inject({ url: withSignals('/', { tabId: 'a' }), payloadAsStream: true })
+  t.equal((await server.client().keys('octa-star:*')).filter(key => !key.includes(':member:')).length, 1)
 })
 
 t.test('the table of the adapter\'s options says what the code has', async t => {

@@ -1,10 +1,14 @@
 // The contract of the option `cluster`: what an adapter that connects several processes must do. `octa-star-streams/redis` is an adapter.
+// `octa-star-streams/conformance` tests each rule. How to write an adapter: docs/adapters.md.
 import type { FastifyBaseLogger } from 'fastify'
 import type { StreamKey } from './stream.ts'
 
 /** A holder's claim on a stream key, as the holder's process passes the claim to the {@link Cluster}. */
 export interface ClusterClaim {
-  /** Two claims compete if `key.scope` and `key.slot` are equal. */
+  /**
+   * Two claims compete if `key.scope` and `key.slot` are equal and `key.tabId` is a string. Claims without a tab id never compete,
+   * although two processes may use the same slot for them. Scope, tab id and name are arbitrary strings.
+   */
   readonly key: StreamKey
   /**
    * Begins to end the holder, and returns at once. Call `end` when a newer claim has replaced this claim, or when the claim
@@ -48,8 +52,8 @@ export interface ClusterAdapter {
  * The membership of a process in a cluster. Within a process, the registry keeps a single stream per key. The registry asks the
  * cluster about all further processes.
  *
- * No method throws or rejects. If the store is unreachable, answer as if this process were alone, warn once, and
- * reconcile on reconnection.
+ * No method throws, and only `evict` rejects. If the store is unreachable, answer as if this process were alone, warn once,
+ * and reconcile on reconnection.
  */
 export interface Cluster {
   /**
@@ -65,7 +69,9 @@ export interface Cluster {
   release (claim: ClusterClaim): void
   /**
    * Calls `end('evicted')` on every claim that other processes have in `scope`, or only on the claims of the tab `tabId`.
-   * Resolves to the number of ended claims when all are gone, or after `replaceTimeout`. Resolves to 0 if the store is unreachable.
+   * Resolves to the number of these claims when all are gone. Rejects if that cannot be confirmed, because the store is
+   * unreachable or because claims are not gone within `replaceTimeout`. A process that is unreachable during the eviction
+   * must end the evicted claims as soon as the process reaches the store again.
    *
    * @param scope the scope key in canonical form, `StreamKey.scope`
    */

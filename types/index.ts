@@ -30,7 +30,9 @@ export interface StreamRegistry extends Iterable<Stream | Holder> {
   get (scopeKey: ScopeKey, tabId: string, name?: string): Stream | Holder | undefined
   /**
    * Ends all streams of a scope as `'evicted'`, or only the streams of a tab if `tabId` is given. Resolves to the number
-   * of ended streams when these streams are gone, within `replaceTimeout`. Rejects with `FST_ERR_OCTA_STAR_SCOPE_KEY`.
+   * of ended streams when these streams are gone, in all processes of the cluster. Rejects with `FST_ERR_OCTA_STAR_SCOPE_KEY`,
+   * and with `FST_ERR_OCTA_STAR_EVICT` if the cluster cannot confirm within `replaceTimeout` that the streams in other
+   * processes have ended. Then the streams of this process have ended all the same, and you can call `evict` again.
    *
    * @example await fastify.streamRegistry.evict(request.user.id) // on logout
    */

@@ -2,24 +2,25 @@
 import Fastify from 'fastify'
 import octaStarStreams, { streamKey } from 'octa-star-streams'
 import { redisCluster } from 'octa-star-streams/redis'
-import { CLAIM } from '../../dist/lib/redis/scripts.js'
+import { CLAIM, RELEASE } from '../../dist/lib/redis/scripts.js'
 import { serve } from '../kit/processes.js'
 import { redisClient } from '../kit/redis.js'
 
 const [url, place] = process.argv.slice(2)
-const redis = await redisClient(url, [CLAIM])
+const redis = await redisClient(url, [CLAIM, RELEASE])
 const fastify = Fastify()
 await fastify.register(octaStarStreams, { cluster: redisCluster({ redis }) })
 await fastify.ready()
 const key = streamKey('ann', 'a')
 
 const CHANNELS = 'octa-star-raw:'
+const RECORD = `octa-star-raw:{0}:member:${place}`
+const SCOPE = 'octa-star-raw:{0}:000000000000000000000000000000000000000'
 const subscriber = redis.duplicate()
 let answered
 let number = 0
 subscriber.on('message', (_channel, message) => {
-  const [what, , from, answer] = message.split(' ')
-  if (what === 'end') redis.publish(CHANNELS + from, `gone replaced ${place} ${answer}`)
+  if (message.startsWith('end')) redis.evalsha(RELEASE.sha, 2, RECORD, SCOPE, place, CHANNELS, 'field', message.split(' ')[4])
   else answered()
 })
 await subscriber.subscribe(CHANNELS + place)
@@ -38,6 +39,6 @@ serve(0, {
   }),
   raw: first => timed(() => {
     const answer = first ? undefined : new Promise(resolve => { answered = resolve })
-    return Promise.all([answer, redis.evalsha(CLAIM.sha, 1, 'octa-star-raw:{0}:00000000000000000000000000000000000000', 'field', place, ++number, 30_000, CHANNELS, Date.now() * 1000, 1_000_000)])
+    return Promise.all([answer, redis.evalsha(CLAIM.sha, 2, RECORD, SCOPE, place, CHANNELS, 'field', ++number, 600_000, 600_000, 1, 1e16)])
   })
 })

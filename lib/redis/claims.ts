@@ -1,94 +1,116 @@
-// The claims of this process that are not gone: found by ClusterClaim, by number and by stream key, and grouped for Redis.
-import { BUCKETS, fieldName, locateScope, type Place } from './protocol.ts'
+// The claims of this process that are not gone: found by ClusterClaim, by number and by stream key, and grouped by bucket.
+import { BUCKETS, bucketOf, digestOf, fieldName, type Place } from './protocol.ts'
 import type { ClusterClaim } from '../../types/index.ts'
 
 /** A claim of this process, and what Redis stores of the claim. */
 export interface RedisClaim extends Place {
   readonly clusterClaim: ClusterClaim
-  /** The newest claims of the bucket, by Redis key and field. */
-  readonly bucket: Map<string, RedisClaim>
-  /** Orders the claims on a key. Estimated by the member until CLAIM returns the token. */
+  readonly bucket: Bucket
+  /** Unit: milliseconds of `performance.now()`. */
+  readonly madeAt: number
+  /** Orders the claims on a key. 0 until CLAIM returns the token, or until the member estimates the token because CLAIM has failed. */
   token: number
   /** Whether the claim was sent, so that Redis may store an entry. */
-  sent: boolean
-  /** True while CLAIM is in flight. Do not RESTATE the claim then: with a provisional token the claim could lose to the predecessor. */
-  claiming: boolean
+  isSent: boolean
+  /** True while CLAIM is in flight. Do not RESTATE the claim then: with an estimated token the claim could lose to the predecessor. */
+  isClaiming: boolean
+  /** The round of restating in which Redis was told of the claim, see `Bucket.round`. */
+  round: number
 }
 
-/** How many claims one script handles. More would block Redis for longer than some milliseconds. */
-const CHUNK = 1_000
+/** An eviction by this process that is not finished. */
+export interface Eviction {
+  readonly digest: string
+  /** The beginning of the evicted fields. */
+  readonly fields: string
+  token: number
+}
+
+/** What this process knows of a part of the keys in Redis. In a Redis Cluster each bucket may be on another node. */
+export class Bucket {
+  readonly number: number
+  /** The newest claim of each key. */
+  readonly newest = new Map<string, RedisClaim>()
+  /** Claims that are asked to end and not gone. Redis holds the same list. */
+  readonly requested = new Set<number>()
+  /** Claims that are gone, and that Redis must be told of. */
+  released: Place[] = []
+  readonly evictions = new Set<Eviction>()
+  isAway = false
+  /** True while a BEAT is in flight. */
+  isBeating = false
+  /** When the last BEAT was sent. Unit: milliseconds of `performance.now()`, like all times here. */
+  beatAt = -Infinity
+  /** The greatest count of operations that Redis has returned. A smaller count shows that Redis has lost data. */
+  ops = 0
+  lostAt = -Infinity
+  /** Counts the rounds in which all claims are restated. */
+  round = 0
+  /** False while a round of restating is not finished. */
+  isRestated = true
+  restatedAt = performance.now()
+
+  constructor (number: number) {
+    this.number = number
+  }
+}
 
 export class RedisClaims {
-  readonly #prefix: string
+  readonly buckets: readonly Bucket[] = Array.from({ length: BUCKETS }, (_, number) => new Bucket(number))
   readonly #member: string
   readonly #byNumber = new Map<number, RedisClaim>()
   readonly #numbers = new Map<ClusterClaim, number>()
-  // Only the newest claim of each key.
-  readonly #buckets = Array.from({ length: BUCKETS }, () => new Map<string, RedisClaim>())
 
-  constructor (prefix: string, member: string) {
-    this.#prefix = prefix
+  constructor (member: string) {
     this.#member = member
   }
 
   /** Adds `clusterClaim` as the newest claim on the key. */
-  add (clusterClaim: ClusterClaim, number: number, token: number): RedisClaim {
-    const { redisKey, bucket } = locateScope(this.#prefix, clusterClaim.key.scope)
+  add (clusterClaim: ClusterClaim, number: number): RedisClaim {
+    const digest = digestOf(clusterClaim.key.scope)
+    const bucket = this.bucket(digest)
     const field = fieldName(clusterClaim.key, this.#member, number)
-    const added: RedisClaim = { clusterClaim, number, redisKey, field, bucket: this.#buckets[bucket]!, token, sent: false, claiming: false }
+    const added: RedisClaim = { clusterClaim, number, digest, field, bucket, madeAt: performance.now(), token: 0, isSent: false, isClaiming: false, round: 0 }
     this.#byNumber.set(number, added)
     this.#numbers.set(clusterClaim, number)
-    added.bucket.set(idOf(added), added)
+    bucket.newest.set(idOf(added), added)
     return added
+  }
+
+  bucket (digest: string): Bucket {
+    return this.buckets[bucketOf(digest)]!
   }
 
   byNumber (number: number): RedisClaim | undefined {
     return this.#byNumber.get(number)
   }
 
-  /** Removes `clusterClaim`. Returns the removed claim if the claim was the newest on the key. */
+  /** Removes `clusterClaim`. Returns the removed claim if Redis must be told. */
   delete (clusterClaim: ClusterClaim): RedisClaim | undefined {
     const deleted = this.#byNumber.get(this.#numbers.get(clusterClaim) ?? 0)
     if (deleted === undefined) return undefined
     this.#byNumber.delete(deleted.number)
     this.#numbers.delete(clusterClaim)
-    return this.supersede(deleted) ? deleted : undefined
+    const wasNewest = this.supersede(deleted)
+    const wasRequested = deleted.bucket.requested.delete(deleted.number)
+    return deleted.isSent && (wasNewest || wasRequested) ? deleted : undefined
   }
 
   /** Records that `claim` is not the newest on the key. Returns whether `claim` was the newest until now. */
   supersede (claim: RedisClaim): boolean {
-    return this.isNewest(claim) && claim.bucket.delete(idOf(claim))
+    return this.isNewest(claim) && claim.bucket.newest.delete(idOf(claim))
   }
 
   isNewest (claim: RedisClaim): boolean {
-    return claim.bucket.get(idOf(claim)) === claim
+    return claim.bucket.newest.get(idOf(claim)) === claim
   }
 
-  /** The newest claim of each key, in all buckets or in `bucket`. */
-  newest (bucket?: number): RedisClaim[] {
-    const buckets = bucket === undefined ? this.#buckets : [this.#buckets[bucket]!]
-    return buckets.flatMap(claims => [...claims.values()])
-  }
-
-  clear (): void {
-    this.#byNumber.clear()
-    this.#numbers.clear()
-    for (const bucket of this.#buckets) bucket.clear()
+  /** Removes all claims. Returns those that Redis must be told of. */
+  clear (): RedisClaim[] {
+    return [...this.#numbers.keys()].map(claim => this.delete(claim)).filter(claim => claim !== undefined)
   }
 }
 
-/** Splits `claims` into batches for the scripts. The claims of a batch share a bucket, and claims of the same scope are adjacent. */
-export function inChunks (claims: RedisClaim[]): RedisClaim[][] {
-  const sorted = [...claims].sort((a, b) => a.redisKey < b.redisKey ? -1 : a.redisKey > b.redisKey ? 1 : 0)
-  const chunks: RedisClaim[][] = []
-  for (const claim of sorted) {
-    const last = chunks.at(-1)
-    if (last !== undefined && last.length < CHUNK && last[0]!.bucket === claim.bucket) last.push(claim)
-    else chunks.push([claim])
-  }
-  return chunks
-}
-
-function idOf ({ redisKey, field }: RedisClaim): string {
-  return `${redisKey} ${field}`
+function idOf ({ digest, field }: Place): string {
+  return `${digest} ${field}`
 }

@@ -1,19 +1,17 @@
-// Whether Redis answers: runs commands with a time limit, reports an outage once, and probes until Redis answers again.
+// Whether Redis answers: runs commands with a time limit, and reports an outage once.
 import type { FastifyBaseLogger } from 'fastify'
 import { reportCluster } from '../diagnostics.ts'
 import { within } from '../wait.ts'
-import { ownTime, type RedisClock } from './clock.ts'
+import type { Bucket } from './claims.ts'
+import { ownTime } from './clock.ts'
 import type { RedisConnection } from './connection.ts'
-import type { Command, RestateReply } from './protocol.ts'
+import type { Command } from './protocol.ts'
 
 export interface RedisHealthOptions {
+  readonly buckets: readonly Bucket[]
   /** How long Redis may take to reply before Redis counts as away. Unit: milliseconds. */
   readonly replyTimeout: number
   readonly log: FastifyBaseLogger
-  /** Builds a command whose reply proves that the nodes of `keys` answer. */
-  readonly probeCommand: (keys: readonly string[]) => Command<RestateReply>
-  /** Called when Redis answers again after an outage. */
-  readonly onBack: () => void
 }
 
 export interface RunOptions {
@@ -23,40 +21,35 @@ export interface RunOptions {
   readonly onSettled?: () => void
 }
 
-const PROBE_MS = 500
-
 export class RedisHealth {
   readonly #connection: RedisConnection
-  readonly #clock: RedisClock
   readonly #options: RedisHealthOptions
-  #away = false
-  // A key of the node that did not answer. The remaining nodes of a Redis Cluster may still answer.
-  #unansweredKeys: string[] = []
-  #probing = false
-  #stopped = false
-  #probes: NodeJS.Timeout | undefined
+  #isStopped = false
 
-  constructor (connection: RedisConnection, clock: RedisClock, options: RedisHealthOptions) {
+  constructor (connection: RedisConnection, options: RedisHealthOptions) {
     this.#connection = connection
-    this.#clock = clock
     this.#options = options
   }
 
+  /** Whether Redis does not answer for some bucket. */
   get isAway (): boolean {
-    return this.#away
+    return this.#options.buckets.some(({ isAway }) => isAway)
   }
 
-  /** Whether a command sent now can be answered. Reports the outage if the connection is down. */
-  checkReachable (): boolean {
-    if (!this.#away && !this.#connection.canSend) this.markAway(new Error('the client must be connected to Redis, and is not. Check the address of Redis and the network'))
-    return !this.#away
+  /** Whether a command for `bucket` sent now can be answered. Reports the outage if the connection is down. */
+  checkReachable (bucket: Bucket): boolean {
+    if (!bucket.isAway && !this.#connection.canSend) {
+      this.markAway(this.#options.buckets, new Error('the client must be connected to Redis, and is not. Check the address of Redis and the network'))
+    }
+    return !bucket.isAway
   }
 
   /**
    * Runs `command` and calls `onReply` with the reply, even if the reply arrives after `replyTimeout`. `sentAt` is for
-   * {@link RedisClock.learn}. Resolves to `true` when `onReply` is done, or to `false` if the reply did not arrive in time.
+   * {@link RedisClock.learn}. Resolves to `true` when `onReply` is done. Resolves to `false` if the reply did not arrive in
+   * time: then `buckets` are away.
    */
-  async run<Reply> (command: Command<Reply>, onReply: (reply: Reply, sentAt: number) => unknown, { isWanted, onSettled }: RunOptions = {}): Promise<boolean> {
+  async run<Reply> (buckets: readonly Bucket[], command: Command<Reply>, onReply: (reply: Reply, sentAt: number) => unknown, { isWanted, onSettled }: RunOptions = {}): Promise<boolean> {
     const { script, keys, args, parse } = command
     let used: unknown
     const sentAt = ownTime()
@@ -69,52 +62,33 @@ export class RedisHealth {
     } catch (error) {
       // A later failure needs no report: the warning below has reported the outage.
       replied.catch(() => {})
-      this.markAway(error as Error, keys)
+      // Without a Redis Cluster one server answers for all buckets.
+      this.markAway(this.#connection.countsReceivers ? this.#options.buckets : buckets, error as Error)
       return false
     }
     await used
     return true
   }
 
-  /** Records and reports that Redis does not answer for `keys`, and starts to probe. */
-  markAway (err: Error, keys: string[] = []): void {
-    if (this.#away) return
-    this.#away = true
-    if (this.#stopped) return
-    this.#unansweredKeys = keys.slice(0, 1)
-    this.#probes = setInterval(() => this.probe(), PROBE_MS).unref()
+  /** Records that Redis does not answer for `buckets`, or refuses writes, and reports the outage. */
+  markAway (buckets: readonly Bucket[], err: Error): void {
+    const wasAway = this.isAway
+    for (const bucket of buckets) bucket.isAway = true
+    if (wasAway || this.#isStopped) return
     this.#options.log.warn({ err }, 'Redis is away: streams still start, but until Redis is back a new stream replaces only streams of its own process')
     reportCluster({ state: 'away' })
   }
 
-  /** Asks Redis once whether Redis is back. */
-  async probe (): Promise<void> {
-    // A probe without a reply stays in flight, and succeeds as soon as Redis answers.
-    if (this.#probing || !this.#connection.canSend) return
-    this.#probing = true
-    const sentAt = ownTime()
-    try {
-      const { script, keys, args, parse } = this.#options.probeCommand(this.#unansweredKeys)
-      this.#clock.learn(parse(await this.#connection.run(script, keys, args)).now, sentAt)
-      this.#markBack()
-    } catch {
-      // The next probe may succeed.
-    } finally {
-      this.#probing = false
-    }
-  }
-
-  /** Ends probing and reporting. Commands in flight may still be answered. */
-  stop (): void {
-    this.#stopped = true
-    clearInterval(this.#probes)
-  }
-
-  #markBack (): void {
-    this.#away = false
-    clearInterval(this.#probes)
+  /** Records that Redis has taken a write for `bucket`. */
+  markBack (bucket: Bucket): void {
+    bucket.isAway = false
+    if (this.isAway || this.#isStopped) return
     this.#options.log.info('Redis is back')
     reportCluster({ state: 'back' })
-    this.#options.onBack()
+  }
+
+  /** Ends reporting. Commands in flight may still be answered. */
+  stop (): void {
+    this.#isStopped = true
   }
 }

@@ -1,17 +1,32 @@
 // The entry point `octa-star-streams/redis`: checks the options of `redisCluster` and makes the adapter.
 import type { FastifyBaseLogger } from 'fastify'
-import { FST_ERR_OCTA_STAR_OPTION, show } from '../errors.ts'
-import { IoredisConnection, type RedisClient } from './connection.ts'
+import { FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_UNKNOWN_OPTION, show } from '../errors.ts'
+import { driverOf, type RedisClient } from './clients/index.ts'
+import { DrivenConnection } from './connection.ts'
 import { Member } from './member.ts'
+import { checkVersion } from './version.ts'
 import type { ClusterAdapter } from '../../types/index.ts'
 
 export type { RedisClient }
 
 export interface RedisClusterOptions {
   /**
-   * The application's client for Redis 6.2 or later, or Valkey: `new Redis()` or `new Cluster()` of `ioredis` or `iovalkey`,
-   * or `fastify.redis` of `@fastify/redis`. The adapter sends commands through this client, duplicates the client for one
-   * subscription, and never closes the client. Required.
+   * The application's client for Redis 6.2 or later, or Valkey. With an older Redis the registration of the plugin rejects with
+   * `FST_ERR_OCTA_STAR_REDIS_VERSION`. One of:
+   * - `new Redis()` or `new Cluster()` of `ioredis` or `iovalkey`, also with Sentinel, or `fastify.redis` of `@fastify/redis`;
+   * - `createClient()`, `createCluster()`, `createSentinel()` or `createClientPool()` of `redis` 5 or 6. Call `connect()`
+   *   before you register the plugin: the adapter never calls `connect()` on a client of `redis`.
+   *
+   * The adapter sends commands through this client, opens one more connection with the same options to subscribe, and never
+   * closes the client. With `createSentinel()` and `createClientPool()`, the adapter opens a connection for commands too.
+   * Required.
+   *
+   * @example
+   * import { createClient } from 'redis'
+   * const redis = createClient({ url: 'redis://localhost' })
+   * redis.on('error', error => fastify.log.error(error))
+   * await redis.connect()
+   * const cluster = redisCluster({ redis })
    */
   redis: RedisClient
   /**
@@ -22,9 +37,9 @@ export interface RedisClusterOptions {
    */
   prefix?: string
   /**
-   * How long Redis keeps a process's entries after the process stops renewing them, for example because the process was
-   * killed. A process renews each entry twice per lease, so a longer lease costs Redis fewer commands. Unit: milliseconds, a
-   * whole number from 1000 to 3600000. Default: `30000`.
+   * How long Redis keeps the keys of a scope that no process renews, for example because the process was killed. The streams
+   * of a killed process do not count any longer after three seconds, whatever the lease. A process renews the keys twice per
+   * lease, so a longer lease costs Redis fewer commands. Unit: milliseconds, a whole number from 1000 to 3600000. Default: `600000`.
    */
   lease?: number
   /**
@@ -34,20 +49,28 @@ export interface RedisClusterOptions {
   log?: FastifyBaseLogger
 }
 
-export const defaults = Object.freeze({ prefix: 'octa-star:', lease: 30_000 })
+export const defaults = Object.freeze({ prefix: 'octa-star:', lease: 600_000 })
+
+/** How long the server may take to tell its version. A slow server is used without the version. */
+const VERSION_TIMEOUT_MS = 1_000
+
+const KNOWN_OPTIONS = ['redis', 'prefix', 'lease', 'log'] satisfies Array<keyof RedisClusterOptions>
 
 /**
  * Makes the value for the plugin's option `cluster`: processes that share a Redis or Valkey keep at most one stream per
  * browser tab, counted over all processes. If Redis does not answer, streams still start, and each process replaces only the streams of that process.
  *
- * @throws FST_ERR_OCTA_STAR_OPTION if an option is not valid
+ * @throws FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_UNKNOWN_OPTION if an option is not valid
  * @example await fastify.register(octaStarStreams, { cluster: redisCluster({ redis: fastify.redis }) })
  */
 export function redisCluster (options: RedisClusterOptions): ClusterAdapter {
-  const { redis, prefix, lease, log: ownLog } = { ...defaults, ...options }
-  if (typeof redis?.evalsha !== 'function' || typeof redis.duplicate !== 'function') {
-    throw new FST_ERR_OCTA_STAR_OPTION('cluster.redis', 'a client of ioredis or iovalkey', show(redis))
+  const given = Object.fromEntries(Object.entries(options ?? {}).filter(([, value]) => value !== undefined))
+  for (const name of Object.keys(given)) {
+    if (!(KNOWN_OPTIONS as string[]).includes(name)) throw new FST_ERR_OCTA_STAR_UNKNOWN_OPTION(`cluster.${name}`, KNOWN_OPTIONS.join(', '))
   }
+  const { redis, prefix, lease, log: ownLog } = { ...defaults, ...given } as RedisClusterOptions & typeof defaults
+  const makeDriver = driverOf(redis)
+  if (makeDriver === undefined) throw new FST_ERR_OCTA_STAR_OPTION('cluster.redis', 'a client of ioredis, iovalkey or redis', show(redis))
   if (typeof prefix !== 'string' || /[{}\s]/.test(prefix)) throw new FST_ERR_OCTA_STAR_OPTION('cluster.prefix', 'a string without braces or spaces', show(prefix))
   if (!Number.isSafeInteger(lease) || lease < 1_000 || lease > 3_600_000) {
     throw new FST_ERR_OCTA_STAR_OPTION('cluster.lease', 'a whole number of milliseconds from 1000 to 3600000', show(lease))
@@ -55,8 +78,17 @@ export function redisCluster (options: RedisClusterOptions): ClusterAdapter {
   return {
     async join ({ log, replaceTimeout, namespace }) {
       const ownPrefix = namespace === undefined ? prefix : `${prefix}${namespace}:`
-      const member = new Member({ prefix: ownPrefix, lease, replaceTimeout, log: ownLog ?? log }, listener => new IoredisConnection(redis, listener))
+      let connection!: DrivenConnection
+      const member = new Member({ prefix: ownPrefix, lease, replaceTimeout, log: ownLog ?? log }, listener => (connection = new DrivenConnection(makeDriver(), listener)))
       await member.join()
+      // A server that does not answer now is not asked again.
+      if (member.isAway) return member
+      try {
+        await checkVersion(connection, ownPrefix, VERSION_TIMEOUT_MS)
+      } catch (error) {
+        await member.leave()
+        throw error
+      }
       return member
     }
   }

@@ -1,14 +1,16 @@
 // A process as a member of the cluster: claims stream keys in Redis, waits for predecessors in other processes, and ends claims at their request.
 import { randomBytes } from 'node:crypto'
+import { FST_ERR_OCTA_STAR_EVICT } from '../errors.ts'
 import { afterReading, deferred, within } from '../wait.ts'
-import { PendingAcks } from './acks.ts'
-import { inChunks, RedisClaims, type RedisClaim } from './claims.ts'
+import { RedisClaims, type Bucket, type Eviction, type RedisClaim } from './claims.ts'
 import { RedisClock } from './clock.ts'
 import type { ConnectionListener, RedisConnection } from './connection.ts'
+import { PendingEnds, type PendingEnd } from './ends.ts'
+import { Hearing } from './hearing.ts'
 import { RedisHealth } from './health.ts'
 import {
-  BUCKETS, channelPrefix, claimCommand, countCommand, evictCommand, fieldPrefix, formatMessage, locateScope, parseMessage,
-  releaseCommand, restateCommand, type EndMessage, type Notified, type Sender, type Timing
+  askCommand, beatCommand, channelPrefix, claimCommand, countCommand, digestOf, evictCommand, fieldPrefix, leaveCommand, parseMessage, RECORD_LEASE,
+  releaseCommand, requestsCommand, restateCommand, type Asked, type BeatReply, type ClaimName, type EndReason, type Place, type Sender, type Timing
 } from './protocol.ts'
 import type { Cluster, ClusterClaim, ClusterContext } from '../../types/index.ts'
 
@@ -17,195 +19,425 @@ export interface MemberOptions extends ClusterContext {
   readonly lease: number
 }
 
-/** How late a claim or an eviction may reach Redis and still count from the arrival. Unit: milliseconds. */
+// All times are in milliseconds.
+
+/** How late a claim or an eviction may reach Redis and still count from the arrival. */
 const TOLERANCE_MS = 1_000
+const TICK_MS = 250
+/** How often a member renews its records: three times per lease, so that a short halt does no harm. */
+const BEAT_MS = 800
+/** How often a member asks whether Redis is back. */
+const PROBE_MS = 500
+/** How many claims one script handles. More would block Redis for longer than some milliseconds. */
+const PAGE = 250
 
 export class Member implements Cluster, ConnectionListener {
   readonly id = randomBytes(12).toString('base64url')
   readonly channel: string
-  readonly #prefix: string
   readonly #sender: Sender
   readonly #connection: RedisConnection
   readonly #clock = new RedisClock()
   readonly #health: RedisHealth
-  readonly #acks: PendingAcks
-  readonly #claims: RedisClaims
-  /** How long Redis may take to reply before this process goes on without Redis. Unit: milliseconds. */
+  readonly #hearing: Hearing
+  readonly #ends: PendingEnds
+  readonly #claims = new RedisClaims(this.id)
+  /** How long Redis may take to reply before this process goes on without Redis. */
   readonly #replyTimeout: number
-  // Claims that are gone, and that Redis must forget.
-  #released: RedisClaim[] = []
-  // The last number given to a claim or an eviction.
+  // The last number given to a claim.
   #lastNumber = 0
-  #nextBucket = 0
-  #lastBeat = 0
-  // When the first beat was sent after the last message arrived.
-  #beatSentAt: number | undefined
+  #isSendingReleased = false
+  #restating: Promise<void> = Promise.resolve()
+  #isJoined = false
+  #hasLeft = false
+  // When a connection was last made again. Unit: milliseconds of `performance.now()`.
+  #readyAt = -Infinity
   readonly #connected = deferred<void>()
-  readonly #restating: NodeJS.Timeout
+  readonly #ticking: NodeJS.Timeout
 
-  constructor (options: MemberOptions, connect: (listener: ConnectionListener) => RedisConnection) {
-    const { prefix, lease, replaceTimeout, log } = options
-    this.#prefix = prefix
-    this.#sender = { id: this.id, channels: channelPrefix(prefix), lease }
-    this.channel = this.#channelOf(this.id)
+  constructor ({ prefix, lease, replaceTimeout, log }: MemberOptions, connect: (listener: ConnectionListener) => RedisConnection) {
+    this.#sender = { id: this.id, prefix, lease }
+    this.channel = channelPrefix(prefix) + this.id
     this.#replyTimeout = Math.min(2_500, replaceTimeout / 2)
-    this.#claims = new RedisClaims(prefix, this.id)
     this.#connection = connect(this)
-    this.#acks = new PendingAcks(this.#connection, replaceTimeout, log)
-    this.#health = new RedisHealth(this.#connection, this.#clock, {
-      replyTimeout: this.#replyTimeout,
-      log,
-      probeCommand: keys => restateCommand(this.#sender, ++this.#lastBeat, [], keys),
-      onBack: () => this.#restateAll()
-    })
-    // Restates each claim twice per lease, a bucket at a time, so that the number of commands does not grow with the number of scopes.
-    this.#restating = setInterval(() => afterReading(() => this.#restateNextBucket()), lease / 2 / BUCKETS).unref()
+    this.#health = new RedisHealth(this.#connection, { buckets: this.#claims.buckets, replyTimeout: this.#replyTimeout, log })
+    this.#hearing = new Hearing(this.#connection, this.#replyTimeout, log)
+    this.#ends = new PendingEnds({ timeout: replaceTimeout, log, ask: (bucket, pending) => this.#ask(bucket, pending) })
+    // Buckets are not restated all at once.
+    for (const bucket of this.#claims.buckets) bucket.restatedAt -= lease / 2 * bucket.number / this.#claims.buckets.length
+    this.#ticking = setInterval(() => afterReading(() => this.#tick()), TICK_MS).unref()
   }
 
-  /** Waits until the connection sends and receives, then reads Redis's clock. If Redis does not answer in time, warns and resolves: the application starts anyway. */
+  /** Whether Redis does not answer, or refuses writes. */
+  get isAway (): boolean {
+    return this.#health.isAway
+  }
+
+  /** Waits until the connection sends and receives, and Redis takes writes. Otherwise warns and resolves: the application starts anyway. */
   async join (): Promise<void> {
-    if (!await within(this.#connected.promise, this.#replyTimeout)) {
+    const isConnected = await within(this.#connected.promise, this.#replyTimeout)
+    this.#isJoined = true
+    if (!isConnected) {
       const problem = `the client must be connected to Redis and subscribed to ${this.channel} within ${this.#replyTimeout} ms, and is not. `
-      return this.#health.markAway(new Error(`${problem}Check the address of Redis, and that the user may use the channels ${this.#sender.channels}*`))
+      const advice = `Check the address of Redis, and that the user may use the channels ${channelPrefix(this.#sender.prefix)}*`
+      // A process that can write goes on without messages.
+      if (!this.#connection.canSend) return this.#health.markAway(this.#claims.buckets, new Error(problem + advice))
     }
     // The clock must be known before the first claim, because a late claim counts from the time at which the claim was made.
-    await this.#health.run(restateCommand(this.#sender, ++this.#lastBeat, [], []), ({ now }, sentAt) => this.#clock.learn(now, sentAt))
+    await this.#beat(this.#claims.buckets)
   }
 
   claim (clusterClaim: ClusterClaim): Promise<unknown> | undefined {
-    const claim = this.#claims.add(clusterClaim, ++this.#lastNumber, this.#clock.now)
-    if (!this.#health.checkReachable()) return undefined
-    claim.sent = claim.claiming = true
-    return this.#health.run(claimCommand(this.#sender, claim, this.#madeAt(claim.token)), (reply, sentAt) => {
+    const claim = this.#claims.add(clusterClaim, ++this.#lastNumber)
+    const { bucket } = claim
+    if (!this.#health.checkReachable(bucket)) return undefined
+    // The first claim in a bucket makes a record there. Others must not take the silence of this process for death.
+    if (this.#hearing.isDeaf && bucket.newest.size === 1) this.#beat([bucket])
+    return this.#sendClaim(claim, this.#onTime())
+  }
+
+  async #sendClaim (claim: RedisClaim, timing: Timing): Promise<void> {
+    const { bucket } = claim
+    const { round } = bucket
+    claim.isSent = claim.isClaiming = true
+    await this.#health.run([bucket], claimCommand(this.#sender, claim, timing), async (reply, sentAt) => {
       this.#clock.learn(reply.now, sentAt)
-      if (reply.outcome === 'superseded') return this.#endSuperseded(claim)
+      if (reply.outcome === 'late') {
+        if (this.#claims.isNewest(claim)) await this.#sendClaim(claim, this.#lateTiming(claim.madeAt))
+        return
+      }
+      this.#noteOperations(bucket, reply.ops)
+      if (reply.outcome === 'superseded') return this.#end(claim, 'replaced')
       claim.token = reply.token
-      if (reply.predecessors.length > 0) return Promise.all(reply.predecessors.map(notified => this.#awaitAck('replaced', claim.number, notified)))
+      claim.round = round
+      await this.#ends.wait(bucket, reply.predecessors)
     }, {
       // A claim that must be sent again would arrive behind a newer claim of this process, and pass for the newest.
       isWanted: () => this.#claims.isNewest(claim),
-      onSettled: () => { claim.claiming = false }
+      onSettled: () => { claim.isClaiming = false }
     })
   }
 
   release (clusterClaim: ClusterClaim): void {
     const claim = this.#claims.delete(clusterClaim)
-    if (claim === undefined || !claim.sent) return
-    // Claims released in the same turn of the event loop go together, for example all claims at a shutdown.
-    if (this.#released.push(claim) === 1) setImmediate(() => this.#sendReleased())
+    if (claim !== undefined) this.#release(claim)
   }
 
   async evict (scope: string, tabId?: string): Promise<number> {
-    if (!this.#health.checkReachable()) return 0
-    const number = ++this.#lastNumber
-    const { redisKey } = locateScope(this.#prefix, scope)
-    const prefix = tabId === undefined ? '' : fieldPrefix(tabId)
-    let count = 0
-    await this.#health.run(evictCommand(this.#sender, redisKey, prefix, number, this.#madeAt(this.#clock.now)), reply => {
-      for (const { numbers } of reply) count += numbers.length
-      return Promise.all(reply.map(notified => this.#awaitAck('evicted', number, notified)))
-    })
-    return count
+    const digest = digestOf(scope)
+    const bucket = this.#claims.bucket(digest)
+    const eviction = { digest, fields: tabId === undefined ? '' : fieldPrefix(tabId), token: 0 }
+    if (!this.#health.checkReachable(bucket)) throw new FST_ERR_OCTA_STAR_EVICT('Redis is away')
+    bucket.evictions.add(eviction)
+    try {
+      const asked = await this.#sendEviction(bucket, eviction, this.#onTime(), performance.now())
+      if (asked === undefined) throw new FST_ERR_OCTA_STAR_EVICT('Redis does not answer')
+      // Redis may have lost its data, and other processes may not have restated their claims yet. A new connection may be to a Redis that has restarted.
+      const restatedIn = Math.max(bucket.lostAt, this.#readyAt) + RECORD_LEASE - performance.now()
+      if (restatedIn > 0) {
+        await within(new Promise(() => {}), restatedIn)
+        const restated = await this.#sendEviction(bucket, eviction, { at: eviction.token, tolerance: -1 }, 0)
+        if (restated === undefined) throw new FST_ERR_OCTA_STAR_EVICT('Redis does not answer')
+        const known = new Set(asked.map(nameOf))
+        asked.push(...restated.filter(claim => !known.has(nameOf(claim))))
+      }
+      const gone = await this.#ends.wait(bucket, asked)
+      if (gone < asked.length) throw new FST_ERR_OCTA_STAR_EVICT(`${asked.length - gone} of ${asked.length} streams in other processes were not gone within replaceTimeout`)
+      return gone
+    } finally {
+      bucket.evictions.delete(eviction)
+    }
+  }
+
+  /** Asks for the end of all claims that `eviction` concerns. Resolves to these claims, or to `undefined` if Redis does not answer. */
+  async #sendEviction (bucket: Bucket, eviction: Eviction, timing: Timing, madeAt: number): Promise<Asked[] | undefined> {
+    const asked = new Map<string, Asked>()
+    let cursor = '0'
+    do {
+      const isAnswered = await this.#health.run([bucket], evictCommand(this.#sender, eviction.digest, eviction.fields, cursor, timing), (reply, sentAt) => {
+        this.#clock.learn(reply.now, sentAt)
+        if (reply.outcome === 'late') {
+          timing = this.#lateTiming(madeAt)
+          return
+        }
+        this.#noteOperations(bucket, reply.ops)
+        eviction.token = reply.token
+        timing = { at: reply.token, tolerance: -1 }
+        cursor = reply.cursor
+        // A cursor may return a field twice: https://redis.io/docs/latest/commands/scan/#scan-guarantees
+        for (const claim of reply.asked) asked.set(nameOf(claim), claim)
+      })
+      if (!isAnswered) return undefined
+    } while (cursor !== '0' || eviction.token === 0)
+    return [...asked.values()]
   }
 
   async count (scope: string): Promise<number> {
-    if (!this.#health.checkReachable()) return 0
+    const digest = digestOf(scope)
+    const bucket = this.#claims.bucket(digest)
+    if (!this.#health.checkReachable(bucket)) return 0
     let count = 0
-    await this.#health.run(countCommand(this.#sender, locateScope(this.#prefix, scope).redisKey), reply => { count = reply })
+    let cursor = '0'
+    do {
+      const isAnswered = await this.#health.run([bucket], countCommand(this.#sender, digest, cursor), reply => {
+        count += reply.count
+        cursor = reply.cursor
+      })
+      if (!isAnswered) return 0
+    } while (cursor !== '0')
     return count
   }
 
   async leave (): Promise<void> {
-    clearInterval(this.#restating)
+    this.#hasLeft = true
+    clearInterval(this.#ticking)
     this.#health.stop()
-    this.#released.push(...this.#claims.newest().filter(claim => claim.sent))
-    this.#claims.clear()
-    await this.#sendReleased()
-    this.#acks.giveUp()
+    for (const claim of this.#claims.clear()) claim.bucket.released.push(claim)
+    await Promise.all(this.#claims.buckets.map(bucket => this.#sendReleased(bucket)))
+    const present = this.#claims.buckets.filter(({ isAway }) => !isAway)
+    await Promise.all(this.#byNode(present).map(buckets => this.#health.run(buckets, leaveCommand(this.#sender, buckets.map(({ number }) => number)), () => {})))
+    this.#ends.giveUp()
     this.#connection.close()
   }
 
   onMessage (text: string): void {
-    this.#beatSentAt = undefined
     const message = parseMessage(text)
-    if (message.type === 'end') this.#endFor(message)
-    else if (message.type === 'gone') this.#acks.onAck(message.from, message.ackNumber)
+    this.#hearing.onMessage(message.type === 'beat' ? message.number : undefined)
+    if (message.type === 'end') for (const name of message.claims) this.#onRequest(message.reason, message.digest, name)
+    else if (message.type === 'gone') this.#ends.onGone(message.member, message.number)
   }
 
-  onReady (): void {
+  /** Messages may have been lost: reads the state. */
+  onReady (isReconnected = false): void {
     if (this.#connection.canSend && this.#connection.isSubscribed) this.#connected.resolve()
-    if (this.#health.isAway) this.#health.probe()
-    else this.#restateAll()
+    if (isReconnected && this.#isJoined && this.#connection.countsReceivers) this.#readyAt = performance.now()
+    if (this.#hasLeft || !this.#connection.canSend) return
+    this.#ends.askSoon()
+    this.#beat(this.#claims.buckets.filter(bucket => this.#isUsed(bucket)))
   }
 
-  /** Ends the claims that another member has replaced or evicts, and acknowledges when the claims are gone. */
-  async #endFor ({ reason, from, ackNumber, numbers }: EndMessage): Promise<void> {
-    const claims = numbers.map(number => this.#claims.byNumber(number)).filter(claim => claim !== undefined)
-    for (const claim of claims) {
-      if (reason === 'replaced') this.#claims.supersede(claim)
-      claim.clusterClaim.end(reason)
+  onDeaf (error: Error): void {
+    this.#hearing.onDeaf(error)
+    // Other processes must not take the silence for death.
+    if (!this.#hasLeft && this.#connection.canSend) this.#beat(this.#claims.buckets.filter(bucket => this.#isUsed(bucket) && !bucket.isAway))
+  }
+
+  // Periodic work.
+
+  #tick (): void {
+    const now = performance.now()
+    const { isAway } = this.#health
+    this.#hearing.check(isAway || !this.#connection.canSend)
+    if (!this.#connection.canSend) return
+    const { isDeaf } = this.#hearing
+    const due = this.#claims.buckets.filter(bucket => {
+      const interval = bucket.isAway ? PROBE_MS : isDeaf ? TICK_MS : BEAT_MS
+      // A timer may be early by less than a millisecond.
+      return this.#isUsed(bucket) && now - bucket.beatAt > interval - TICK_MS / 2
+    })
+    this.#beat(due)
+    for (const bucket of this.#claims.buckets) {
+      // The record of an unused bucket is not renewed, and its end is no loss.
+      if (!this.#isUsed(bucket)) bucket.ops = 0
+      if (bucket.newest.size > 0 && !bucket.isAway && now - bucket.restatedAt > this.#sender.lease / 2) this.#restate(bucket)
     }
-    if (ackNumber === 0) return
-    await Promise.all(claims.map(({ clusterClaim }) => clusterClaim.released))
-    // If this acknowledgement fails, `from` repeats the request.
-    this.#connection.publish(this.#channelOf(from), formatMessage({ type: 'gone', from: this.id, ackNumber })).catch(() => {})
   }
 
-  /** Waits until the claims that a script asked another member to end are gone. */
-  #awaitAck (reason: EndMessage['reason'], ackNumber: number, { member, numbers, receivers }: Notified): Promise<void> {
-    const message = formatMessage({ type: 'end', reason, from: this.id, ackNumber, numbers })
-    return this.#acks.wait({ member, ackNumber, receivers, channel: this.#channelOf(member), message })
+  #isUsed (bucket: Bucket): boolean {
+    return bucket.isAway || bucket.newest.size > 0 || bucket.requested.size > 0 || bucket.evictions.size > 0
   }
 
-  #endSuperseded (claim: RedisClaim): void {
-    this.#claims.supersede(claim)
-    claim.clusterClaim.end('replaced')
+  /** Renews the records of `buckets`, and learns what Redis has lost, whether Redis takes writes, and what was asked of this process. */
+  async #beat (buckets: readonly Bucket[]): Promise<void> {
+    // A beat without a reply stays in flight, and succeeds as soon as Redis answers.
+    const idle = buckets.filter(({ isBeating }) => !isBeating)
+    await Promise.all(this.#byNode(idle).map((group, i) => this.#beatNode(group, i === 0)))
   }
 
-  async #sendReleased (): Promise<void> {
-    if (this.#released.length === 0 || !this.#health.checkReachable()) return
-    const released = this.#released
-    this.#released = []
-    await Promise.all(inChunks(released).map(async chunk => {
-      if (!await this.#health.run(releaseCommand(this.#sender, chunk), () => {})) this.#released.push(...chunk)
+  async #beatNode (buckets: Bucket[], isFirst: boolean): Promise<void> {
+    // If Redis was away, the reply must also prove that this process may publish.
+    const beat = isFirst || buckets.some(({ isAway }) => isAway) ? this.#hearing.nextBeat() : undefined
+    const { isSubscribed } = this.#connection
+    for (const bucket of buckets) {
+      bucket.isBeating = true
+      bucket.beatAt = performance.now()
+    }
+    const command = beatCommand(this.#sender, buckets.map(({ number }) => number), this.#hearing.isDeaf, beat)
+    await this.#health.run(buckets, command, ({ now, records }, sentAt) => {
+      this.#clock.learn(now, sentAt)
+      if (beat !== undefined && isSubscribed) this.#hearing.onBeatSent(beat)
+      for (const [i, bucket] of buckets.entries()) this.#onBeat(bucket, records[i]!)
+    }, { onSettled: () => { for (const bucket of buckets) bucket.isBeating = false } })
+  }
+
+  #onBeat (bucket: Bucket, { ops, requests }: BeatReply['records'][number]): void {
+    if (this.#hasLeft) return
+    if (bucket.isAway) this.#probe(bucket)
+    // A record that did not exist is a loss if this process has counted operations there.
+    if (Math.max(ops, 0) < bucket.ops) this.#onLost(bucket, Math.max(ops, 0))
+    // A Redis that still knows what this process has counted there has not restarted.
+    else if (bucket.ops > 0) this.#readyAt = -Infinity
+    if (requests > bucket.requested.size) this.#readRequests(bucket)
+  }
+
+  /** While a Redis Cluster migrates the slot of `bucket`, the beat succeeds, because it has one key. Scripts that need a new key do not. */
+  async #probe (bucket: Bucket): Promise<void> {
+    const noScope = `${bucket.number.toString(16)}none`
+    if (!this.#connection.countsReceivers && !await this.#health.run([bucket], countCommand(this.#sender, noScope, '0'), () => {})) return
+    if (bucket.isAway && !this.#hasLeft) this.#onBack(bucket)
+  }
+
+  #onBack (bucket: Bucket): void {
+    this.#health.markBack(bucket)
+    this.#sendReleased(bucket)
+    // Claims were made that Redis does not know.
+    this.#restate(bucket)
+  }
+
+  #noteOperations (bucket: Bucket, ops: number): void {
+    if (ops <= bucket.ops) this.#onLost(bucket, ops)
+    else bucket.ops = ops
+  }
+
+  /** Redis has lost data of `bucket`: tells Redis what this process knows. */
+  #onLost (bucket: Bucket, ops: number): void {
+    bucket.ops = ops
+    // Without a Redis Cluster all buckets are on one server.
+    for (const lost of this.#connection.countsReceivers ? this.#claims.buckets : [bucket]) lost.lostAt = performance.now()
+    this.#restate(bucket)
+    for (const eviction of bucket.evictions) {
+      if (eviction.token > 0) this.#sendEviction(bucket, eviction, { at: eviction.token, tolerance: -1 }, 0)
+    }
+  }
+
+  async #readRequests (bucket: Bucket): Promise<void> {
+    let cursor = '0'
+    let isAnswered: boolean
+    do {
+      isAnswered = await this.#health.run([bucket], requestsCommand(this.#sender, bucket.number, cursor), reply => {
+        cursor = reply.cursor
+        for (const { reason, digest, ...name } of reply.requests) this.#onRequest(reason, digest, name)
+      })
+    } while (isAnswered && cursor !== '0')
+  }
+
+  /** Another process asks for the end of a claim. */
+  #onRequest (reason: EndReason, digest: string, { number, field }: ClaimName): void {
+    const claim = this.#claims.byNumber(number)
+    if (claim !== undefined) this.#end(claim, reason)
+    // The claim is gone, and Redis does not know.
+    else this.#release({ number, field, digest })
+  }
+
+  #end (claim: RedisClaim, reason: EndReason): void {
+    claim.bucket.requested.add(claim.number)
+    if (reason === 'replaced') this.#claims.supersede(claim)
+    claim.clusterClaim.end(reason)
+  }
+
+  /** Asks again for the end of claims of other processes. */
+  #ask (bucket: Bucket, pending: PendingEnd[]): void {
+    const mayMiss = performance.now() - bucket.lostAt < RECORD_LEASE
+    // Silence is a hint that a member is dead: a deaf member may not have written yet that it is deaf. A start may rely on the hint. An
+    // eviction must not, because no evicted stream may be live once the eviction has resolved.
+    const asked = pending.map(({ asked, isUnheard }) => ({ ...asked, isUnheard: isUnheard && asked.reason === 'replaced' && this.#connection.countsReceivers }))
+    this.#health.run([bucket], askCommand(this.#sender, bucket.number, bucket.ops, mayMiss, asked), reply => {
+      if (reply.outcome === 'lost') return this.#onLost(bucket, 0)
+      const left = new Map(reply.pending.map(({ index, receivers }) => [index, receivers]))
+      for (const [i, end] of pending.entries()) {
+        end.isUnheard = left.get(i) === 0
+        // If nobody receives the next request either, the member is dead.
+        if (end.isUnheard && this.#connection.countsReceivers) end.askAt = 0
+        if (!left.has(i)) this.#ends.settle(end)
+      }
+    })
+  }
+
+  /** Claims released one right after the other go together, for example all claims at a shutdown. */
+  #release (place: Place): void {
+    this.#claims.bucket(place.digest).released.push(place)
+    if (this.#isSendingReleased) return
+    this.#isSendingReleased = true
+    // After the promise callbacks that are due: whoever awaits the end of a stream in this process learns of the end before the successor opens.
+    queueMicrotask(() => process.nextTick(() => {
+      this.#isSendingReleased = false
+      for (const bucket of this.#claims.buckets) this.#sendReleased(bucket)
     }))
   }
 
-  #restateNextBucket (): void {
-    if (this.#health.isAway) return
-    const claims = this.#claims.newest(this.#nextBucket)
-    this.#nextBucket = (this.#nextBucket + 1) % BUCKETS
-    if (claims.length === 0 || !this.#health.checkReachable()) return
-    // Redis answers, but messages do not arrive: the subscription is broken, and the client has not noticed.
-    if (this.#beatSentAt !== undefined && this.#connection.isSubscribed && performance.now() - this.#beatSentAt > this.#replyTimeout) {
-      this.#beatSentAt = undefined
-      this.#acks.giveUp()
-      this.#connection.resubscribe()
-    }
-    this.#restate(claims)
-  }
-
-  #restateAll (): void {
-    this.#restate(this.#claims.newest())
-    this.#sendReleased()
-  }
-
-  #restate (claims: RedisClaim[]): void {
-    for (const chunk of inChunks(claims.filter(({ claiming }) => !claiming))) {
-      for (const claim of chunk) claim.sent = true
-      this.#beatSentAt ??= performance.now()
-      this.#health.run(restateCommand(this.#sender, ++this.#lastBeat, chunk, []), ({ now, superseded }, sentAt) => {
-        this.#clock.learn(now, sentAt)
-        for (const index of superseded) this.#endSuperseded(chunk[index]!)
-      })
+  async #sendReleased (bucket: Bucket): Promise<void> {
+    while (bucket.released.length > 0 && this.#health.checkReachable(bucket)) {
+      const page = bucket.released.splice(0, PAGE)
+      if (!await this.#health.run([bucket], releaseCommand(this.#sender, bucket.number, page), () => {})) bucket.released.push(...page)
     }
   }
 
-  #madeAt (time: number): Timing {
-    return { at: this.#clock.isKnown ? time : 0, tolerance: Math.min(TOLERANCE_MS, this.#replyTimeout) * 1000 }
+  /** Restates all claims of `bucket`, some at a time, one bucket after the other, so that neither Redis nor the event loop stalls. */
+  #restate (bucket: Bucket): void {
+    bucket.round++
+    bucket.restatedAt = performance.now()
+    const { round } = bucket
+    this.#restating = this.#restating.then(() => this.#restateRound(bucket, round))
   }
 
-  #channelOf (member: string): string {
-    return this.#sender.channels + member
+  async #restateRound (bucket: Bucket, round: number): Promise<void> {
+    // The time of a claim that was never sent is an estimate. After a standstill the last reply may have told an old time, so this
+    // round begins with a new reply.
+    for (const { token } of bucket.newest.values()) {
+      if (token > 0) continue
+      await this.#sendRestated(bucket, [])
+      break
+    }
+    // Claims may come and go while this loop waits.
+    const claims = bucket.newest.values()
+    let page: RedisClaim[]
+    do {
+      if (bucket.round !== round || bucket.isAway || this.#hasLeft) return
+      page = []
+      for (const claim of claims) {
+        if (claim.round === round || claim.isClaiming) continue
+        claim.isSent = true
+        claim.round = round
+        // Not earlier: when the claim was made, the estimate of Redis's clock may have been wrong, see #lateTiming.
+        if (claim.token === 0) claim.token = this.#timeOf(claim.madeAt)
+        if (page.push(claim) === PAGE) break
+      }
+      if (page.length > 0) await this.#sendRestated(bucket, page)
+    } while (page.length === PAGE)
   }
+
+  async #sendRestated (bucket: Bucket, claims: RedisClaim[]): Promise<void> {
+    await this.#health.run([bucket], restateCommand(this.#sender, bucket.number, claims), ({ now, ops, ended }, sentAt) => {
+      this.#clock.learn(now, sentAt)
+      this.#noteOperations(bucket, ops)
+      for (const { index, reason } of ended) this.#onRequest(reason, claims[index]!.digest, claims[index]!)
+    })
+  }
+
+  // Without a Redis Cluster all buckets are on one server, and one command serves all.
+  #byNode (buckets: readonly Bucket[]): Bucket[][] {
+    if (buckets.length === 0) return []
+    return this.#connection.countsReceivers ? [[...buckets]] : buckets.map(bucket => [bucket])
+  }
+
+  #onTime (): Timing {
+    return { at: this.#clock.isKnown ? this.#clock.now : 0, tolerance: Math.min(TOLERANCE_MS, this.#replyTimeout) * 1000 }
+  }
+
+  /**
+   * Redis says that a command made at `madeAt` came late. If this process's own stopwatch agrees, the command counts from
+   * `madeAt`. Otherwise the estimate of Redis's clock was wrong, for example because the machine was suspended.
+   */
+  #lateTiming (madeAt: number): Timing {
+    const elapsed = performance.now() - madeAt
+    return elapsed > Math.min(TOLERANCE_MS, this.#replyTimeout) ? { at: this.#timeOf(madeAt), tolerance: -1 } : { at: 0, tolerance: 0 }
+  }
+
+  /** What Redis's clock showed at `at`. Unit of `at`: milliseconds of `performance.now()`. */
+  #timeOf (at: number): number {
+    return Math.round(this.#clock.now - (performance.now() - at) * 1000)
+  }
+}
+
+function nameOf ({ member, number }: Asked): string {
+  return `${member} ${number}`
 }

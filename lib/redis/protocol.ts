@@ -1,32 +1,50 @@
 // The protocol between the processes of a cluster: names in Redis, messages, and the input and output of every script.
-// Messages and replies of the scripts are written in Lua in scripts.ts; a test compares both files in a real Redis.
+// Everything that must become true is state in Redis, see scripts.ts. A message only saves time: a member that misses a message
+// finds the state. Messages and replies of the scripts are written in Lua; a test compares both files in a real Redis.
 import { hash } from 'node:crypto'
-import { CLAIM, COUNT, EVICT, RELEASE, RESTATE, type Script } from './scripts.ts'
+import { ASK, BEAT, CLAIM, COUNT, EVICT, LEAVE, RELEASE, REQUESTS, RESTATE, type Script } from './scripts.ts'
 import type { StreamKey } from '../../types/index.ts'
 
 // Names. Keys and fields contain digests of fixed length, so no choice of scope, tab id or name can imitate another key or field.
 
 /**
- * How many hash slots a prefix uses in a Redis Cluster. The keys of a scope's bucket share a hash slot, because a script
- * may only touch keys of one slot: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
+ * How many hash slots a prefix uses in a Redis Cluster. The keys of a bucket share a hash slot, because a script may only
+ * touch keys of one slot: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
  */
 export const BUCKETS = 16
 
-/** The key of a scope's hash, `<prefix>{<bucket>}:<digest>`, and the scope's bucket, from 0 to 15. */
-export function locateScope (prefix: string, scope: string): { readonly redisKey: string, readonly bucket: number } {
-  const digest = hash('sha256', scope)
-  return { redisKey: `${prefix}{${digest[0]}}:${digest.slice(1, 40)}`, bucket: parseInt(digest[0]!, 16) }
+/** The digest that names a scope: 40 hexadecimal digits. The first digit is the bucket. */
+export function digestOf (scope: string): string {
+  return hash('sha256', scope).slice(0, 40)
+}
+
+/** The bucket of a scope, from 0 to 15. */
+export function bucketOf (digest: string): number {
+  return parseInt(digest[0]!, 16)
+}
+
+export function scopeKey (prefix: string, digest: string): string {
+  return `${prefix}{${digest[0]}}:${digest.slice(1)}`
+}
+
+export function recordKey (prefix: string, bucket: number, member: string): string {
+  return `${prefix}{${bucket.toString(16)}}:member:${member}`
 }
 
 /** The beginning of every field of a tab, `<digest>:`. */
 export function fieldPrefix (tabId: string): string {
-  return `${hash('sha256', tabId, 'base64url').slice(0, 22)}:`
+  return `${shortDigest(tabId)}:`
 }
 
 /** The field of a stream key: `<digest>:` or `<digest>:<digest of the name>`. Without a tab id, a field for this claim alone: `-<member>:<number>`. */
 export function fieldName ({ tabId, name }: StreamKey, member: string, number: number): string {
   if (tabId === undefined) return `-${member}:${number}`
-  return name === undefined ? fieldPrefix(tabId) : fieldPrefix(tabId) + hash('sha256', name, 'base64url').slice(0, 22)
+  return name === undefined ? fieldPrefix(tabId) : fieldPrefix(tabId) + shortDigest(name)
+}
+
+// Of the JSON text: in UTF-8 all lone surrogates would be the same character, https://encoding.spec.whatwg.org/#utf-8-encoder
+function shortDigest (text: string): string {
+  return hash('sha256', JSON.stringify(text), 'base64url').slice(0, 22)
 }
 
 /** The beginning of every member's channel. The member's id follows. */
@@ -34,52 +52,49 @@ export function channelPrefix (prefix: string): string {
   return `${prefix}member:`
 }
 
-// Messages. A member publishes a message on the channel of the member that is addressed. Redis delivers a message at most once,
+// Messages. Scripts publish a message on the channel of the member that is addressed. Redis delivers a message at most once,
 // so a message may be lost: https://redis.io/docs/latest/develop/pubsub/#delivery-semantics
 
-/** Asks a member to end claims: `end <reason> <from> <ackNumber> <number>,<number>,...`. */
+/** Names a claim of a member to other members. */
+export interface ClaimName {
+  /** Counts the claims of a member, from 1. */
+  readonly number: number
+  readonly field: string
+}
+
+/** Asks a member to end claims of a scope: `end <reason> <digest> <field> <number> <field> <number> ...`. */
 export interface EndMessage {
   readonly type: 'end'
-  readonly reason: 'replaced' | 'evicted'
-  /** The member that asks, and waits for the acknowledgement. */
-  readonly from: string
-  /** The number to acknowledge with, or 0 if `from` does not wait. */
-  readonly ackNumber: number
-  /** The claims to end. */
-  readonly numbers: readonly number[]
+  readonly reason: EndReason
+  readonly digest: string
+  readonly claims: readonly ClaimName[]
 }
 
-/** Acknowledges an {@link EndMessage} when the claims are gone: `gone <from> <ackNumber>`. */
+export type EndReason = 'replaced' | 'evicted'
+
+/** Tells a member that a claim of another member is gone: `gone <member> <number>`. */
 export interface GoneMessage {
   readonly type: 'gone'
-  /** The member whose claims are gone. */
-  readonly from: string
-  readonly ackNumber: number
+  readonly member: string
+  readonly number: number
 }
 
-/** Proves to a member that the subscription works, as every message does: `beat <number>`. Only RESTATE sends beats. */
+/** Proves to a member that the subscription works: `beat <number>`. */
 export interface BeatMessage {
   readonly type: 'beat'
+  readonly number: number
 }
 
-export type Message = EndMessage | GoneMessage | BeatMessage
-
-export function formatMessage (message: EndMessage | GoneMessage): string {
-  const { from, ackNumber } = message
-  return message.type === 'end' ? `end ${message.reason} ${from} ${ackNumber} ${message.numbers.join(',')}` : `gone ${from} ${ackNumber}`
-}
-
-export function parseMessage (text: string): Message {
-  const words = text.split(' ')
-  switch (words[0]) {
-    case 'end': return { type: 'end', reason: words[1] as EndMessage['reason'], from: words[2]!, ackNumber: Number(words[3]), numbers: parseNumbers(words[4]!) }
-    case 'gone': return { type: 'gone', from: words[1]!, ackNumber: Number(words[2]) }
-    default: return { type: 'beat' }
+export function parseMessage (text: string): EndMessage | GoneMessage | BeatMessage {
+  const [type, ...words] = text.split(' ') as [string, ...string[]]
+  switch (type) {
+    case 'end': {
+      const [reason, digest, ...names] = words as [EndReason, string, ...string[]]
+      return { type, reason, digest, claims: inGroups(names, 2).map(([field, number]) => ({ field: field!, number: Number(number) })) }
+    }
+    case 'gone': return { type, member: words[0]!, number: Number(words[1]) }
+    default: return { type: 'beat', number: Number(words[0]) }
   }
-}
-
-function parseNumbers (list: string): number[] {
-  return list.split(',').map(Number)
 }
 
 // Scripts. A command is one call of a script; `parse` turns the output of the script into `Reply`.
@@ -94,91 +109,205 @@ export interface Command<Reply> {
 /** The member that sends a command. */
 export interface Sender {
   readonly id: string
-  readonly channels: string
-  /** Unit: milliseconds. */
+  readonly prefix: string
+  /** How long the keys of a scope live. Unit: milliseconds. */
   readonly lease: number
 }
 
-/** Where Redis stores a claim, and which claim of its member the entry stands for. */
-export interface Place {
-  readonly redisKey: string
-  readonly field: string
-  /** Counts the claims of a member, from 1. */
-  readonly number: number
+/**
+ * How long Redis keeps the record of a member that does not renew the record. Other processes wait for a killed process that
+ * long at most. Unit: milliseconds.
+ */
+export const RECORD_LEASE = 2_500
+
+/** How long the mark of an eviction lives: longer than every lease that the mark may concern. Unit: milliseconds. */
+export const MARK_LIFE = 7_200_000
+
+/** Where Redis stores a claim. */
+export interface Place extends ClaimName {
+  readonly digest: string
 }
 
-/** When a claim or an eviction was made. If Redis runs the script late, the claim or eviction counts from `at`. */
+/** When a claim or an eviction was made. */
 export interface Timing {
-  /** Unit: microseconds of Redis's clock. 0 if the member does not know that clock yet. */
+  /** Unit: microseconds of Redis's clock, as the member estimates that clock. 0 to count from the moment at which Redis runs the script. */
   readonly at: number
-  /** How much later than `at` the script may run and still count from the present. Unit: microseconds. */
+  /** How much later the script may run, and then count from that moment. -1 to count from `at` in any case. Unit: microseconds. */
   readonly tolerance: number
 }
 
-/** A member that a script asked to end claims. */
-export interface Notified {
+/** A claim of another member that was asked to end. */
+export interface Asked extends Place {
   readonly member: string
-  readonly numbers: readonly number[]
-  /** How many subscriptions received the message, as PUBLISH returned. */
+  readonly reason: EndReason
+  /** How many subscriptions received the request, or -1 if an earlier claim has made the request. */
   readonly receivers: number
 }
 
-export type ClaimReply =
-  /** The claim was late, or the process had already made a newer claim: Redis does not hold the claim. */
-  | { readonly outcome: 'superseded', readonly now: number }
-  /** The claim is the newest. `predecessors` must be gone before the stream starts; the list is empty if their lease is over. */
-  | { readonly outcome: 'newest', readonly now: number, readonly token: number, readonly predecessors: Notified[] }
-
-export function claimCommand ({ id, lease, channels }: Sender, { redisKey, field, number }: Place, { at, tolerance }: Timing): Command<ClaimReply> {
-  return { script: CLAIM, keys: [redisKey], args: [field, id, number, lease, channels, at, tolerance], parse: parseClaimOutput }
-}
-
-function parseClaimOutput (output: unknown): ClaimReply {
-  const [token, now, member, number, receivers, expired, ...before] = output as [string, string, string?, string?, number?, (0 | 1)?, ...Array<string | number>]
-  if (token === '') return { outcome: 'superseded', now: Number(now) }
-  const predecessors = member === undefined || expired === 1 ? [] : parseNotified([member, number!, receivers!, ...before])
-  return { outcome: 'newest', now: Number(now), token: Number(token), predecessors }
-}
-
-export interface RestateReply {
+/** The script ran later than `Timing` allows, and changed nothing. */
+export interface LateReply {
+  readonly outcome: 'late'
   /** Redis's clock. Unit: microseconds. */
   readonly now: number
-  /** Indexes in the restated claims of the claims that newer claims have replaced. */
-  readonly superseded: number[]
 }
 
-/** `probedKeys` only choose the node of a Redis Cluster that answers, for a beat without claims. */
-export function restateCommand ({ id, lease, channels }: Sender, beat: number, claims: ReadonlyArray<Place & { readonly token: number }>, probedKeys: readonly string[]): Command<RestateReply> {
+export type ClaimReply =
+  | LateReply
+  /** A newer claim exists: Redis does not hold this claim. */
+  | { readonly outcome: 'superseded', readonly now: number, readonly ops: number }
+  /** The claim is the newest. `predecessors` must be gone before the stream starts. */
+  | { readonly outcome: 'newest', readonly now: number, readonly ops: number, readonly token: number, readonly predecessors: Asked[] }
+
+export function claimCommand (sender: Sender, { digest, field, number }: Place, { at, tolerance }: Timing): Command<ClaimReply> {
   return {
-    script: RESTATE,
-    keys: [...claims.map(({ redisKey }) => redisKey), ...probedKeys],
-    args: [id, lease, channels, beat, ...claims.flatMap(({ field, number, token }) => [field, number, token])],
-    parse: parseRestateOutput
+    script: CLAIM,
+    ...addressed(sender, bucketOf(digest), [digest], [field, number, sender.lease, RECORD_LEASE, at, tolerance]),
+    parse (output) {
+      const [outcome, now, ops, token, ...rest] = output as [ClaimReply['outcome'], string, number, string, ...Array<string | number>]
+      if (outcome !== 'newest') return { outcome, now: Number(now), ops }
+      const predecessors = inGroups(rest, 3).map(([member, before, receivers]): Asked => (
+        { member: String(member), number: Number(before), reason: 'replaced', digest, field, receivers: Number(receivers) }
+      ))
+      return { outcome, now: Number(now), ops, token: Number(token), predecessors }
+    }
   }
 }
 
-function parseRestateOutput (output: unknown): RestateReply {
-  const [now, , ...superseded] = output as [string, number, ...number[]]
-  return { now: Number(now), superseded: superseded.map(n => n - 1) }
+export interface BeatReply {
+  readonly now: number
+  /** For each bucket: the count of operations, or -1 if the record did not exist, and the number of requests to end claims. */
+  readonly records: ReadonlyArray<{ readonly ops: number, readonly requests: number }>
 }
 
-export function releaseCommand ({ id }: Sender, places: readonly Place[]): Command<void> {
-  return { script: RELEASE, keys: places.map(({ redisKey }) => redisKey), args: [id, ...places.flatMap(({ field, number }) => [field, number])], parse () {} }
+/** `beat` is `undefined` to send no beat. In a Redis Cluster pass a single bucket: Redis refuses a script with keys of several hash slots. */
+export function beatCommand ({ id, prefix }: Sender, buckets: readonly number[], isDeaf: boolean, beat?: number): Command<BeatReply> {
+  return {
+    script: BEAT,
+    keys: buckets.map(bucket => recordKey(prefix, bucket, id)),
+    args: [id, channelPrefix(prefix), RECORD_LEASE, Number(isDeaf), beat ?? ''],
+    parse (output) {
+      const [now, ...rest] = output as [string, ...number[]]
+      return { now: Number(now), records: inGroups(rest, 2).map(([ops, requests]) => ({ ops: ops!, requests: requests! })) }
+    }
+  }
 }
 
-/** Evicts the fields of `redisKey` that begin with `prefix`. */
-export function evictCommand ({ id, channels }: Sender, redisKey: string, prefix: string, number: number, { at, tolerance }: Timing): Command<Notified[]> {
-  return { script: EVICT, keys: [redisKey], args: [id, number, channels, prefix, at, tolerance], parse: parseNotified }
+export interface RequestsReply {
+  /** `'0'` after the last page. */
+  readonly cursor: string
+  readonly requests: ReadonlyArray<Place & { readonly reason: EndReason }>
 }
 
-function parseNotified (output: unknown): Notified[] {
-  const values = output as Array<string | number>
-  return Array.from({ length: values.length / 3 }, (_, i) => {
-    const [member, numbers, receivers] = values.slice(3 * i, 3 * i + 3) as [string, string, number]
-    return { member, numbers: parseNumbers(numbers), receivers }
-  })
+export function requestsCommand (sender: Sender, bucket: number, cursor: string): Command<RequestsReply> {
+  return {
+    script: REQUESTS,
+    ...addressed(sender, bucket, [], [cursor]),
+    parse (output) {
+      const [next, ...rest] = output as string[]
+      return {
+        cursor: next!,
+        requests: inGroups(rest, 4).map(([number, reason, digest, field]) => ({ number: Number(number), reason: reason as EndReason, digest: digest!, field: field! }))
+      }
+    }
+  }
 }
 
-export function countCommand ({ id }: Sender, redisKey: string): Command<number> {
-  return { script: COUNT, keys: [redisKey], args: [id], parse: Number }
+export type AskReply =
+  /** Redis has lost data, and nothing was asked. */
+  | { readonly outcome: 'lost', readonly now: number }
+  /** `pending` holds the indexes of the claims that are not gone, and how many subscriptions received each request. */
+  | { readonly outcome: 'asked', readonly now: number, readonly pending: ReadonlyArray<{ readonly index: number, readonly receivers: number }> }
+
+/**
+ * `ops` is the greatest count of operations that the member has seen. `mayMiss` says that Redis has lost data so recently that
+ * other members may not be back yet. `isUnheard` says of a claim that nobody received the last request.
+ */
+export function askCommand (sender: Sender, bucket: number, ops: number, mayMiss: boolean, asked: ReadonlyArray<Asked & { readonly isUnheard: boolean }>): Command<AskReply> {
+  return {
+    script: ASK,
+    ...addressed(sender, bucket, [], [ops, Number(mayMiss), ...asked.flatMap(({ member, number, reason, digest, field, isUnheard }) => [member, number, reason, digest, field, Number(isUnheard)])]),
+    parse (output) {
+      const [outcome, now, ...rest] = output as ['lost' | 'asked', string, ...number[]]
+      if (outcome === 'lost') return { outcome, now: Number(now) }
+      return { outcome, now: Number(now), pending: inGroups(rest, 2).map(([n, receivers]) => ({ index: n! - 1, receivers: receivers! })) }
+    }
+  }
+}
+
+export interface RestateReply {
+  readonly now: number
+  readonly ops: number
+  /** Claims that must end, as indexes in the restated claims. */
+  readonly ended: ReadonlyArray<{ readonly index: number, readonly reason: EndReason }>
+}
+
+/** All claims must be of one bucket. */
+export function restateCommand (sender: Sender, bucket: number, claims: ReadonlyArray<Place & { readonly token: number }>): Command<RestateReply> {
+  return {
+    script: RESTATE,
+    ...addressed(sender, bucket, claims.map(({ digest }) => digest), [sender.lease, RECORD_LEASE, ...claims.flatMap(({ field, number, token }) => [field, number, token])]),
+    parse (output) {
+      const [now, ops, ...rest] = output as [string, number, ...Array<string | number>]
+      return { now: Number(now), ops, ended: inGroups(rest, 2).map(([n, reason]) => ({ index: Number(n) - 1, reason: reason as EndReason })) }
+    }
+  }
+}
+
+/** All places must be of one bucket. */
+export function releaseCommand (sender: Sender, bucket: number, places: readonly Place[]): Command<void> {
+  return {
+    script: RELEASE,
+    ...addressed(sender, bucket, places.map(({ digest }) => digest), places.flatMap(({ field, number }) => [field, number])),
+    parse () {}
+  }
+}
+
+export type EvictReply =
+  | LateReply
+  | { readonly outcome: 'evicted', readonly now: number, readonly ops: number, readonly token: number, readonly cursor: string, readonly asked: Asked[] }
+
+/** Evicts the fields that begin with `fields`, some at a time. `cursor` is `'0'` at first, and again after the last page. */
+export function evictCommand (sender: Sender, digest: string, fields: string, cursor: string, { at, tolerance }: Timing): Command<EvictReply> {
+  return {
+    script: EVICT,
+    ...addressed(sender, bucketOf(digest), [digest], [cursor, fields, RECORD_LEASE, MARK_LIFE, at, tolerance]),
+    parse (output) {
+      const [outcome, now, ops, token, next, ...rest] = output as ['late' | 'evicted', string, number, string, string, ...Array<string | number>]
+      if (outcome === 'late') return { outcome, now: Number(now) }
+      const asked = inGroups(rest, 4).map(([member, number, field, receivers]): Asked => (
+        { member: String(member), number: Number(number), reason: 'evicted', digest, field: String(field), receivers: Number(receivers) }
+      ))
+      return { outcome, now: Number(now), ops, token: Number(token), cursor: next, asked }
+    }
+  }
+}
+
+export interface CountReply {
+  /** `'0'` after the last page. */
+  readonly cursor: string
+  readonly count: number
+}
+
+export function countCommand (sender: Sender, digest: string, cursor: string): Command<CountReply> {
+  return {
+    script: COUNT,
+    ...addressed(sender, bucketOf(digest), [digest], [cursor]),
+    parse (output) {
+      const [next, count] = output as [string, number]
+      return { cursor: next, count }
+    }
+  }
+}
+
+/** In a Redis Cluster pass a single bucket. */
+export function leaveCommand ({ id, prefix }: Sender, buckets: readonly number[]): Command<void> {
+  return { script: LEAVE, keys: buckets.map(bucket => recordKey(prefix, bucket, id)), args: [id, channelPrefix(prefix)], parse () {} }
+}
+
+function addressed ({ id, prefix }: Sender, bucket: number, digests: readonly string[], args: Array<string | number>) {
+  return { keys: [recordKey(prefix, bucket, id), ...digests.map(digest => scopeKey(prefix, digest))], args: [id, channelPrefix(prefix), ...args] }
+}
+
+function inGroups<T> (list: readonly T[], size: number): T[][] {
+  return Array.from({ length: list.length / size }, (_, i) => list.slice(i * size, (i + 1) * size))
 }

@@ -8,27 +8,76 @@ export interface Script {
   readonly sha: string
 }
 
-// How Redis stores claims: each scope is a hash, and each stream key is a field of that hash.
-//   field   the newest claim on the key, an entry `token number expires member`
-//   <field  the predecessor of that claim, `member number`, if another member made the predecessor
-// A token orders the claims on a key. Tokens are times of Redis's own clock, in microseconds, so tokens still order
-// claims after Redis has lost its data. `expires` has the same unit.
+// What Redis stores, in each of 16 buckets:
+//   <prefix>{<bucket>}:member:<id>        hash: the record of a member. The record exists while the member renews its lease.
+//     ops       counts the scripts that changed something for the member. A smaller count than before shows that Redis has lost data
+//     deaf      1 while the member cannot receive messages
+//     <number>  a request to end a claim of the member, `reason digest field waiter waiter ...`. Deleted when the claim is released
+//   <prefix>{<bucket>}:<digest>           hash: the claims of a scope. Each stream key is a field:
+//     <field>   the newest claim, `token number member`, then the claims that are not gone yet and came before, ` member number`
+//   <prefix>{<bucket>}:<digest>:evicted   hash: the newest eviction of the scope (field '') and of each tab, `token member`
+// A claim counts while the record of the claim's member exists. Tokens order the claims on a key and the evictions. Tokens are
+// times of Redis's own clock, in microseconds, so tokens still order claims after Redis has lost its data.
 // Lua numbers are doubles, exact for these times until the year 2255: https://www.lua.org/manual/5.1/manual.html#2.2
+//
+// Each script gets the record of the calling member as KEYS[1], the member as ARGV[1], and the prefix of the members' channels
+// as ARGV[2]. The scripts build the names of further keys of the same bucket, and so of the same hash slot.
 const COMMON = `
-local function clock ()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000000 + tonumber(time[2])
-end
-local now = clock()
+local member, channels = ARGV[1], ARGV[2]
+local records = string.sub(KEYS[1], 1, -#member - 1)
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local function integer (number) return string.format('%.0f', number) end
-local function parseEntry (entry)
-  local token, number, expires, member = string.match(entry, '^(%d+) (%d+) (%d+) (%S+)$')
-  return tonumber(token), number, tonumber(expires), member
+local existing = {}
+local function isAlive (id)
+  if existing[id] == nil then existing[id] = redis.call('EXISTS', records .. id) == 1 end
+  return existing[id]
 end
-local function deleteEntry (key, field) redis.call('HDEL', key, field, '<' .. field) end
-local function storeEntry (key, field, token, number, lease, member)
-  redis.call('HSET', key, field, integer(token) .. ' ' .. number .. ' ' .. integer(now + lease * 1000) .. ' ' .. member)
-  redis.call('PEXPIRE', key, lease)
+local function publish (id, message) return redis.call('PUBLISH', channels .. id, message) end
+local function digestOf (key) return table.concat({ string.match(key, '{(%x)}:(%x+)$') }) end
+-- A key of a scope lives as long as the longest lease that is used in the scope.
+local function renew (key, lease)
+  if redis.call('PTTL', key) < lease * 0.75 then redis.call('PEXPIRE', key, lease) end
+end
+local function countOperation (lease)
+  local ops = redis.call('HINCRBY', KEYS[1], 'ops', 1)
+  -- The record of a bucket that was not used lately may be about to expire.
+  renew(KEYS[1], lease)
+  existing[member] = true
+  return ops
+end
+local function parseEntry (value)
+  local token, number, owner, rest = string.match(value, '^(%d+) (%d+) (%S+)(.*)$')
+  local before = {}
+  for id, beforeNumber in string.gmatch(rest, '(%S+) (%d+)') do table.insert(before, { member = id, number = tonumber(beforeNumber) }) end
+  return { token = tonumber(token), number = tonumber(number), member = owner, before = before }
+end
+local function storeEntry (key, field, entry)
+  local words = { integer(entry.token), integer(entry.number), entry.member }
+  for _, claim in ipairs(entry.before) do
+    table.insert(words, claim.member)
+    table.insert(words, integer(claim.number))
+  end
+  redis.call('HSET', key, field, table.concat(words, ' '))
+end
+-- Adds the caller to those who wait for the end of a claim, or makes the request.
+local function request (id, number, reason, digest, field)
+  local record, name = records .. id, integer(number)
+  if redis.call('HSETNX', record, name, table.concat({ reason, digest, field, member }, ' ')) == 1 then return end
+  local present = redis.call('HGET', record, name)
+  if not string.find(present, ' ' .. member, 1, true) then redis.call('HSET', record, name, present .. ' ' .. member) end
+end
+local function askToEnd (id, number, reason, digest, field)
+  if isAlive(id) then request(id, number, reason, digest, field) end
+  return publish(id, table.concat({ 'end', reason, digest, field, integer(number) }, ' '))
+end
+-- The claims in a list that are not gone, without those of the member \`except\`, whose process waits for them itself.
+local function notGone (before, except)
+  local left = {}
+  for _, claim in ipairs(before) do
+    if claim.member ~= except and isAlive(claim.member) then table.insert(left, claim) end
+  end
+  return left
 end
 `
 
@@ -36,107 +85,144 @@ end
  * Makes a claim the newest on the key. If another member made the predecessor, asks that member to end the predecessor.
  *
  * Input:
- *   KEYS[1]  Redis key of the scope
- *   ARGV[1]  field
- *   ARGV[2]  member that claims
- *   ARGV[3]  number of the claim
- *   ARGV[4]  lease, in milliseconds
- *   ARGV[5]  prefix of the members' channels
- *   ARGV[6]  when the claim was made, in microseconds of Redis's clock as the member estimates that clock, or 0 if unknown
- *   ARGV[7]  tolerance, in microseconds: a claim that arrives later than this counts from ARGV[6] instead of from now
+ *   KEYS[2]  scope
+ *   ARGV[3]  field
+ *   ARGV[4]  number of the claim
+ *   ARGV[5]  lease of the scope's key, in milliseconds
+ *   ARGV[6]  lease of the member's record, in milliseconds
+ *   ARGV[7]  when the claim was made, in microseconds of Redis's clock as the member estimates that clock, or 0 to count from now
+ *   ARGV[8]  how much later than ARGV[7] the script may run, in microseconds; or -1 to count from ARGV[7] in any case
  *
  * Output:
- *   { token, now }  the claim is the newest, without a predecessor or with a predecessor of the same member
- *   { token, now, member, number, receivers, expired }  the predecessor's member was notified; `expired` is 1 if the
- *     predecessor's lease is over, else 0
- *   { token, now, member, number, receivers, expired, member, number, receivers }  nobody received the notification, so
- *     the predecessor's own predecessor was notified too
- *   { '', now }  a newer claim exists, and this late claim was not made
+ *   { 'late', now }                          the script ran later than ARGV[8] allows, and changed nothing
+ *   { 'superseded', now, ops }               a newer claim exists, and this claim was not made
+ *   { 'newest', now, ops, token, member, number, receivers, ... }  the claim is the newest. All listed claims must be gone
+ *     before the stream starts. `receivers` is the number of subscriptions that received the request, or -1 if an earlier
+ *     claim has made the request
  *
- * Sends: `end replaced`, to be acknowledged with ARGV[3]
+ * Sends: `end replaced`
  */
 export const CLAIM = script(`
-local key, field, member, number, lease, channels = KEYS[1], ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local madeAt = tonumber(ARGV[6])
-local late = madeAt > 0 and now - madeAt > tonumber(ARGV[7])
-local token = late and madeAt or now
-local entry = redis.call('HGET', key, field)
-if not entry then
-  storeEntry(key, field, token, number, lease, member)
-  return { integer(token), integer(now) }
+local key, field, number, lease = KEYS[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local madeAt, tolerance = tonumber(ARGV[7]), tonumber(ARGV[8])
+if madeAt > 0 and tolerance >= 0 and now - madeAt > tolerance then return { 'late', integer(now) } end
+local countsFrom = madeAt > 0 and tolerance < 0 and madeAt or now
+local ops = countOperation(tonumber(ARGV[6]))
+local value = redis.call('HGET', key, field)
+local entry = { token = countsFrom, number = number, member = member, before = {} }
+local result = { 'newest', integer(now), ops, '' }
+if value then
+  local previous = parseEntry(value)
+  local isOwn = previous.member == member
+  -- The claims of one member count in the order of their numbers. In a Redis Cluster a claim that was first sent to the
+  -- wrong node arrives after newer claims.
+  if isOwn and previous.number > number then return { 'superseded', integer(now), ops } end
+  local lives = not isOwn and isAlive(previous.member)
+  if lives and countsFrom < now and previous.token >= countsFrom then return { 'superseded', integer(now), ops } end
+  entry.token = math.max(countsFrom, previous.token + 1)
+  entry.before = notGone(previous.before, member)
+  for _, claim in ipairs(entry.before) do
+    if claim.member ~= previous.member then
+      -- RELEASE tells the owner of the newest claim. If a newer claim comes first, the caller must still be told.
+      request(claim.member, claim.number, 'replaced', digestOf(key), field)
+      for _, word in ipairs({ claim.member, integer(claim.number), -1 }) do table.insert(result, word) end
+    end
+  end
+  if not isOwn then
+    local receivers = askToEnd(previous.member, previous.number, 'replaced', digestOf(key), field)
+    if lives then
+      -- A member's newest claim is gone only after the member's older claims on the key.
+      entry.before = notGone(entry.before, previous.member)
+      table.insert(entry.before, { member = previous.member, number = previous.number })
+      for _, word in ipairs({ previous.member, integer(previous.number), receivers }) do table.insert(result, word) end
+    end
+  end
 end
-local previousToken, previousNumber, expires, previous = parseEntry(entry)
--- The claims of one member count in the order of their numbers. In a Redis Cluster a claim that was first sent to the
--- wrong node arrives after newer claims.
-if previous == member and tonumber(previousNumber) > tonumber(number) then return { '', integer(now) } end
-if previousToken >= token then
-  if late and previous ~= member then return { '', integer(now) } end
-  token = previousToken + 1
+storeEntry(key, field, entry)
+renew(key, lease)
+result[4] = integer(entry.token)
+return result
+`)
+
+/**
+ * Renews the member's records, and reports what waits there.
+ *
+ * Input:
+ *   KEYS[n]  record of the member in each asked bucket
+ *   ARGV[3]  lease of the records, in milliseconds
+ *   ARGV[4]  1 if the member cannot receive messages, else 0
+ *   ARGV[5]  number of the beat to send, or '' to send none
+ *
+ * Output:
+ *   { now, ops, requests, ... }  for each record: the count of operations, or -1 if the record did not exist; and how many
+ *     requests to end a claim the record holds
+ *
+ * Sends: `beat`, to the caller
+ */
+export const BEAT = script(`
+local result = { integer(now) }
+for _, record in ipairs(KEYS) do
+  local ops = redis.call('HGET', record, 'ops')
+  -- Always a write: only a write proves that Redis takes writes.
+  redis.call('HSET', record, 'deaf', ARGV[4], 'ops', ops or 0)
+  redis.call('PEXPIRE', record, ARGV[3])
+  table.insert(result, tonumber(ops or -1))
+  table.insert(result, redis.call('HLEN', record) - 2)
 end
-storeEntry(key, field, token, number, lease, member)
-if previous == member then return { integer(token), integer(now) } end
-local function notify (receiver, endNumber)
-  return redis.call('PUBLISH', channels .. receiver, 'end replaced ' .. member .. ' ' .. number .. ' ' .. endNumber)
-end
-local receivers = notify(previous, previousNumber)
-local result = { integer(token), integer(now), previous, previousNumber, receivers, expires < now and 1 or 0 }
-local before = receivers == 0 and redis.call('HGET', key, '<' .. field)
-if not before then
-  redis.call('HSET', key, '<' .. field, previous .. ' ' .. previousNumber)
-  return result
-end
--- The predecessor's process may have died while the predecessor was waiting. What the predecessor waited for may still be live.
-local beforeMember, beforeNumber = string.match(before, '^(%S+) (%d+)$')
-if beforeMember ~= member then
-  for _, value in ipairs({ beforeMember, beforeNumber, notify(beforeMember, beforeNumber) }) do table.insert(result, value) end
+if ARGV[5] ~= '' then publish(member, 'beat ' .. ARGV[5]) end
+return result
+`)
+
+/**
+ * Reads the requests to end claims in the member's record, some at a time.
+ *
+ * Input:
+ *   ARGV[3]  cursor, '0' at first
+ *
+ * Output:
+ *   { cursor, number, reason, digest, field, ... }  the next cursor, '0' at the end, and some requests
+ */
+export const REQUESTS = script(`
+local page = redis.call('HSCAN', KEYS[1], ARGV[3], 'COUNT', 250)
+local result = { page[1] }
+for i = 1, #page[2], 2 do
+  local reason, digest, field = string.match(page[2][i + 1], '^(%S+) (%S+) (%S+)')
+  if digest then
+    for _, word in ipairs({ page[2][i], reason, digest, field }) do table.insert(result, word) end
+  end
 end
 return result
 `)
 
 /**
- * Restates claims: renews their leases, restores entries that Redis has lost, and reports the claims that newer claims have
- * replaced. Deletes the expired entries of the same scopes. Sends the member a beat on the member's own channel, so that
- * the member knows that the subscription works.
+ * Asks again for the end of claims of other members, and reports the claims that are not gone yet.
  *
  * Input:
- *   KEYS[n]            Redis key of the scope of claim n; claims of one scope follow each other
- *   KEYS[...]          further keys, which only choose the node of a Redis Cluster that answers
- *   ARGV[1]            member
- *   ARGV[2]            lease, in milliseconds
- *   ARGV[3]            prefix of the members' channels
- *   ARGV[4]            number of the beat
- *   ARGV[2 + 3n, ...]  field, number and token of claim n
+ *   ARGV[3]  the greatest count of operations that the caller has seen in its record
+ *   ARGV[4]  1 if Redis has lost data so recently that members and requests may be missing, else 0
+ *   ARGV[...]  for each claim: member, number, reason, digest, field, and 1 if nobody received the last request, else 0
  *
  * Output:
- *   { now, receivers, n, ... }  how many subscriptions received the beat, and each claim n that is not the newest
+ *   { 'lost', now }  Redis has lost data, and nothing was asked
+ *   { 'asked', now, n, receivers, ... }  for each claim n that is not gone: how many subscriptions received the request
  *
- * Sends: `beat`; `end replaced` without an acknowledgement, for each older entry of another member
+ * Sends: `end`
  */
-export const RESTATE = script(`
-local member, lease, channels = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local result = { integer(now), redis.call('PUBLISH', channels .. member, 'beat ' .. ARGV[4]) }
-local function deleteExpired (key)
-  local entries = redis.call('HGETALL', key)
-  for i = 1, #entries, 2 do
-    local _, _, expires = parseEntry(entries[i + 1])
-    if expires and expires < now then deleteEntry(key, entries[i]) end
-  end
-end
-for i, key in ipairs(KEYS) do
-  local field, number, token = ARGV[2 + 3 * i], ARGV[3 + 3 * i], tonumber(ARGV[4 + 3 * i])
-  if key ~= KEYS[i - 1] then deleteExpired(key) end
-  local entry = field and redis.call('HGET', key, field)
-  local storedToken, storedNumber, _, stored, newer
-  if entry then
-    storedToken, storedNumber, _, stored = parseEntry(entry)
-    newer = stored ~= member and storedToken >= token or stored == member and tonumber(storedNumber) > tonumber(number)
-  end
-  if newer then
-    table.insert(result, i)
-  elseif field then
-    storeEntry(key, field, token, number, lease, member)
-    if entry and stored ~= member then
-      redis.call('PUBLISH', channels .. stored, 'end replaced ' .. member .. ' 0 ' .. storedNumber)
+export const ASK = script(`
+if tonumber(redis.call('HGET', KEYS[1], 'ops') or -1) < tonumber(ARGV[3]) then return { 'lost', integer(now) } end
+local mayMiss = ARGV[4] == '1'
+local result = { 'asked', integer(now) }
+for i = 5, #ARGV, 6 do
+  local id, number, reason, digest, field, wasUnheard = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5] == '1'
+  local pending = mayMiss
+  if not mayMiss and isAlive(id) then pending = redis.call('HEXISTS', records .. id, ARGV[i + 1]) == 1 end
+  if pending then
+    local receivers = askToEnd(id, number, reason, digest, field)
+    -- A member without a subscription is dead, unless the member has written that it is deaf.
+    local isDead = wasUnheard and receivers == 0 and not mayMiss and redis.call('HGET', records .. id, 'deaf') ~= '1'
+    if not isDead then
+      table.insert(result, (i + 1) / 6)
+      table.insert(result, receivers)
     end
   end
 end
@@ -144,79 +230,200 @@ return result
 `)
 
 /**
- * Deletes the entries of claims that are gone. Leaves an entry alone if a newer claim has replaced the claim.
+ * Restates claims: renews the lease of their scopes, restores entries that Redis has lost, and reports claims that must end.
+ * Also deletes some entries of dead members from the first scope. Otherwise these entries would stay as long as others use the scope.
  *
  * Input:
- *   KEYS[n]          Redis key of the scope of claim n
- *   ARGV[1]          member
- *   ARGV[2n, 1+2n]   field and number of claim n
- *
- * Output: nil
- */
-export const RELEASE = script(`
-for i, key in ipairs(KEYS) do
-  local field, number = ARGV[2 * i], ARGV[1 + 2 * i]
-  local entry = redis.call('HGET', key, field)
-  if entry then
-    local _, storedNumber, _, stored = parseEntry(entry)
-    if stored == ARGV[1] and storedNumber == number then deleteEntry(key, field) end
-  end
-end
-`)
-
-/**
- * Asks every member except the caller to end claims in a scope.
- *
- * Input:
- *   KEYS[1]  Redis key of the scope
- *   ARGV[1]  member that evicts
- *   ARGV[2]  number of the eviction
- *   ARGV[3]  prefix of the members' channels
- *   ARGV[4]  prefix of the fields to evict, or '' for the whole scope
- *   ARGV[5]  when the eviction was made, as in CLAIM
- *   ARGV[6]  tolerance, as in CLAIM: an eviction that arrives later leaves claims alone that are newer than ARGV[5]
+ *   KEYS[n + 1]  scope of claim n
+ *   ARGV[3]      lease of the scopes' keys, in milliseconds
+ *   ARGV[4]      lease of the member's record, in milliseconds
+ *   ARGV[2 + 3n, ...]  field, number and token of claim n
  *
  * Output:
- *   { member, numbers, receivers, ... }  for each notified member: the numbers of the claims to end, joined by commas
+ *   { now, ops, n, reason, ... }  each claim n that must end, `replaced` or `evicted`
  *
- * Sends: `end evicted`, to be acknowledged with ARGV[2]
+ * Sends: `end replaced`, for each older entry of another member
  */
-export const EVICT = script(`
-local member, number, channels, prefix, madeAt = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local late = madeAt > 0 and now - madeAt > tonumber(ARGV[6])
-local numbers, result = {}, {}
-local entries = redis.call('HGETALL', KEYS[1])
-for i = 1, #entries, 2 do
-  local storedToken, storedNumber, expires, stored = parseEntry(entries[i + 1])
-  local meant = stored and string.sub(entries[i], 1, #prefix) == prefix and not (late and storedToken > madeAt)
-  if meant and stored ~= member and expires >= now then
-    numbers[stored] = numbers[stored] and numbers[stored] .. ',' .. storedNumber or storedNumber
+export const RESTATE = script(`
+local lease = tonumber(ARGV[3])
+local result = { integer(now), countOperation(tonumber(ARGV[4])) }
+local function isEvicted (key, field, token)
+  for _, mark in ipairs(redis.call('HMGET', key .. ':evicted', '', string.match(field, '^[^:]*:'))) do
+    if mark then
+      local evictedAt, waiter = string.match(mark, '^(%d+) (%S+)$')
+      if token <= tonumber(evictedAt) then return waiter end
+    end
   end
 end
-for receiver, list in pairs(numbers) do
-  local receivers = redis.call('PUBLISH', channels .. receiver, 'end evicted ' .. member .. ' ' .. number .. ' ' .. list)
-  for _, value in ipairs({ receiver, list, receivers }) do table.insert(result, value) end
+for i = 2, #KEYS do
+  local key, field, number, token = KEYS[i], ARGV[3 * i - 1], tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])
+  local digest = digestOf(key)
+  local value = redis.call('HGET', key, field)
+  local entry = value and parseEntry(value)
+  local before = entry and notGone(entry.before, member) or {}
+  if entry and entry.member ~= member and not isAlive(entry.member) then entry = nil end
+  local reason, waiter = 'evicted', isEvicted(key, field, token)
+  if not waiter and entry then
+    local isNewer = entry.member == member and entry.number > number or entry.member ~= member and entry.token >= token
+    if isNewer then reason, waiter = 'replaced', entry.member end
+  end
+  if waiter then
+    table.insert(result, i - 1)
+    table.insert(result, reason)
+    if redis.call('HEXISTS', KEYS[1], integer(number)) == 0 then
+      redis.call('HSET', KEYS[1], integer(number), table.concat({ reason, digest, field, waiter }, ' '))
+    end
+  end
+  local isOther = entry and entry.member ~= member
+  if isOther and entry.token >= token then
+    -- Whoever comes next must wait for this claim too.
+    entry.before = before
+    table.insert(entry.before, { member = member, number = number })
+    storeEntry(key, field, entry)
+  elseif not isOther and not (entry and entry.number >= number) or isOther and entry.token < token then
+    if isOther then
+      askToEnd(entry.member, entry.number, 'replaced', digest, field)
+      table.insert(before, { member = entry.member, number = entry.number })
+    end
+    storeEntry(key, field, { token = token, number = number, member = member, before = before })
+  end
+  renew(key, lease)
+end
+if KEYS[2] then
+  -- Each time begins at another place of a large hash. HSCAN takes any number for a place, and reads a small hash whole.
+  local page = redis.call('HSCAN', KEYS[2], integer(now), 'COUNT', 50)
+  for i = 1, #page[2], 2 do
+    local entry = parseEntry(page[2][i + 1])
+    if not isAlive(entry.member) and #notGone(entry.before) == 0 then redis.call('HDEL', KEYS[2], page[2][i]) end
+  end
 end
 return result
 `)
 
 /**
- * Counts the claims that all members except the caller have in a scope.
+ * Records that claims are gone, and tells whoever waits for them.
  *
  * Input:
- *   KEYS[1]  Redis key of the scope
- *   ARGV[1]  member that asks
+ *   KEYS[n + 1]        scope of claim n
+ *   ARGV[1 + 2n, ...]  field and number of claim n
  *
- * Output: the number of claims
+ * Output: nil
+ *
+ * Sends: `gone`
+ */
+export const RELEASE = script(`
+for i = 2, #KEYS do
+  local key, field, number = KEYS[i], ARGV[2 * i - 1], tonumber(ARGV[2 * i])
+  local waiters = {}
+  local present = redis.call('HGET', KEYS[1], integer(number))
+  if present then
+    for waiter in string.gmatch(string.match(present, '^%S+ %S+ %S+(.*)$'), '%S+') do waiters[waiter] = true end
+    redis.call('HDEL', KEYS[1], integer(number))
+  end
+  local value = redis.call('HGET', key, field)
+  local entry = value and parseEntry(value)
+  if entry and entry.member == member then
+    -- A claim is released only after everything that the claim has waited for.
+    if entry.number == number then redis.call('HDEL', key, field) end
+  elseif entry then
+    local left = {}
+    for _, claim in ipairs(entry.before) do
+      if claim.member == member and claim.number <= number then waiters[entry.member] = true else table.insert(left, claim) end
+    end
+    if #left < #entry.before then
+      entry.before = left
+      storeEntry(key, field, entry)
+    end
+  end
+  for waiter in pairs(waiters) do publish(waiter, table.concat({ 'gone', member, integer(number) }, ' ')) end
+end
+`)
+
+/**
+ * Evicts some of a scope's claims: asks every member except the caller to end claims. The first call leaves a mark, which
+ * ends claims that are restated later.
+ *
+ * Input:
+ *   KEYS[2]  scope
+ *   ARGV[3]  cursor, '0' at first
+ *   ARGV[4]  beginning of the fields to evict, or '' for the whole scope
+ *   ARGV[5]  lease of the member's record, in milliseconds
+ *   ARGV[6]  how long the mark lives, in milliseconds
+ *   ARGV[7]  when the eviction was made, as in CLAIM
+ *   ARGV[8]  tolerance, as in CLAIM. An eviction leaves claims alone that are newer than the eviction
+ *
+ * Output:
+ *   { 'late', now }  the script ran later than ARGV[8] allows, and changed nothing
+ *   { 'evicted', now, ops, token, cursor, member, number, field, receivers, ... }  the token of the eviction, the next cursor,
+ *     '0' at the end, and the claims that were asked to end
+ *
+ * Sends: `end evicted`
+ */
+export const EVICT = script(`
+local key, cursor, prefix, madeAt, tolerance = KEYS[2], ARGV[3], ARGV[4], tonumber(ARGV[7]), tonumber(ARGV[8])
+if madeAt > 0 and tolerance >= 0 and now - madeAt > tolerance then return { 'late', integer(now) } end
+local token = madeAt > 0 and tolerance < 0 and madeAt or now
+local ops = countOperation(tonumber(ARGV[5]))
+if cursor == '0' then
+  local mark = redis.call('HGET', key .. ':evicted', prefix)
+  if not mark or tonumber(string.match(mark, '^%d+')) < token then redis.call('HSET', key .. ':evicted', prefix, integer(token) .. ' ' .. member) end
+  redis.call('PEXPIRE', key .. ':evicted', ARGV[6])
+end
+local page = redis.call('HSCAN', key, cursor, 'COUNT', 250)
+local digest, asked, words = digestOf(key), {}, {}
+for i = 1, #page[2], 2 do
+  local field, entry = page[2][i], parseEntry(page[2][i + 1])
+  if string.sub(field, 1, #prefix) == prefix then
+    -- A claim that is not gone may be that of a process that has not heard of its end.
+    local claims = notGone(entry.before, member)
+    if #claims == 0 and not isAlive(entry.member) then redis.call('HDEL', key, field) end
+    if entry.token <= token and entry.member ~= member and isAlive(entry.member) then table.insert(claims, entry) end
+    for _, claim in ipairs(claims) do
+      request(claim.member, claim.number, 'evicted', digest, field)
+      words[claim.member] = words[claim.member] or { 'end', 'evicted', digest }
+      table.insert(words[claim.member], field)
+      table.insert(words[claim.member], integer(claim.number))
+      table.insert(asked, { claim.member, integer(claim.number), field })
+    end
+  end
+end
+local receivers = {}
+for id, list in pairs(words) do receivers[id] = publish(id, table.concat(list, ' ')) end
+local result = { 'evicted', integer(now), ops, integer(token), page[1] }
+for _, claim in ipairs(asked) do
+  for _, word in ipairs({ claim[1], claim[2], claim[3], receivers[claim[1]] }) do table.insert(result, word) end
+end
+return result
+`)
+
+/**
+ * Counts some of the claims that all members except the caller have in a scope.
+ *
+ * Input:
+ *   KEYS[2]  scope
+ *   ARGV[3]  cursor, '0' at first
+ *
+ * Output: { cursor, count }  the next cursor, '0' at the end
  */
 export const COUNT = script(`
+local page = redis.call('HSCAN', KEYS[2], ARGV[3], 'COUNT', 250)
 local count = 0
-for _, entry in ipairs(redis.call('HVALS', KEYS[1])) do
-  local _, _, expires, stored = parseEntry(entry)
-  if stored and stored ~= ARGV[1] and expires >= now then count = count + 1 end
+for i = 2, #page[2], 2 do
+  local owner = string.match(page[2][i], '^%d+ %d+ (%S+)')
+  if owner ~= member and isAlive(owner) then count = count + 1 end
 end
-return count
+return { page[1], count }
 `)
+
+/**
+ * Deletes the records of a member that leaves.
+ *
+ * Input:
+ *   KEYS[n]  record of the member in each bucket
+ *
+ * Output: nil
+ */
+export const LEAVE = script('for _, record in ipairs(KEYS) do redis.call(\'DEL\', record) end')
 
 function script (body: string): Script {
   const lua = COMMON + body

@@ -172,8 +172,9 @@ export class Registry implements StreamRegistry, ClaimOwner {
     const scope = canonical(scopeKey, 'streamRegistry.evict')
     const claims = this.#claims.scope(scope).filter(({ key }) => tabId === undefined || key.tabId === tabId)
     for (const claim of claims) claim.end('evicted')
-    const [others] = await Promise.all([this.#cluster?.evict(scope, tabId), whenAllReleased(claims)])
-    return claims.length + (others ?? 0)
+    const [others] = await Promise.allSettled([this.#cluster?.evict(scope, tabId), whenAllReleased(claims)])
+    if (others.status === 'rejected') throw others.reason
+    return claims.length + (others.value ?? 0)
   }
 
   async count (scopeKey: ScopeKey): Promise<number> {

@@ -1,4 +1,4 @@
-// What a stream costs Redis, as the README's section "Scaling" says: its bytes, its commands, and its share of Redis's one thread.
+// What a stream costs Redis, as the section "Sizing" of docs/redis.md says: its bytes, its commands, and its share of Redis's one thread.
 import { readFile } from 'node:fs/promises'
 import { setImmediate as turn, setTimeout as pause } from 'node:timers/promises'
 import FakeTimers from '@sinonjs/fake-timers'
@@ -6,34 +6,36 @@ import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import { redisCluster } from '../../lib/redis/index.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
-import type { ClusterClaim } from '../../types/cluster.ts'
+import type { Cluster, ClusterClaim } from '../../types/cluster.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 import { redisOptions, redisServer } from '../kit/redis.ts'
 
 const STREAMS = 20_000
 const LEASE = 4_000
 const BATCH = 500
-/** A process renews its buckets in turn, and sends one command for each 1,000 claims in a bucket. */
+/** A process renews its buckets in turn, and sends one command for each 250 claims in a bucket. Some buckets have more claims than others. */
 const BUCKETS = 16
-const RENEWAL = Math.ceil(STREAMS / BUCKETS / 1_000)
+const LEAST_RENEWAL = Math.floor(STREAMS / BUCKETS / 250)
+/** One more for the claims above the average, and one for the renewal of the process's own records, which is less frequent. */
+const RENEWAL = LEAST_RENEWAL + 2
 const REPLACED = 3_000
 // Of Redis's own account of its time. What another process took of it is in that account, so the quickest batch counts.
-const TIME_BOUND = 5
-const LEAST_BOUND = 20
-/** The bounds that the README gives. Memory in bytes: a stream of a user with one tab, with five tabs, and the extra after a replacement across processes. Time of a command in microseconds. */
-const README = { alone: 300, ofFive: 150, replacing: 100, micros: 10 }
+const TIME_BOUND = 2.5
+const LEAST_BOUND = 40
+/** The bounds that the document gives. Memory in bytes: a stream of a user with one tab, with five tabs, and the extra after a replacement across processes. Time of the start and the end of a stream in microseconds. */
+const DOCUMENTED = { alone: 300, ofFive: 150, replacing: 100, micros: 40 }
 
 // Stops only a test that hangs: a stream takes a few milliseconds.
 t.setTimeout(300_000 + 2 * STREAMS * 30)
 
-t.test('the README gives these numbers, in whatever words', async t => {
-  const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8')
-  const [, section] = /^#+ Scaling\n([^]*?)^#+ /m.exec(readme)!
+t.test('docs/redis.md gives these numbers, in whatever words', async t => {
+  const text = await readFile(new URL('../../docs/redis.md', import.meta.url), 'utf8')
+  const section = text.split(/^#+ Sizing$/m)[1]!.split(/^#+ /m)[0]
   const numbers = section!.match(/\d+/g)!.map(Number)
-  for (const [what, number] of Object.entries(README)) t.ok(numbers.includes(number), `${what}: ${number}`)
+  for (const [what, number] of Object.entries(DOCUMENTED)) t.ok(numbers.includes(number), `${what}: ${number}`)
 })
 
-for (const [tabs, bytes] of [[1, README.alone], [5, README.ofFive]] as const) {
+for (const [tabs, bytes] of [[1, DOCUMENTED.alone], [5, DOCUMENTED.ofFive]] as const) {
   t.test(`with ${tabs} to a user a stream takes ${bytes} bytes at the most, one command at its start, one at its end, and two renewals a lease`, redisOptions, async t => {
     const server = await redisServer(t)
     waitForRedis(t)
@@ -64,7 +66,7 @@ for (const [tabs, bytes] of [[1, README.alone], [5, README.ofFive]] as const) {
     beats = 0
     await pause(LEASE)
     const renewed = await restart(admin)
-    t.ok(renewed.calls > RENEWAL * beats * 2 / 3 && renewed.calls <= RENEWAL * (beats + 2), `${renewed.calls} commands, ${beats} beats`)
+    t.ok(renewed.calls > LEAST_RENEWAL * beats * 2 / 3 && renewed.calls <= RENEWAL * (beats + 2), `${renewed.calls} commands, ${beats} beats`)
 
     beats = 0
     const released: Cost[] = []
@@ -87,24 +89,26 @@ for (const [tabs, bytes] of [[1, README.alone], [5, README.ofFive]] as const) {
     const times = [quickest(claimed), quickest(released), renewed.micros / 2 / STREAMS]
     const least = await leastOfAScript(admin)
     t.comment(`of Redis's time: ${times.map(time => time.toFixed(1)).join(', ')} µs a claim, a release, a renewal; ${least.toFixed(1)} µs a script of one command`)
-    t.ok(times.slice(0, 2).every(time => time < Math.max(TIME_BOUND * README.micros, LEAST_BOUND * least)))
+    t.ok(times[0]! + times[1]! < Math.max(TIME_BOUND * DOCUMENTED.micros, LEAST_BOUND * least))
   })
 }
 
-t.test(`one that replaced another process's takes ${README.replacing} bytes more at the most`, redisOptions, async t => {
+t.test(`one that replaced another process's takes ${DOCUMENTED.replacing} bytes more at the most`, redisOptions, async t => {
   const server = await redisServer(t)
   waitForRedis(t)
   const admin = server.client()
   const join = () => redisCluster({ redis: server.client() }).join({ log: memoryLog().log, replaceTimeout: 5_000 })
   const [one, two] = [await join(), await join()]
-  const claims = (): ClusterClaim[] => Array.from({ length: REPLACED }, (_, i) => (
-    { key: streamKey(`user-${i}`, String(i).padEnd(32, 'x'), 'a name'), released: Promise.resolve(), end () {} }
-  ))
-  for (const claim of claims()) await one.claim(claim)
+  const claims = (cluster: Cluster): ClusterClaim[] => Array.from({ length: REPLACED }, (_, i) => ({
+    key: streamKey(`user-${i}`, String(i).padEnd(32, 'x'), 'a name'),
+    released: Promise.resolve(),
+    end () { cluster.release(this) }
+  }))
+  for (const claim of claims(one)) await one.claim(claim)
   const before = await memory(admin)
-  for (const claim of claims()) await two.claim(claim)
+  for (const claim of claims(two)) await two.claim(claim)
   const perStream = (await memory(admin) - before) / REPLACED
-  t.ok(perStream > 0 && perStream <= README.replacing, `${Math.round(perStream)} bytes`)
+  t.ok(perStream > 0 && perStream <= DOCUMENTED.replacing, `${Math.round(perStream)} bytes`)
   await one.leave()
   await two.leave()
   t.equal(await admin.dbsize(), 0)

@@ -5,7 +5,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { defaults } from '../../lib/options.ts'
 import { redisCluster } from '../../lib/redis/index.ts'
-import { RESTATE } from '../../lib/redis/scripts.ts'
+import { BEAT } from '../../lib/redis/scripts.ts'
 import { Registry } from '../../lib/registry/registry.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
 import { memoryLog } from '../kit/memory-log.ts'
@@ -79,12 +79,12 @@ t.test('a beat that came while the process stood still is heard before the subsc
   for (let i = 0; i < 100; i++) await two.registry.replaceAndRegister(streamKey(`user ${i}`, 'a'), new PlainHolder())
   const { started, old, registered } = await replacement(one.registry, two.registry)
   while (old.reasons.length === 0) await pause(1)
-  const { evalsha } = two.redis
+  const { sendCommand } = two.redis
   const stood = new Promise<void>(resolve => {
-    two.redis.evalsha = (...args: [string, ...any[]]) => {
-      const reply = Reflect.apply(evalsha, two.redis, args)
-      if (args[0] === RESTATE.sha) {
-        two.redis.evalsha = evalsha
+    two.redis.sendCommand = (...args) => {
+      const reply = Reflect.apply(sendCommand, two.redis, args)
+      if (args[0].args[0] === BEAT.sha) {
+        two.redis.sendCommand = sendCommand
         resolve(standStill(STANDSTILL))
       }
       return reply

@@ -1,15 +1,16 @@
 // One process of a cluster, on the build. Prints a line of JSON when the server listens, when a stream opens, and when a stream is gone.
-import { Redis } from 'ioredis'
+import { Cluster, Redis } from 'ioredis'
 import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
 import { redisCluster } from 'octa-star-streams/redis'
 
-const { REDIS_PORT, LEASE = '30000', REPLACE_TIMEOUT = '5000' } = process.env
+const { REDIS_PORT, REDIS_CLUSTER, LEASE = '30000', REPLACE_TIMEOUT = '5000' } = process.env
 // hrtime reads the same monotonic clock in all processes of a machine, so the times can be compared.
 const say = line => process.stdout.write(`${JSON.stringify({ ...line, at: String(process.hrtime.bigint()) })}\n`)
 const log = { level: 'warn', stream: { write: line => say({ event: 'log', line: JSON.parse(line) }) } }
 const fastify = Fastify({ logger: log, forceCloseConnections: true })
-const redis = new Redis({ port: Number(REDIS_PORT) })
+const port = Number(REDIS_PORT)
+const redis = REDIS_CLUSTER === undefined ? new Redis({ port }) : new Cluster([{ host: '127.0.0.1', port }])
 redis.on('error', () => {})
 
 await fastify.register(octaStarStreams, {

@@ -1,7 +1,7 @@
 // Starts Redis servers for one test, on free ports and without persistence: a single server, with or without TLS, or a Redis Cluster.
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -26,16 +26,22 @@ export interface RedisServer {
   start: () => Promise<void>
 }
 
-/** Starts a Redis with `args`. If `args` ask for a password or TLS, `access` contains the options that clients then need. */
-export async function redisServer (t: Test, args: string[] = [], access: RedisOptions = {}): Promise<RedisServer> {
+/**
+ * Starts a Redis with `args`. If `args` ask for a password or TLS, `access` contains the options that clients then need.
+ * `program` is another server that takes the arguments of redis-server.
+ */
+export async function redisServer (t: Test, args: string[] = [], access: RedisOptions = {}, program = 'redis-server'): Promise<RedisServer> {
   const port = await freePort()
   let server: ChildProcess | undefined
   const clients: Redis[] = []
   async function start () {
-    const child = server = spawn('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', ...args.map(arg => arg.replace('{port}', String(port)))], { stdio: ['ignore', 'ignore', 'inherit'] })
+    const basics = ['--port', String(port), '--bind', '127.0.0.1']
+    // A Sentinel keeps its state in a file, which must come first, and knows no persistence.
+    const all = args.includes('--sentinel') ? [args[0]!, ...basics, ...args.slice(1)] : [...basics, '--save', '', '--appendonly', 'no', ...args]
+    const child = server = spawn(program, all.map(arg => arg.replace('{port}', String(port))), { stdio: ['ignore', 'ignore', 'inherit'] })
     const probe = new Redis({ port, retryStrategy: () => 20, maxRetriesPerRequest: null, ...access })
     probe.on('error', () => {})
-    const ended = once(child, 'exit').then(() => { throw new Error('redis-server ended before it listened') })
+    const ended = once(child, 'exit').then(() => { throw new Error(`${program} ended before it listened`) })
     await Promise.race([probe.ping(), ended])
     ended.catch(() => {})
     probe.disconnect()
@@ -64,10 +70,11 @@ export async function redisServer (t: Test, args: string[] = [], access: RedisOp
   }
 }
 
-/** The entries of all claims in Redis. Leaves out the fields that hold the predecessors a claim waits for, whose names begin with `<`. */
+/** The entries of all claims in Redis, as scripts.ts describes entries. Leaves out the records of members and the marks of evictions. */
 export async function entriesOf (redis: Redis): Promise<string[]> {
-  const scopes = await Promise.all((await redis.keys('*')).map(name => redis.hgetall(name)))
-  return scopes.flatMap(scope => Object.entries(scope)).filter(([field]) => !field.startsWith('<')).map(([, entry]) => entry)
+  const names = (await redis.keys('*')).filter(name => !name.includes(':member:') && !name.endsWith(':evicted'))
+  const scopes = await Promise.all(names.map(name => redis.hvals(name)))
+  return scopes.flat()
 }
 
 /** Starts a Redis that accepts only TLS, and only clients with a certificate. */
@@ -79,28 +86,46 @@ export async function redisOverTls (t: Test): Promise<RedisServer> {
   return await redisServer(t, ['--port', '0', '--tls-port', '{port}', '--tls-key-file', key, '--tls-cert-file', cert, '--tls-ca-cert-file', cert], { host: '127.0.0.1', tls: pem })
 }
 
-/** Starts a Redis Cluster of `count` nodes. All nodes are masters and share the slots evenly. */
-export async function redisNodes (t: Test, count: number): Promise<RedisServer[]> {
+/** Starts a Redis Cluster of `count` masters, which share the slots evenly, and of `replicas` replicas, one for each of the first masters. */
+export async function redisNodes (t: Test, count: number, replicas = 0): Promise<RedisServer[]> {
   const directory = temporaryDirectory(t)
-  const busPorts = await Promise.all(Array.from({ length: count }, freePort))
+  const busPorts = await Promise.all(Array.from({ length: count + replicas }, freePort))
   const nodes = await Promise.all(busPorts.map(async (busPort, i) => await redisServer(t, [
     '--cluster-enabled', 'yes', '--cluster-port', String(busPort), '--cluster-announce-ip', '127.0.0.1', '--cluster-config-file', `nodes-${i}.conf`, '--dir', directory
   ])))
   const admins = nodes.map(node => node.client())
   const firstSlot = (i: number) => Math.floor(i * 16_384 / count)
   for (const [i, admin] of admins.entries()) {
-    await admin.call('CLUSTER', 'ADDSLOTSRANGE', firstSlot(i), firstSlot(i + 1) - 1)
+    if (i < count) await admin.call('CLUSTER', 'ADDSLOTSRANGE', firstSlot(i), firstSlot(i + 1) - 1)
     await admin.call('CLUSTER', 'MEET', '127.0.0.1', nodes[0]!.port, busPorts[0]!)
   }
   const isWhole = async (admin: Redis) => {
     const info = String(await admin.call('CLUSTER', 'INFO'))
-    return info.includes('cluster_state:ok') && info.includes(`cluster_known_nodes:${count}`)
+    return info.includes('cluster_state:ok') && info.includes(`cluster_known_nodes:${count + replicas}`)
   }
   for (const admin of admins) while (!await isWhole(admin)) await pause(20)
+  for (let i = 0; i < replicas; i++) await admins[count + i]!.call('CLUSTER', 'REPLICATE', String(await admins[i]!.call('CLUSTER', 'MYID')))
+  // Until every node knows every replica.
+  for (const admin of admins) while (String(await admin.call('CLUSTER', 'NODES')).split('slave').length <= replicas) await pause(20)
   return nodes
 }
 
-function temporaryDirectory (t: Test): string {
+/** Starts a master with `replicas` replicas, and one Sentinel that watches them by the name `mymaster`. */
+export async function redisSentinel (t: Test, replicas = 0): Promise<{ port: number, master: RedisServer, replicas: RedisServer[] }> {
+  const directory = temporaryDirectory(t)
+  const master = await redisServer(t)
+  const followers = await Promise.all(Array.from({ length: replicas }, async () => await redisServer(t, ['--replicaof', '127.0.0.1', String(master.port), '--repl-diskless-sync-delay', '0', '--dir', directory])))
+  const config = join(directory, 'sentinel.conf')
+  writeFileSync(config, `sentinel monitor mymaster 127.0.0.1 ${master.port} 1\nsentinel down-after-milliseconds mymaster 500\n`)
+  const { port, client } = await redisServer(t, [config, '--sentinel', '--dir', directory])
+  const admin = client()
+  // A Sentinel learns of the replicas from the master, and can fail over only to a replica that it knows.
+  while (((await admin.call('SENTINEL', 'REPLICAS', 'mymaster')) as unknown[]).length < replicas) await pause(20)
+  return { port, master, replicas: followers }
+}
+
+/** Makes a directory that is removed when the test ends. */
+export function temporaryDirectory (t: Test): string {
   const directory = mkdtempSync(join(tmpdir(), 'octa-star-redis-'))
   t.teardown(() => rmSync(directory, { recursive: true }))
   return directory

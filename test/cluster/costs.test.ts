@@ -1,0 +1,137 @@
+// What large scopes and large processes cost Redis and the event loop, measured in a real Redis.
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { setTimeout as pause } from 'node:timers/promises'
+import type { Redis } from 'ioredis'
+import t from 'tap'
+import { redisCluster } from '../../lib/redis/index.ts'
+import { claimCommand, countCommand, evictCommand, fieldPrefix, restateCommand, type Command, type Place, type Sender } from '../../lib/redis/protocol.ts'
+import { RESTATE } from '../../lib/redis/scripts.ts'
+import { streamKey } from '../../lib/registry/stream-key.ts'
+import { memoryLog } from '../kit/memory-log.ts'
+import { redisOptions, redisServer } from '../kit/redis.ts'
+import type { ClusterClaim } from '../../types/cluster.ts'
+
+const PAGE = 250
+const ROUNDS = 31
+
+// Stops only a test that hangs.
+t.setTimeout(600_000)
+
+const sender = (id: string): Sender => ({ id: id.padEnd(16, '-'), prefix: 'octa-star:', lease: 600_000 })
+const now = { at: 0, tolerance: 0 }
+
+async function evaluate<Reply> (redis: Redis, { script, keys, args, parse }: Command<Reply>): Promise<Reply> {
+  try {
+    return parse(await redis.evalsha(script.sha, keys.length, ...keys, ...args))
+  } catch (error) {
+    if (!(error as Error).message.startsWith('NOSCRIPT')) throw error
+    return parse(await redis.eval(script.lua, keys.length, ...keys, ...args))
+  }
+}
+
+/** The time that Redis needs for `command`, as Redis measures it. Unit: microseconds. */
+async function microsOf (redis: Redis, command: Command<unknown>): Promise<number> {
+  await redis.config('RESETSTAT')
+  await evaluate(redis, command)
+  return Number(/cmdstat_evalsha:calls=1,usec=(\d+)/.exec(await redis.info('commandstats'))![1])
+}
+
+const median = (numbers: number[]) => numbers.sort((a, b) => a - b)[Math.floor(numbers.length / 2)]!
+
+t.test('a quiet stream costs Redis the same in a scope of 1 and of 100,000', redisOptions, async t => {
+  const redis = (await redisServer(t)).client()
+  const large: Place[] = Array.from({ length: 100_000 }, (_, i) => ({ digest: 'a'.repeat(40), field: fieldPrefix(`tab ${i}`), number: i + 1 }))
+  const small: Place[] = Array.from({ length: PAGE }, (_, i) => ({ digest: `a${String(i).padStart(39, '0')}`, field: fieldPrefix(`tab ${i}`), number: 200_000 + i }))
+  for (let i = 0; i < large.length; i += 1_000) await Promise.all(large.slice(i, i + 1_000).map(place => evaluate(redis, claimCommand(sender('one'), place, now))))
+  await Promise.all(small.map(place => evaluate(redis, claimCommand(sender('one'), place, now))))
+  const times: { large: number[], small: number[] } = { large: [], small: [] }
+  const restate = (places: Place[]) => microsOf(redis, restateCommand(sender('one'), 10, places.map(place => ({ ...place, token: 1 }))))
+  for (let round = 0; round < ROUNDS; round++) {
+    times.small.push(await restate(small))
+    times.large.push(await restate(large.slice(round * PAGE, (round + 1) * PAGE)))
+  }
+  const [inSmall, inLarge] = [median(times.small), median(times.large)]
+  t.comment(`${(inSmall / PAGE).toFixed(1)} µs a claim in scopes of 1, ${(inLarge / PAGE).toFixed(1)} µs in a scope of 100,000`)
+  t.ok(inLarge < 1.5 * inSmall, `${inLarge} and ${inSmall} µs a page`)
+})
+
+t.test('to evict and count a scope with 30,000 claims never blocks Redis for longer than 5 ms', redisOptions, async t => {
+  const redis = (await redisServer(t)).client()
+  const digest = 'a'.repeat(40)
+  const places: Place[] = Array.from({ length: 30_000 }, (_, i) => ({ digest, field: fieldPrefix(`tab ${i}`), number: i + 1 }))
+  for (let i = 0; i < places.length; i += 1_000) await Promise.all(places.slice(i, i + 1_000).map(place => evaluate(redis, claimCommand(sender('owner'), place, now))))
+  // A busy machine may stop Redis during any script, so each page is measured several times, and the shortest time counts.
+  const slowest = async (commandAt: (cursor: string) => Command<{ cursor: string }>) => {
+    const pages = new Map<string, number>()
+    for (let walk = 0; walk < 5; walk++) {
+      let cursor = '0'
+      do {
+        const command = commandAt(cursor)
+        let next = '0'
+        const micros = await microsOf(redis, { ...command, parse: output => { next = command.parse(output).cursor } })
+        pages.set(cursor, Math.min(micros, pages.get(cursor) ?? Infinity))
+        cursor = next
+      } while (cursor !== '0')
+    }
+    return { pages: pages.size, micros: Math.max(...pages.values()) }
+  }
+  for (const [name, commandAt] of [
+    ['count', (cursor: string) => countCommand(sender('other'), digest, cursor)],
+    ['evict', (cursor: string) => evictCommand(sender('other'), digest, '', cursor, now) as Command<{ cursor: string }>]
+  ] as const) {
+    const { pages, micros } = await slowest(commandAt)
+    t.comment(`${name}: ${pages} pages, the slowest ${micros} µs`)
+    t.ok(pages > 50)
+    t.ok(micros < 5_000, `${name}: ${micros} µs`)
+  }
+})
+
+t.test('Redis restarted empty under 200,000 claims of one process: each is restated once, soon, and the event loop goes on', redisOptions, async t => {
+  const CLAIMS = 200_000
+  const server = await redisServer(t)
+  const redis = server.client()
+  const { log, lines } = memoryLog()
+  const cluster = await redisCluster({ redis }).join({ log, replaceTimeout: 60_000 })
+  const never = new Promise(() => {})
+  const claims: ClusterClaim[] = Array.from({ length: CLAIMS }, (_, i) => ({ key: streamKey(`user ${i}`, 'a'), released: never, end () { t.fail('no claim may end') } }))
+  const begun = performance.now()
+  for (let i = 0; i < CLAIMS; i += 1_000) await Promise.all(claims.slice(i, i + 1_000).map(claim => cluster.claim(claim)))
+  const claiming = performance.now() - begun
+  const histogram = monitorEventLoopDelay({ resolution: 5 })
+  const measure = async (work: () => Promise<unknown>) => {
+    histogram.reset()
+    histogram.enable()
+    await work()
+    histogram.disable()
+    return histogram.percentile(99) / 1e6
+  }
+  const idle = await measure(() => pause(3_000))
+
+  // What the process restates, by the arguments of its commands.
+  let restated = 0
+  const { sendCommand } = redis
+  redis.sendCommand = (...args) => {
+    const [sha, keys] = args[0].args
+    if (sha === RESTATE.sha) restated += Number(keys) - 1
+    return Reflect.apply(sendCommand, redis, args)
+  }
+  await server.kill()
+  const admin = server.client()
+  let took = 0
+  const busy = await measure(async () => {
+    await server.start()
+    const started = performance.now()
+    const scopes = async () => await admin.dbsize().catch(() => 0)
+    while (await scopes() < CLAIMS) await pause(50)
+    took = performance.now() - started
+    await pause(500)
+  })
+  t.comment(`claimed in ${Math.round(claiming)} ms, restated in ${Math.round(took)} ms; p99 of the event loop's delay ${busy.toFixed(1)} ms, idle ${idle.toFixed(1)} ms; ${restated} restated`)
+  t.equal(restated, CLAIMS, 'each claim once')
+  t.ok(took < 10_000 + claiming, `${Math.round(took)} ms`)
+  t.ok(busy < 50 + idle, `${busy.toFixed(1)} ms`)
+  // A Redis that is back before the next command was never away.
+  t.ok([0, 2].includes(lines.length), `away and back are said once: ${lines.map(({ message, details }) => message ?? details)}`)
+  for (const claim of claims) cluster.release(claim)
+  await cluster.leave()
+})

@@ -1,0 +1,56 @@
+// What operators do to a Redis: a failover by Sentinel, cut subscriptions, and forgotten scripts. Each tab keeps its newest stream, and evictions reach all.
+import { setTimeout as pause } from 'node:timers/promises'
+import { Redis } from 'ioredis'
+import t from 'tap'
+import { memberProcess } from '../kit/member-process.ts'
+import { redisOptions, redisSentinel, redisServer } from '../kit/redis.ts'
+
+const TABS = Array.from({ length: 30 }, (_, i) => `user ${i}`)
+
+// Stops only a test that hangs.
+t.setTimeout(300_000)
+
+t.test('a failover by Sentinel: each tab has its newest stream alone, away and back are said once, and an eviction reaches all', redisOptions, async t => {
+  const { port, master, replicas: [replica] } = await redisSentinel(t, 1)
+  const replicaAdmin = replica!.client()
+  const client = () => {
+    const redis = new Redis({ sentinels: [{ host: '127.0.0.1', port }], name: 'mymaster' })
+    redis.on('error', () => {})
+    t.teardown(() => redis.disconnect())
+    return redis
+  }
+  const [one, two] = [await memberProcess(t, client(), { replaceTimeout: 1_000 }), await memberProcess(t, client(), { replaceTimeout: 1_000 })]
+  const old = await Promise.all(TABS.map(async scope => (await one.start(scope, 'a')).holder))
+  await master.kill()
+  const newest = await Promise.all(TABS.map(async scope => (await two.start(scope, 'a')).holder))
+  while (old.some(({ isLive }) => isLive)) await pause(10)
+  t.ok(newest.every(({ isLive }) => isLive), 'the newest are left')
+  t.ok((await replicaAdmin.info('replication')).includes('role:master'), 'the replica has taken over')
+  for (const { said } of [one, two]) {
+    while (outagesIn(said()).length % 2 === 1) await pause(10)
+    t.ok(outagesIn(said()).length <= 2, `${outagesIn(said())}`)
+  }
+  for (const scope of TABS) t.equal(await one.registry.evict(scope), 1)
+  t.ok(newest.every(({ reason }) => reason === 'evicted'))
+})
+
+t.test('subscriptions that are cut again and again, and scripts that are forgotten, cost no stream and no warning', redisOptions, async t => {
+  const server = await redisServer(t)
+  const admin = server.client()
+  const [one, two] = [await memberProcess(t, server.client()), await memberProcess(t, server.client())]
+  const quiet = await one.start('quiet', 'a')
+  let previous = await one.start('ann', 'a')
+  for (let i = 0; i < 20; i++) {
+    await admin.call('CLIENT', 'KILL', 'TYPE', 'pubsub')
+    if (i % 3 === 0) await admin.script('FLUSH')
+    const next = await (i % 2 === 0 ? two : one).start('ann', 'a')
+    t.equal(previous.holder.reason, 'replaced', 'one at a time')
+    previous = next
+  }
+  t.ok(quiet.holder.isLive)
+  t.strictSame([...one.said(), ...two.said()].filter(message => !message.includes('use the same tab id')), [])
+})
+
+function outagesIn (messages: string[]): string[] {
+  return messages.map(message => /^Redis is (away|back)/.exec(message)?.[1]).filter(word => word !== undefined)
+}
