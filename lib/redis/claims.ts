@@ -14,7 +14,7 @@ export interface RedisClaim extends Place {
   isSent: boolean
   /** True while CLAIM is in flight. Do not RESTATE the claim then: with an estimated token the claim could lose to the predecessor. */
   isClaiming: boolean
-  /** The round of restating in which Redis was told of the claim, see `Bucket.round`. */
+  /** The round of restating in which Redis was told of the claim, see `Bucket.round`. 0 if Redis must still be told. */
   round: number
 }
 
@@ -39,13 +39,15 @@ export class Bucket {
   isAway = false
   /** True while a BEAT is in flight. */
   isBeating = false
+  /** True if another BEAT must follow the BEAT that is in flight. */
+  mustBeatAgain = false
   /** When the last BEAT was sent. Unit: milliseconds of `performance.now()`, like all times here. */
   beatAt = -Infinity
   /** The greatest count of operations that Redis has returned. A smaller count shows that Redis has lost data. */
   ops = 0
   lostAt = -Infinity
-  /** Counts the rounds in which all claims are restated. */
-  round = 0
+  /** Counts the rounds in which all claims are restated, from 1. */
+  round = 1
   /** False while a round of restating is not finished. */
   isRestated = true
   restatedAt = performance.now()

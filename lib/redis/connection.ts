@@ -1,4 +1,4 @@
-// The connection to Redis, one face for every client library: the application's client sends commands, and a connection of our own receives messages.
+// The connection to Redis, with the same face for every client library: the application's client sends commands, and a connection of our own receives messages.
 import { within } from '../wait.ts'
 import type { Script } from './scripts.ts'
 
@@ -38,7 +38,7 @@ export interface ConnectionListener {
   onDeaf (error: Error): void
 }
 
-/** What each client library does in its own way, see the files in `clients/`. */
+/** What differs between the client libraries, see the files in `clients/`. */
 export interface RedisDriver {
   /** See {@link RedisConnection}. */
   readonly canSend: boolean
@@ -49,7 +49,7 @@ export interface RedisDriver {
   watchReady (listener: () => void): () => void
   /** Opens a new connection and subscribes. Resolves when Redis has confirmed the subscription, and rejects with the reason of the failure. */
   subscribe (request: SubscribeRequest): Promise<void>
-  /** Closes what the driver has opened, other than subscriptions. Never closes the application's client. */
+  /** Closes what the driver has opened, except subscriptions. Never closes the application's client. */
   close (): void
 }
 
@@ -163,7 +163,7 @@ export class DrivenConnection implements RedisConnection {
   }
 
   #onClientReady (): void {
-    // The application's client reaches Redis, so it is worth trying now.
+    // The application's client reaches Redis, so an attempt may succeed now.
     if (this.#attempt === undefined) this.#subscribe()
     if (this.canSend) this.#listener.onReady(true)
   }

@@ -1,4 +1,4 @@
-// Claims of other processes that were asked to end, and that this process waits for. A message tells when a claim is gone; because
+// Foreign claims that were asked to end, and that this process waits for. A message tells when a claim is gone; because
 // messages may be lost, this process also asks again.
 import type { FastifyBaseLogger } from 'fastify'
 import { afterReading, deferred, within } from '../wait.ts'
@@ -15,6 +15,8 @@ export interface PendingEnd {
   askAt: number
   isGone: boolean
   readonly settle: () => void
+  /** Ends the wait although the claim is not gone. */
+  readonly stop: () => void
 }
 
 export interface PendingEndsOptions {
@@ -25,11 +27,11 @@ export interface PendingEndsOptions {
   readonly ask: (bucket: Bucket, pending: PendingEnd[]) => void
 }
 
-/** A healthy process answers sooner. Unit: milliseconds. */
+/** When to ask for the first time. The message of a healthy process comes sooner. Unit: milliseconds. */
 const FIRST_ASK_MS = 100
-const NEXT_ASK_MS = 500
+const NEXT_ASK_MS = 400
 const TICK_MS = 50
-/** How many claims that are gone this process remembers, in case it begins to wait for them. */
+/** How many claims that are gone this process remembers, in case a wait for them begins late. */
 const EARLY = 10_000
 /** How many claims one script handles. More would block Redis for longer than some milliseconds. */
 const PAGE = 250
@@ -42,6 +44,7 @@ export class PendingEnds {
   // the end, because messages travel on another connection.
   readonly #early = new Set<string>()
   #asking: NodeJS.Timeout | undefined
+  #hasGivenUp = false
 
   constructor (options: PendingEndsOptions) {
     this.#options = options
@@ -49,12 +52,12 @@ export class PendingEnds {
 
   /** Resolves to the number of `claims` that are gone: when all are gone, or after the timeout with a warning. */
   async wait (bucket: Bucket, claims: readonly Asked[]): Promise<number> {
-    if (claims.length === 0) return 0
+    if (claims.length === 0 || this.#hasGivenUp) return 0
     const { promise, resolve } = deferred<void>()
     let left = claims.length
     const settle = () => { if (--left === 0) resolve() }
     const isGone = ({ member, number }: Asked) => this.#early.has(idOf(member, number))
-    const pending = claims.map(asked => this.#add({ asked, bucket, isUnheard: asked.receivers === 0, askAt: performance.now() + FIRST_ASK_MS, isGone: false, settle }))
+    const pending = claims.map(asked => this.#add({ asked, bucket, isUnheard: asked.receivers === 0, askAt: performance.now() + FIRST_ASK_MS, isGone: false, settle, stop: resolve }))
     for (const end of pending) if (isGone(end.asked)) this.settle(end)
     this.#asking ??= setInterval(() => afterReading(() => this.#askAgain()), TICK_MS).unref()
     if (!await within(promise, this.#options.timeout)) {
@@ -62,7 +65,7 @@ export class PendingEnds {
       this.#options.log.warn({ members }, 'another process did not end a stream within replaceTimeout, so this process no longer waits for it. If that process is alive, its log names the route')
     }
     for (const end of pending) this.#delete(end)
-    return claims.length - left
+    return pending.filter(({ isGone }) => isGone).length
   }
 
   onGone (member: string, number: number): void {
@@ -86,8 +89,9 @@ export class PendingEnds {
 
   /** Ends all waits, and asks no more. */
   giveUp (): void {
+    this.#hasGivenUp = true
     clearInterval(this.#asking)
-    for (const ends of this.#pending.values()) for (const end of ends) this.settle(end)
+    for (const ends of this.#pending.values()) for (const end of ends) end.stop()
   }
 
   #add (end: PendingEnd): PendingEnd {

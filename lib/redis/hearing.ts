@@ -1,4 +1,4 @@
-// Whether this process receives its messages: Redis sends a beat that the process itself has asked for.
+// Whether this process receives messages: the process asks Redis to send a beat, and listens for the beat.
 import type { FastifyBaseLogger } from 'fastify'
 import type { RedisConnection } from './connection.ts'
 
@@ -11,7 +11,7 @@ export class Hearing {
   readonly #beatTimeout: number
   #lastBeat = 0
   #lastBeatReceived = 0
-  /** When Redis said that it has sent the beat that was not received yet. Unit: milliseconds of `performance.now()`. */
+  /** When Redis said that the beat was sent that was not received yet. Unit: milliseconds of `performance.now()`. */
   #beatSentAt: number | undefined
   #isOverdue = false
   #deafSince: number | undefined

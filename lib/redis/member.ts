@@ -1,4 +1,4 @@
-// A process as a member of the cluster: claims stream keys in Redis, waits for predecessors in other processes, and ends claims at their request.
+// A process as a member of the cluster: claims stream keys in Redis, waits until predecessors elsewhere are gone, and ends claims on request.
 import { randomBytes } from 'node:crypto'
 import { FST_ERR_OCTA_STAR_EVICT } from '../errors.ts'
 import { afterReading, deferred, within } from '../wait.ts'
@@ -24,7 +24,7 @@ export interface MemberOptions extends ClusterContext {
 /** How late a claim or an eviction may reach Redis and still count from the arrival. */
 const TOLERANCE_MS = 1_000
 const TICK_MS = 250
-/** How often a member renews its records: three times per lease, so that a short halt does no harm. */
+/** How often a member renews the records: three times per lease, so that a short halt does no harm. */
 const BEAT_MS = 800
 /** How often a member asks whether Redis is back. */
 const PROBE_MS = 500
@@ -90,7 +90,7 @@ export class Member implements Cluster, ConnectionListener {
     const claim = this.#claims.add(clusterClaim, ++this.#lastNumber)
     const { bucket } = claim
     if (!this.#health.checkReachable(bucket)) return undefined
-    // The first claim in a bucket makes a record there. Others must not take the silence of this process for death.
+    // The first claim in a bucket makes a record there. Nobody must take the silence of this process for death.
     if (this.#hearing.isDeaf && bucket.newest.size === 1) this.#beat([bucket])
     return this.#sendClaim(claim, this.#onTime())
   }
@@ -106,7 +106,7 @@ export class Member implements Cluster, ConnectionListener {
         return
       }
       this.#noteOperations(bucket, reply.ops)
-      if (reply.outcome === 'superseded') return this.#end(claim, 'replaced')
+      if (reply.outcome === 'superseded') return this.#end(claim, reply.reason)
       claim.token = reply.token
       claim.round = round
       await this.#ends.wait(bucket, reply.predecessors)
@@ -134,7 +134,7 @@ export class Member implements Cluster, ConnectionListener {
       // Redis may have lost its data, and other processes may not have restated their claims yet. A new connection may be to a Redis that has restarted.
       const restatedIn = Math.max(bucket.lostAt, this.#readyAt) + RECORD_LEASE - performance.now()
       if (restatedIn > 0) {
-        await within(new Promise(() => {}), restatedIn)
+        await new Promise(resolve => setTimeout(resolve, restatedIn))
         const restated = await this.#sendEviction(bucket, eviction, { at: eviction.token, tolerance: -1 }, 0)
         if (restated === undefined) throw new FST_ERR_OCTA_STAR_EVICT('Redis does not answer')
         const known = new Set(asked.map(nameOf))
@@ -217,13 +217,14 @@ export class Member implements Cluster, ConnectionListener {
 
   onDeaf (error: Error): void {
     this.#hearing.onDeaf(error)
-    // Other processes must not take the silence for death.
+    // Nobody must take the silence for death.
     if (!this.#hasLeft && this.#connection.canSend) this.#beat(this.#claims.buckets.filter(bucket => this.#isUsed(bucket) && !bucket.isAway))
   }
 
   // Periodic work.
 
   #tick (): void {
+    if (this.#hasLeft) return
     const now = performance.now()
     const { isAway } = this.#health
     this.#hearing.check(isAway || !this.#connection.canSend)
@@ -236,7 +237,7 @@ export class Member implements Cluster, ConnectionListener {
     })
     this.#beat(due)
     for (const bucket of this.#claims.buckets) {
-      // The record of an unused bucket is not renewed, and its end is no loss.
+      // The record of an unused bucket is not renewed. That the record expires is no loss.
       if (!this.#isUsed(bucket)) bucket.ops = 0
       if (bucket.newest.size > 0 && !bucket.isAway && now - bucket.restatedAt > this.#sender.lease / 2) this.#restate(bucket)
     }
@@ -250,6 +251,7 @@ export class Member implements Cluster, ConnectionListener {
   async #beat (buckets: readonly Bucket[]): Promise<void> {
     // A beat without a reply stays in flight, and succeeds as soon as Redis answers.
     const idle = buckets.filter(({ isBeating }) => !isBeating)
+    for (const bucket of buckets) bucket.mustBeatAgain = bucket.isBeating
     await Promise.all(this.#byNode(idle).map((group, i) => this.#beatNode(group, i === 0)))
   }
 
@@ -266,7 +268,13 @@ export class Member implements Cluster, ConnectionListener {
       this.#clock.learn(now, sentAt)
       if (beat !== undefined && isSubscribed) this.#hearing.onBeatSent(beat)
       for (const [i, bucket] of buckets.entries()) this.#onBeat(bucket, records[i]!)
-    }, { onSettled: () => { for (const bucket of buckets) bucket.isBeating = false } })
+    }, {
+      onSettled: () => {
+        for (const bucket of buckets) bucket.isBeating = false
+        const again = buckets.filter(({ mustBeatAgain }) => mustBeatAgain)
+        if (!this.#hasLeft && this.#connection.canSend) this.#beat(again)
+      }
+    })
   }
 
   #onBeat (bucket: Bucket, { ops, requests }: BeatReply['records'][number]): void {
@@ -289,8 +297,8 @@ export class Member implements Cluster, ConnectionListener {
   #onBack (bucket: Bucket): void {
     this.#health.markBack(bucket)
     this.#sendReleased(bucket)
-    // Claims were made that Redis does not know.
-    this.#restate(bucket)
+    // Claims were made that Redis does not know, and a round may have been broken off.
+    this.#continueRound(bucket)
   }
 
   #noteOperations (bucket: Bucket, ops: number): void {
@@ -329,15 +337,17 @@ export class Member implements Cluster, ConnectionListener {
   }
 
   #end (claim: RedisClaim, reason: EndReason): void {
+    // The claim may be gone by the time of a reply.
+    if (this.#claims.byNumber(claim.number) !== claim) return
     claim.bucket.requested.add(claim.number)
     if (reason === 'replaced') this.#claims.supersede(claim)
     claim.clusterClaim.end(reason)
   }
 
-  /** Asks again for the end of claims of other processes. */
+  /** Asks once more for the end of claims of foreign members. */
   #ask (bucket: Bucket, pending: PendingEnd[]): void {
     const mayMiss = performance.now() - bucket.lostAt < RECORD_LEASE
-    // Silence is a hint that a member is dead: a deaf member may not have written yet that it is deaf. A start may rely on the hint. An
+    // Silence is a hint that a member is dead: a deaf member may not have had the time to write the record. A start may rely on the hint. An
     // eviction must not, because no evicted stream may be live once the eviction has resolved.
     const asked = pending.map(({ asked, isUnheard }) => ({ ...asked, isUnheard: isUnheard && asked.reason === 'replaced' && this.#connection.countsReceivers }))
     this.#health.run([bucket], askCommand(this.#sender, bucket.number, bucket.ops, mayMiss, asked), reply => {
@@ -346,13 +356,13 @@ export class Member implements Cluster, ConnectionListener {
       for (const [i, end] of pending.entries()) {
         end.isUnheard = left.get(i) === 0
         // If nobody receives the next request either, the member is dead.
-        if (end.isUnheard && this.#connection.countsReceivers) end.askAt = 0
+        if (asked[i]!.reason === 'replaced' && end.isUnheard && this.#connection.countsReceivers) end.askAt = 0
         if (!left.has(i)) this.#ends.settle(end)
       }
     })
   }
 
-  /** Claims released one right after the other go together, for example all claims at a shutdown. */
+  /** Claims that are released together are sent together, for example all claims at a shutdown. */
   #release (place: Place): void {
     this.#claims.bucket(place.digest).released.push(place)
     if (this.#isSendingReleased) return
@@ -371,10 +381,14 @@ export class Member implements Cluster, ConnectionListener {
     }
   }
 
-  /** Restates all claims of `bucket`, some at a time, one bucket after the other, so that neither Redis nor the event loop stalls. */
+  /** Restates all claims of `bucket`, some at a time, bucket by bucket, so that neither Redis nor the event loop stalls. */
   #restate (bucket: Bucket): void {
     bucket.round++
     bucket.restatedAt = performance.now()
+    this.#continueRound(bucket)
+  }
+
+  #continueRound (bucket: Bucket): void {
     const { round } = bucket
     this.#restating = this.#restating.then(() => this.#restateRound(bucket, round))
   }
@@ -406,11 +420,12 @@ export class Member implements Cluster, ConnectionListener {
   }
 
   async #sendRestated (bucket: Bucket, claims: RedisClaim[]): Promise<void> {
-    await this.#health.run([bucket], restateCommand(this.#sender, bucket.number, claims), ({ now, ops, ended }, sentAt) => {
+    const isAnswered = await this.#health.run([bucket], restateCommand(this.#sender, bucket.number, claims), ({ now, ops, ended }, sentAt) => {
       this.#clock.learn(now, sentAt)
       this.#noteOperations(bucket, ops)
       for (const { index, reason } of ended) this.#onRequest(reason, claims[index]!.digest, claims[index]!)
     })
+    if (!isAnswered) for (const claim of claims) claim.round = 0
   }
 
   // Without a Redis Cluster all buckets are on one server, and one command serves all.

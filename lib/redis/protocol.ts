@@ -153,8 +153,8 @@ export interface LateReply {
 
 export type ClaimReply =
   | LateReply
-  /** A newer claim exists: Redis does not hold this claim. */
-  | { readonly outcome: 'superseded', readonly now: number, readonly ops: number }
+  /** A newer claim exists, or the claim was evicted since it was made: Redis does not hold this claim. */
+  | { readonly outcome: 'superseded', readonly now: number, readonly ops: number, readonly reason: EndReason }
   /** The claim is the newest. `predecessors` must be gone before the stream starts. */
   | { readonly outcome: 'newest', readonly now: number, readonly ops: number, readonly token: number, readonly predecessors: Asked[] }
 
@@ -164,7 +164,8 @@ export function claimCommand (sender: Sender, { digest, field, number }: Place, 
     ...addressed(sender, bucketOf(digest), [digest], [field, number, sender.lease, RECORD_LEASE, at, tolerance]),
     parse (output) {
       const [outcome, now, ops, token, ...rest] = output as [ClaimReply['outcome'], string, number, string, ...Array<string | number>]
-      if (outcome !== 'newest') return { outcome, now: Number(now), ops }
+      if (outcome === 'late') return { outcome, now: Number(now) }
+      if (outcome === 'superseded') return { outcome, now: Number(now), ops, reason: token as EndReason }
       const predecessors = inGroups(rest, 3).map(([member, before, receivers]): Asked => (
         { member: String(member), number: Number(before), reason: 'replaced', digest, field, receivers: Number(receivers) }
       ))

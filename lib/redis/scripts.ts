@@ -71,6 +71,15 @@ local function askToEnd (id, number, reason, digest, field)
   if isAlive(id) then request(id, number, reason, digest, field) end
   return publish(id, table.concat({ 'end', reason, digest, field, integer(number) }, ' '))
 end
+-- The member that has evicted a claim with this token, or nil.
+local function evictorOf (key, field, token)
+  for _, mark in ipairs(redis.call('HMGET', key .. ':evicted', '', string.match(field, '^[^:]*:'))) do
+    if mark then
+      local evictedAt, waiter = string.match(mark, '^(%d+) (%S+)$')
+      if token <= tonumber(evictedAt) then return waiter end
+    end
+  end
+end
 -- The claims in a list that are not gone, without those of the member \`except\`, whose process waits for them itself.
 local function notGone (before, except)
   local left = {}
@@ -95,7 +104,8 @@ end
  *
  * Output:
  *   { 'late', now }                          the script ran later than ARGV[8] allows, and changed nothing
- *   { 'superseded', now, ops }               a newer claim exists, and this claim was not made
+ *   { 'superseded', now, ops, reason }       the claim was not made, because a newer claim exists (`replaced`), or because the
+ *     claim was evicted since it was made (`evicted`)
  *   { 'newest', now, ops, token, member, number, receivers, ... }  the claim is the newest. All listed claims must be gone
  *     before the stream starts. `receivers` is the number of subscriptions that received the request, or -1 if an earlier
  *     claim has made the request
@@ -108,6 +118,7 @@ local madeAt, tolerance = tonumber(ARGV[7]), tonumber(ARGV[8])
 if madeAt > 0 and tolerance >= 0 and now - madeAt > tolerance then return { 'late', integer(now) } end
 local countsFrom = madeAt > 0 and tolerance < 0 and madeAt or now
 local ops = countOperation(tonumber(ARGV[6]))
+if countsFrom < now and evictorOf(key, field, countsFrom) then return { 'superseded', integer(now), ops, 'evicted' } end
 local value = redis.call('HGET', key, field)
 local entry = { token = countsFrom, number = number, member = member, before = {} }
 local result = { 'newest', integer(now), ops, '' }
@@ -116,9 +127,12 @@ if value then
   local isOwn = previous.member == member
   -- The claims of one member count in the order of their numbers. In a Redis Cluster a claim that was first sent to the
   -- wrong node arrives after newer claims.
-  if isOwn and previous.number > number then return { 'superseded', integer(now), ops } end
+  if isOwn and previous.number > number then return { 'superseded', integer(now), ops, 'replaced' } end
+  for _, claim in ipairs(previous.before) do
+    if claim.member == member and claim.number > number then return { 'superseded', integer(now), ops, 'replaced' } end
+  end
   local lives = not isOwn and isAlive(previous.member)
-  if lives and countsFrom < now and previous.token >= countsFrom then return { 'superseded', integer(now), ops } end
+  if lives and countsFrom < now and previous.token >= countsFrom then return { 'superseded', integer(now), ops, 'replaced' } end
   entry.token = math.max(countsFrom, previous.token + 1)
   entry.before = notGone(previous.before, member)
   for _, claim in ipairs(entry.before) do
@@ -247,14 +261,6 @@ return result
 export const RESTATE = script(`
 local lease = tonumber(ARGV[3])
 local result = { integer(now), countOperation(tonumber(ARGV[4])) }
-local function isEvicted (key, field, token)
-  for _, mark in ipairs(redis.call('HMGET', key .. ':evicted', '', string.match(field, '^[^:]*:'))) do
-    if mark then
-      local evictedAt, waiter = string.match(mark, '^(%d+) (%S+)$')
-      if token <= tonumber(evictedAt) then return waiter end
-    end
-  end
-end
 for i = 2, #KEYS do
   local key, field, number, token = KEYS[i], ARGV[3 * i - 1], tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])
   local digest = digestOf(key)
@@ -262,7 +268,7 @@ for i = 2, #KEYS do
   local entry = value and parseEntry(value)
   local before = entry and notGone(entry.before, member) or {}
   if entry and entry.member ~= member and not isAlive(entry.member) then entry = nil end
-  local reason, waiter = 'evicted', isEvicted(key, field, token)
+  local reason, waiter = 'evicted', evictorOf(key, field, token)
   if not waiter and entry then
     local isNewer = entry.member == member and entry.number > number or entry.member ~= member and entry.token >= token
     if isNewer then reason, waiter = 'replaced', entry.member end
@@ -323,8 +329,16 @@ for i = 2, #KEYS do
   local value = redis.call('HGET', key, field)
   local entry = value and parseEntry(value)
   if entry and entry.member == member then
-    -- A claim is released only after everything that the claim has waited for.
-    if entry.number == number then redis.call('HDEL', key, field) end
+    if entry.number == number then
+      local left = notGone(entry.before, member)
+      local last = table.remove(left)
+      -- A process that leaves does not wait for the predecessors. Whoever comes next must.
+      if last then
+        storeEntry(key, field, { token = entry.token, number = last.number, member = last.member, before = left })
+      else
+        redis.call('HDEL', key, field)
+      end
+    end
   elseif entry then
     local left = {}
     for _, claim in ipairs(entry.before) do

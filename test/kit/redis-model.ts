@@ -83,6 +83,7 @@ class Call {
     const countsFrom = this.#countsFrom(6)
     if (countsFrom === undefined) return ['late', integer(this.#now)]
     const ops = this.#countOperation(Number(recordLease))
+    if (countsFrom < this.#now && this.#evictorOf(key, field!, countsFrom) !== undefined) return ['superseded', integer(this.#now), ops, 'evicted']
     const value = this.#store.hget(key, field!)
     const entry: Entry = { token: countsFrom, number: Number(number), member: this.#member, before: [] }
     const listed: Reply = []
@@ -90,8 +91,9 @@ class Call {
       const previous = parseEntry(value)
       const isOwn = previous.member === this.#member
       const lives = !isOwn && this.#isAlive(previous.member)
+      const hasNewer = previous.before.some(claim => claim.member === this.#member && claim.number > entry.number)
       const isSuperseded = isOwn ? previous.number > entry.number : lives && countsFrom < this.#now && previous.token >= countsFrom
-      if (isSuperseded) return ['superseded', integer(this.#now), ops]
+      if (hasNewer || isSuperseded) return ['superseded', integer(this.#now), ops, 'replaced']
       entry.token = Math.max(countsFrom, previous.token + 1)
       entry.before = this.#notGone(previous.before, this.#member)
       for (const claim of entry.before.filter(claim => claim.member !== previous.member)) {
@@ -193,7 +195,12 @@ class Call {
       const value = this.#store.hget(key, field)
       const entry = value === undefined ? undefined : parseEntry(value)
       if (entry?.member === this.#member) {
-        if (entry.number === number) this.#store.hdel(key, field)
+        if (entry.number === number) {
+          const left = this.#notGone(entry.before, this.#member)
+          const last = left.pop()
+          if (last === undefined) this.#store.hdel(key, field)
+          else this.#storeEntry(key, field, { ...last, token: entry.token, before: left })
+        }
       } else if (entry !== undefined) {
         const before = entry.before.filter(claim => claim.member !== this.#member || claim.number > number)
         if (before.length < entry.before.length) {

@@ -1,8 +1,8 @@
-// Clients of ioredis and of its fork iovalkey: a single server, Sentinel, or a Redis Cluster.
+// Clients of ioredis and of the fork iovalkey: a single server, Sentinel, or a Redis Cluster.
 import { setTimeout as pause } from 'node:timers/promises'
 import type { RedisDriver, SubscribeRequest } from '../connection.ts'
 
-/** The part of a client of `ioredis` or `iovalkey` that tells what it is. */
+/** The part of a client of `ioredis` or `iovalkey` that tells the kind of the client. */
 export interface IoredisClient {
   readonly status: string
   readonly isCluster?: boolean
@@ -58,7 +58,7 @@ export class IoredisDriver implements RedisDriver {
     const command = (name: string): Call => client.createBuiltinCommand(name).buffer.bind(client)
     this.#scripts = { EVAL: command('eval'), EVALSHA: command('evalsha') }
     // A client with `lazyConnect` connects at the first command: https://redis.github.io/ioredis/interfaces/CommonRedisOptions.html#lazyConnect
-    // The member sends a command only if the client is connected, so connect now. The client emits its own errors.
+    // The member sends a command only if the client is connected, so connect now. The client emits the errors.
     if (client.status === 'wait') client.connect().catch(() => {})
   }
 
