@@ -48,3 +48,14 @@ t.test('a wait that times out says for whom, and resolves to the number of claim
   t.match(lines, [{ level: 'warn', message: /within replaceTimeout/, details: { members: ['m1'] } }])
   ends.giveUp()
 })
+
+// The eviction of a process that was closing resolved as if all streams were gone.
+t.test('giving up ends every wait, counts nothing as gone, and lets no wait begin', async t => {
+  const { ends, lines } = build()
+  const waiting = ends.wait(bucket, [claim(1), claim(2)])
+  ends.onGone('m1', 1)
+  ends.giveUp()
+  t.equal(await waiting, 1)
+  t.equal(await ends.wait(bucket, [claim(3)]), 0)
+  t.strictSame(lines, [])
+})

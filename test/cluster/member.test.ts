@@ -292,3 +292,31 @@ t.test('a beat that arrives before the reply of its command is heard', async t =
   t.equal(connection.resubscribed, 0)
   t.strictSame(lines, [])
 })
+
+// The member counted the claim as asked to end, for good, and overlooked the next request in its record.
+t.test('a claim that is released before Redis refuses the claim is not told to end', async t => {
+  const { member, connection, run } = await joined(t)
+  connection.answer = ({ name }) => name === 'CLAIM' ? new Promise(resolve => setTimeout(() => resolve(['superseded', '1', 1, 'replaced']), 50)) : undefined
+  let ended = 0
+  const claim = { ...claimOf('ann', 'a'), end () { ended++ } }
+  member.claim(claim)
+  member.release(claim)
+  await run(1_000)
+  t.equal(ended, 0)
+  connection.sent.length = 0
+  await run(10_000)
+  t.strictSame(connection.names(), [], 'the bucket is not used any longer')
+})
+
+t.test('a member that leaves while its periodic work is due does none of the work', async t => {
+  const { member, time, process, connection, run } = await joined(t)
+  connection.isSubscribed = false
+  member.claim(claimOf('ann', 'a'))
+  await run(750)
+  // The work is due at 1,000 ms, and begins after a turn of the event loop.
+  time.after(1_000 - time.now, () => { member.leave() }, process)
+  await run(2_000)
+  const left = connection.sent.findIndex(({ name }) => name === 'LEAVE')
+  t.ok(left > 0)
+  t.strictSame(connection.sent.slice(left + 1).map(({ name }) => name), [])
+})
