@@ -9,9 +9,9 @@ export class RedisClock {
     return this.#offset !== undefined
   }
 
-  /** Unit: microseconds. */
+  /** Only once the time is known. Unit: microseconds. */
   get now (): number {
-    return Math.round(ownTime() + (this.#offset ?? 0))
+    return Math.round(ownTime() + this.#offset!)
   }
 
   /**

@@ -1,6 +1,8 @@
 // What the connection does, whatever the client: scripts that Redis does not know, and attempts to subscribe that fail.
 import FakeTimers from '@sinonjs/fake-timers'
+import { createClientPool } from 'redis'
 import t, { type Test } from 'tap'
+import { driverOf } from '../../lib/redis/clients/index.ts'
 import { DrivenConnection, type RedisDriver, type SubscribeRequest } from '../../lib/redis/connection.ts'
 import { deferred, type Deferred } from '../../lib/wait.ts'
 
@@ -171,4 +173,11 @@ t.test('closing ends everything', async t => {
   t.equal(driver.attempts.length, 1)
   t.equal(driver.onReady, undefined)
   t.strictSame([connection.isSubscribed, said.readies, said.deaf, driver.calls], [false, 0, [], ['close']])
+})
+
+t.test('a pool that is not connected sends nothing, and says so', async t => {
+  const driver = driverOf(createClientPool({ socket: { host: '127.0.0.1', port: 1 } }))!()
+  t.notOk(driver.canSend)
+  await t.rejects(driver.callScript('EVAL', 'return 1', ['a'], []), { message: 'the client must be connected to Redis, and is not' })
+  driver.close()
 })

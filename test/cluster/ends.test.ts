@@ -59,3 +59,19 @@ t.test('giving up ends every wait, counts nothing as gone, and lets no wait begi
   t.equal(await ends.wait(bucket, [claim(3)]), 0)
   t.strictSame(lines, [])
 })
+
+t.test('a process asks again for any number of claims, at most 250 at a time', async t => {
+  const { log } = memoryLog()
+  const pages: number[] = []
+  const ends: PendingEnds = new PendingEnds({
+    timeout: 600_000,
+    log,
+    ask (_bucket, pending) {
+      pages.push(pending.length)
+      for (const end of pending) ends.settle(end)
+    }
+  })
+  t.equal(await ends.wait(bucket, Array.from({ length: 501 }, (_, i) => claim(i + 1))), 501)
+  t.strictSame(pages, [250, 250, 1])
+  ends.giveUp()
+})

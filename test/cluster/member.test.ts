@@ -320,3 +320,24 @@ t.test('a member that leaves while its periodic work is due does none of the wor
   t.ok(left > 0)
   t.strictSame(connection.sent.slice(left + 1).map(({ name }) => name), [])
 })
+
+t.test('a claim that is made before Redis has told the time counts from its arrival', async t => {
+  const { time, connection, run } = await joined(t)
+  const early = new Member({ prefix: '', lease: 600_000, replaceTimeout: 5_000, log: memoryLog().log }, () => connection)
+  early.claim(claimOf('ann', 'a'))
+  await run(10)
+  t.ok(time.now > 0)
+  t.equal(connection.sent.find(({ name }) => name === 'CLAIM')!.args[6], 0)
+})
+
+t.test('an eviction after a new connection looks twice, and rejects if Redis does not answer the second time', async t => {
+  const { member, connection, run } = await joined(t)
+  let evictions = 0
+  connection.answer = ({ name }) => name === 'EVICT' && ++evictions === 2 ? Promise.reject(new Error('Connection is closed.')) : undefined
+  connection.listener.onReady(true)
+  let outcome: unknown
+  member.evict('"ann"').then(count => { outcome = count }, error => { outcome = error })
+  await run(4_000)
+  t.equal(evictions, 2)
+  t.match(outcome, { code: 'FST_ERR_OCTA_STAR_EVICT' })
+})
