@@ -3,7 +3,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { afterReading, deferred, within } from '../wait.ts'
 import type { Bucket } from './claims.ts'
-import type { Asked } from './protocol.ts'
+import { PAGE, type Asked } from './protocol.ts'
 
 /** A claim that this process waits for. */
 export interface PendingEnd {
@@ -33,8 +33,6 @@ const NEXT_ASK_MS = 400
 const TICK_MS = 50
 /** How many claims that are gone this process remembers, in case a wait for them begins late. */
 const EARLY = 10_000
-/** How many claims one script handles. More would block Redis for longer than some milliseconds. */
-const PAGE = 250
 
 export class PendingEnds {
   readonly #options: PendingEndsOptions

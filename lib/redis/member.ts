@@ -9,7 +9,7 @@ import { PendingEnds, type PendingEnd } from './ends.ts'
 import { Hearing } from './hearing.ts'
 import { RedisHealth } from './health.ts'
 import {
-  askCommand, beatCommand, channelPrefix, claimCommand, countCommand, digestOf, evictCommand, fieldPrefix, leaveCommand, parseMessage, RECORD_LEASE,
+  askCommand, beatCommand, channelPrefix, claimCommand, countCommand, digestOf, evictCommand, fieldPrefix, leaveCommand, PAGE, parseMessage, RECORD_LEASE,
   releaseCommand, requestsCommand, restateCommand, type Asked, type BeatReply, type ClaimName, type EndReason, type Place, type Sender, type Timing
 } from './protocol.ts'
 import type { Cluster, ClusterClaim, ClusterContext } from '../../types/index.ts'
@@ -21,15 +21,11 @@ export interface MemberOptions extends ClusterContext {
 
 // All times are in milliseconds.
 
-/** How late a claim or an eviction may reach Redis and still count from the arrival. */
-const TOLERANCE_MS = 1_000
 const TICK_MS = 250
 /** How often a member renews the records: three times per lease, so that a short halt does no harm. */
 const BEAT_MS = 800
 /** How often a member asks whether Redis is back. */
 const PROBE_MS = 500
-/** How many claims one script handles. More would block Redis for longer than some milliseconds. */
-const PAGE = 250
 
 export class Member implements Cluster, ConnectionListener {
   readonly id = randomBytes(12).toString('base64url')
@@ -43,6 +39,8 @@ export class Member implements Cluster, ConnectionListener {
   readonly #claims = new RedisClaims(this.id)
   /** How long Redis may take to reply before this process goes on without Redis. */
   readonly #replyTimeout: number
+  /** How late a claim or an eviction may reach Redis and still count from the arrival. */
+  readonly #tolerance: number
   // The last number given to a claim.
   #lastNumber = 0
   #isSendingReleased = false
@@ -58,6 +56,7 @@ export class Member implements Cluster, ConnectionListener {
     this.#sender = { id: this.id, prefix, lease }
     this.channel = channelPrefix(prefix) + this.id
     this.#replyTimeout = Math.min(2_500, replaceTimeout / 2)
+    this.#tolerance = Math.min(1_000, this.#replyTimeout)
     this.#connection = connect(this)
     this.#health = new RedisHealth(this.#connection, { buckets: this.#claims.buckets, replyTimeout: this.#replyTimeout, log })
     this.#hearing = new Hearing(this.#connection, this.#replyTimeout, log)
@@ -435,7 +434,7 @@ export class Member implements Cluster, ConnectionListener {
   }
 
   #onTime (): Timing {
-    return { at: this.#clock.isKnown ? this.#clock.now : 0, tolerance: Math.min(TOLERANCE_MS, this.#replyTimeout) * 1000 }
+    return { at: this.#clock.isKnown ? this.#clock.now : 0, tolerance: this.#tolerance * 1000 }
   }
 
   /**
@@ -444,7 +443,7 @@ export class Member implements Cluster, ConnectionListener {
    */
   #lateTiming (madeAt: number): Timing {
     const elapsed = performance.now() - madeAt
-    return elapsed > Math.min(TOLERANCE_MS, this.#replyTimeout) ? { at: this.#timeOf(madeAt), tolerance: -1 } : { at: 0, tolerance: 0 }
+    return elapsed > this.#tolerance ? { at: this.#timeOf(madeAt), tolerance: -1 } : { at: 0, tolerance: 0 }
   }
 
   /** What Redis's clock showed at `at`. Unit of `at`: milliseconds of `performance.now()`. */

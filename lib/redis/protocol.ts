@@ -120,6 +120,9 @@ export interface Sender {
  */
 export const RECORD_LEASE = 2_500
 
+/** How many claims one script handles. More would block Redis for longer than some milliseconds. */
+export const PAGE = 250
+
 /** How long the mark of an eviction lives: longer than every lease that the mark may concern. Unit: milliseconds. */
 export const MARK_LIFE = 7_200_000
 
