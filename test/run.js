@@ -40,6 +40,8 @@ async function testAll () {
   installPrograms()
   // Without the options of `tap` below: coverage is measured with tap's own compiler.
   process.exitCode = await run('tap', args, { OCTA_TESTS: 'all' })
+  // The output has thousands of lines, and a CI service may show the last ones only.
+  if (process.exitCode !== 0) await run('tap', ['replay', '--reporter=terse'])
   const missing = missingPrograms()
   if (missing !== undefined) console.log(missing)
 }
