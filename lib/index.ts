@@ -26,6 +26,8 @@ export { streamKey }
 
 /** The plugin's state for a request to a route with the option `sse`. */
 interface StreamRequest {
+  /** The route's URL, for messages. */
+  readonly url: string
   readonly response: StreamResponse
   /** The tab id as sent by the client, read before validation can remove unknown properties. */
   tabId: string | undefined
@@ -61,9 +63,9 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
 
   async function start (this: Reply, scopeKey: ScopeKey, startOptions: StartStreamOptions = {}): Promise<Stream> {
     const { request, sse, log } = this
-    const route = `${request.method} ${request.routeOptions.url}`
     const current = this[kStreamRequest]
-    if (current === undefined) throw new FST_ERR_OCTA_STAR_ROUTE(route)
+    if (current === undefined) throw new FST_ERR_OCTA_STAR_ROUTE(`${request.method} ${request.routeOptions.url}`)
+    const route = `${request.method} ${current.url}`
     if (!current.isHandling) throw new FST_ERR_OCTA_STAR_NOT_IN_HANDLER(route)
     if (current.stream !== undefined || current.isRefused) throw new FST_ERR_OCTA_STAR_STARTED_TWICE(route)
     if (this.sent || this.raw.headersSent) throw new FST_ERR_OCTA_STAR_REPLY_SENT(route)
@@ -83,19 +85,20 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     })
     // The order of the calls decides who is the newest, whatever hooks and waits come in between.
     const order = registry.nextOrder()
-    const started = stream.start()
-    // If `reply.send` throws, nobody awaits this promise.
-    started.catch(() => {})
 
-    const onPipe = () => {
+    const onTakeover = () => {
       // From here on the response belongs to the stream: Fastify must neither time out nor reply.
       this.hijack()
       this.header('content-type', 'text/event-stream')
       register(registry, { key, stream, response, order, retryAfter })
     }
     if (!this.hasHeader('cache-control')) this.header('cache-control', 'no-cache, no-transform')
-    this.header('content-type', 'text/event-stream').send(new TakeoverPayload(this.raw, route, onPipe))
-    await started
+    this.header('content-type', 'text/event-stream').send(new TakeoverPayload(this.raw, route, onTakeover))
+    await stream.start()
+    // The stream may have opened and ended in the same turn.
+    if (stream.closing) throw stream.closedError()
+    // A handler that does not await this promise returns first, also through the wrapper of @fastify/sse, and is warned.
+    for (let ticks = 0; ticks < 2; ticks++) await undefined
     return stream
   }
 
@@ -116,7 +119,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     // The client may disconnect before the handler awaits the promise. That is not a fault, and an unhandled rejection would
     // end the process.
     const stream = this[kStreamRequest]?.stream
-    if (stream !== undefined) started.then(() => { stream.isReceived = true }, () => {})
+    if (stream !== undefined) started.then(() => { stream.isReceived = true }, ignore)
     return started
   })
 
@@ -200,6 +203,8 @@ function isCrossSite ({ headers }: FastifyRequest): boolean {
   return headers['sec-fetch-site'] === 'cross-site' && (headers['sec-fetch-mode'] === 'navigate' || headers['sec-fetch-mode'] === 'no-cors')
 }
 
+function ignore (): void {}
+
 function nameOf (options: unknown): string | undefined {
   if (typeof options !== 'object' || options === null) throw new FST_ERR_OCTA_STAR_NAME(show(options))
   return (options as StartStreamOptions).name
@@ -219,7 +224,7 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
 
   // The first hook of the route, so that a disconnect during a later hook is noticed.
   route.onRequest = prepend(route.onRequest, (_request: FastifyRequest, reply: Reply, done: () => void) => {
-    reply[kStreamRequest] = { response: new StreamResponse(reply.raw), tabId: undefined, tabIdError: undefined, isHandling: false, isRefused: false, stream: undefined }
+    reply[kStreamRequest] = { url: route.url, response: new StreamResponse(reply.raw), tabId: undefined, tabIdError: undefined, isHandling: false, isRefused: false, stream: undefined }
     done()
   })
 
@@ -235,6 +240,14 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
     }
     done()
   })
+
+  // The last onSend hook of the route takes the response over, so that Fastify does not have to handle the payload. If another plugin has
+  // added a hook behind this hook, Fastify handles the payload.
+  const takeOver = (_request: FastifyRequest, reply: Reply, payload: unknown, done: (error: null, payload: unknown) => void) => {
+    if (payload instanceof TakeoverPayload && (route.onSend as unknown[]).at(-1) === takeOver) payload.takeOver(reply.getHeaders())
+    else done(null, payload)
+  }
+  route.onSend = [...listed(route.onSend), takeOver] as RouteOptions['onSend']
 
   // @fastify/sse wraps the handler too, inside or outside of this wrapper. After startStream, @fastify/sse neither ends the
   // response nor replies, so the order does not matter.
@@ -260,7 +273,11 @@ function isStreamRequest ({ sse }: RouteOptions, accept = ''): boolean {
 }
 
 function prepend<T> (hooks: T | T[] | undefined, hook: unknown): T[] {
-  return [hook as T, ...hooks === undefined ? [] : Array.isArray(hooks) ? hooks : [hooks]]
+  return [hook as T, ...listed(hooks)]
+}
+
+function listed<T> (hooks: T | T[] | undefined): T[] {
+  return hooks === undefined ? [] : Array.isArray(hooks) ? hooks : [hooks]
 }
 
 const plugin = Object.assign(

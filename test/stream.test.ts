@@ -61,7 +61,7 @@ t.test('a last word that its peer has not taken in time is no fault, and no warn
   // A client that did not read was enough to have each of its last words logged as one.
   const { lines, log } = memoryLog()
   const { stream, response } = pendingStream({ log })
-  stream.start().catch(() => {})
+  stream.start()!.catch(() => {})
   stream.takeOver()
   stream.open()
   await turn()
@@ -91,7 +91,7 @@ t.test('`closed` resolves to the first reason, for whoever asks early and late',
 
 t.test('a stream that ends before it opened rejects its start at once, and its response is not waited for', async t => {
   const { stream, response } = pendingStream()
-  const started = stream.start()
+  const started = stream.start()!
   stream.close('disconnected')
   await t.rejects(started, /has ended: disconnected/)
   t.equal(stream.handlerThrew(stream.signal.reason), true)

@@ -46,7 +46,7 @@ t.test('a stream whose handler returns while the stream waits ends empty with a 
 
 t.test('a client that has already disconnected is not answered', async t => {
   const { stream, response } = pendingStream()
-  const started = stream.start()
+  const started = stream.start()!
   stream.takeOver()
   response.sever()
   stream.close('replaced')
@@ -56,7 +56,7 @@ t.test('a client that has already disconnected is not answered', async t => {
 
 t.test('an unexpected error of the registry is answered 500, and rejects the start', async t => {
   const { stream, response } = pendingStream()
-  const started = stream.start()
+  const started = stream.start()!
   stream.takeOver()
   stream.refuse(new Error('unexpected'), {})
   await t.rejects(started, { message: 'unexpected' })

@@ -22,11 +22,11 @@ interface SignalsRequest {
  *
  * @throws FST_ERR_OCTA_STAR_SIGNALS
  */
-export function readSignals (request: SignalsRequest): Signals | undefined {
+export function readSignals (request: SignalsRequest, parseJson: (text: string) => unknown = parseSafely): Signals | undefined {
   const { method } = request
   if (method === 'GET' || method === 'HEAD' || method === 'DELETE') {
     const query = (request.query as { datastar?: unknown } | undefined)?.datastar
-    if (query !== undefined) return parse(query)
+    if (query !== undefined) return parse(query, parseJson)
     if (method !== 'DELETE') return undefined
   }
 
@@ -43,7 +43,8 @@ export function readSignals (request: SignalsRequest): Signals | undefined {
  * @throws FST_ERR_OCTA_STAR_SIGNALS, FST_ERR_OCTA_STAR_TAB_ID
  */
 export function readTabId (request: SignalsRequest, signal: string): string | undefined {
-  const signals = readSignals(request)
+  // A single property is read and the object is dropped, so a property such as `__proto__` does no harm.
+  const signals = readSignals(request, JSON.parse)
   // `hasOwn`, because every object inherits properties, for example `toString`.
   return checkTabId(signals !== undefined && Object.hasOwn(signals, signal) ? signals[signal] : undefined)
 }
@@ -55,12 +56,17 @@ export function checkTabId (value: unknown): string | undefined {
   return value
 }
 
-function parse (text: unknown): Signals {
+// The application may copy the signals to another object.
+function parseSafely (text: string): unknown {
+  return sjson.parse(text, undefined, { protoAction: 'remove', constructorAction: 'remove' })
+}
+
+function parse (text: unknown, parseJson: (text: string) => unknown): Signals {
   // A parameter that is given twice is parsed into an array.
   if (typeof text !== 'string') throw new FST_ERR_OCTA_STAR_SIGNALS('query', `${show(text)} of parameters`)
   let signals: unknown
   try {
-    signals = sjson.parse(text, undefined, { protoAction: 'remove', constructorAction: 'remove' })
+    signals = parseJson(text)
   } catch {
     throw new FST_ERR_OCTA_STAR_SIGNALS('query', 'malformed JSON')
   }

@@ -40,7 +40,6 @@ export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer 
 export class LiveStream implements Stream, ResponseListener, SendingStream {
   readonly #context: StreamContext
   readonly #sender: Sender
-  readonly #gone = deferred<CloseReason>()
   readonly #createdAt = performance.now()
   // The application's callbacks run in the async context of this stream's own request, whoever ends the stream.
   readonly #request = new AsyncResource('OctaStarStream')
@@ -62,10 +61,13 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   // Created on first use: most streams never need all of these.
   #id: string | undefined
   #closed: Deferred<CloseReason> | undefined
+  #gone: Deferred<CloseReason> | undefined
   #abort: AbortController | undefined
   #error: StreamClosedError | undefined
   #cleanups: Cleanups | undefined
   #onReplaced: Array<() => unknown> | undefined
+  /** The registry's error, if the scope was full. */
+  #refusal: Error | undefined
   // Settle the promise of `start`. Dropped when the stream opens.
   #resolveStart: (() => void) | undefined
   #rejectStart: ((error: unknown) => void) | undefined
@@ -93,6 +95,8 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   get gone (): Promise<CloseReason> {
     if (this.#isInCleanup) return refuseCycle('gone')
     this.#isGoneAwaited = true
+    this.#gone ??= deferred()
+    if (this.#state === 'gone') this.#gone.resolve(this.#reason!)
     return this.#gone.promise
   }
 
@@ -113,13 +117,14 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     return this.#abort.signal
   }
 
-  /** Resolves when the stream opens. Rejects as soon as the stream ends before that. */
-  async start (): Promise<void> {
-    await new Promise<void>((resolve, reject) => {
+  /** Resolves when the stream opens, and rejects if the stream ends before that. Returns `undefined` if the stream is open already. */
+  start (): Promise<void> | undefined {
+    if (this.#state === 'open') return undefined
+    if (this.closing) return Promise.reject(this.#refusal ?? this.closedError())
+    return new Promise<void>((resolve, reject) => {
       this.#resolveStart = resolve
       this.#rejectStart = reject
     })
-    if (this.closing) throw this.closedError()
   }
 
   /**
@@ -259,7 +264,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     this.#closed?.resolve(this.#reason)
     if (!this.#isHandlerSettled || this.#state === 'gone') return
     this.#state = 'gone'
-    this.#gone.resolve(this.#reason)
+    this.#gone?.resolve(this.#reason)
     this.observer?.holderGone()
     if (this.#openedAt === 0) return
     const { log, route } = this.#context
@@ -282,6 +287,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     )
     // Whoever awaits these promises in the handler or in a cleanup waits for itself.
     this.#closed?.resolve(this.#reason!)
+    this.#gone ??= deferred()
     this.#gone.resolve(this.#reason!)
   }
 
@@ -301,6 +307,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   /** Called if the registry refuses the stream because the scope is full. Answers with `error`, and rejects `start`. */
   refuse (error: Error & { statusCode?: number }, headers: Record<string, string>): void {
     this.#context.response.answer(error.statusCode ?? 500, { 'content-type': 'application/json; charset=utf-8', ...headers }, JSON.stringify(error))
+    this.#refusal = error
     this.#rejectStart?.(error)
     this.#ownsResponse = false
     this.close('finished')
