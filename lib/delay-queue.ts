@@ -1,11 +1,13 @@
 // Calls a function for each entry after the same delay. One timer serves all entries, however many come and go.
 import { afterReading } from './wait.ts'
 
-/** An entry of a {@link DelayQueue}. `value` is `undefined` once the entry has been handled or deleted. */
+/** An entry of a {@link DelayQueue}, in a list. `value` is `undefined` once the entry has been handled or deleted. */
 export interface Delayed<T> {
   value: T | undefined
   /** Unit: milliseconds of `performance.now()`. */
   readonly due: number
+  previous: Delayed<T> | undefined
+  next: Delayed<T> | undefined
 }
 
 /**
@@ -16,9 +18,9 @@ export interface Delayed<T> {
 export class DelayQueue<T> {
   readonly #delay: number
   readonly #onDue: (value: T) => void
-  // In the order of `due`, because every entry waits for the same time. Deleted entries lose their value, because V8 keeps
-  // the old tables of a Set until the next full collection.
-  readonly #entries = new Set<Delayed<T>>()
+  // A list in the order of `due`, because every entry waits for the same time.
+  #first: Delayed<T> | undefined
+  #last: Delayed<T> | undefined
   #timer: NodeJS.Timeout | undefined
 
   /** Unit of `delay`: milliseconds. */
@@ -28,17 +30,28 @@ export class DelayQueue<T> {
   }
 
   add (value: T): Delayed<T> {
-    const entry = { value, due: performance.now() + this.#delay }
-    this.#entries.add(entry)
+    const entry: Delayed<T> = { value, due: performance.now() + this.#delay, previous: this.#last, next: undefined }
+    if (this.#last !== undefined) this.#last.next = entry
+    else {
+      this.#first = entry
+      this.#timer?.ref()
+    }
+    this.#last = entry
     if (this.#timer === undefined) this.#wakeAt(entry.due)
-    else if (this.#entries.size === 1) this.#timer.ref()
     return entry
   }
 
   delete (entry: Delayed<T>): void {
-    entry.value = undefined
+    if (entry.value === undefined) return
+    const { previous, next } = entry
+    if (previous === undefined) this.#first = next
+    else previous.next = next
+    if (next === undefined) this.#last = previous
+    else next.previous = previous
+    // Whoever keeps a deleted entry must not keep the value or other entries.
+    entry.value = entry.previous = entry.next = undefined
     // A queue without entries must not keep the process alive.
-    if (this.#entries.delete(entry) && this.#entries.size === 0) this.#timer?.unref()
+    if (this.#first === undefined) this.#timer?.unref()
   }
 
   #wakeAt (due: number): void {
@@ -49,7 +62,7 @@ export class DelayQueue<T> {
   #handleDue (): void {
     const now = performance.now()
     this.#timer = undefined
-    for (const entry of this.#entries) {
+    for (let entry = this.#first; entry !== undefined; entry = this.#first) {
       if (entry.due > now) {
         this.#wakeAt(entry.due)
         return

@@ -64,12 +64,16 @@ export class Registry implements StreamRegistry, ClaimOwner {
     return claim !== undefined && this.#held.has(claim) ? claim.holder : undefined
   }
 
-  async replaceAndRegister (key: StreamKey, holder: Holder): Promise<boolean> {
-    checkStreamKey(key)
-    checkHolder(holder)
+  replaceAndRegister (key: StreamKey, holder: Holder): Promise<boolean> {
+    try {
+      checkStreamKey(key)
+      checkHolder(holder)
+    } catch (error) {
+      return Promise.reject(error)
+    }
     const newest = this.#claims.get(key)
-    if (newest?.holder === holder) return !newest.isEnding
-    return await this.register(key, holder, this.nextOrder())
+    if (newest?.holder === holder) return Promise.resolve(!newest.isEnding)
+    return this.register(key, holder, this.nextOrder())
   }
 
   /** Returns the next place in the order of starts. Call it when a start is requested, before the first await. */
