@@ -107,7 +107,7 @@ export class Claim implements ClusterClaim, HolderObserver {
     if (reason === 'replaced' && this.#state === 'holding' && !this.isEnding) reportReplace(this.#holder, successor, this.since)
     this.#state = 'ending'
     this.holderEnding()
-    this.#callHolder('close', () => this.#holder.close(reason))
+    this.#callHolder('close', reason)
   }
 
   /** The holder has begun to end. From now on the holder has `replaceTimeout` to be gone. */
@@ -129,7 +129,7 @@ export class Claim implements ClusterClaim, HolderObserver {
     // A stream's `destroy` writes a warning that names the route and what still runs.
     if (!isReporting(this.#holder)) this.#warn(undefined, 'a holder was not gone within replaceTimeout and is not waited for any longer')
     this.isGivenUp = true
-    this.#callHolder('destroy', () => this.#holder.destroy?.())
+    this.#callHolder('destroy')
     this.#owner.giveUp(this)
   }
 
@@ -154,13 +154,13 @@ export class Claim implements ClusterClaim, HolderObserver {
 
   // The holder may be the application's. An error in a holder must not prevent the end of other holders or the start of a
   // successor, and a rejected promise must not end the process.
-  #callHolder (method: string, call: () => unknown): void {
-    const onError = (err: unknown) => this.#warn(err, `a holder's ${method}() failed`)
+  #callHolder (method: 'close' | 'destroy', reason?: CloseReason): void {
+    const holder: { close (reason?: CloseReason): unknown, destroy? (): unknown } = this.#holder
     try {
-      const result = call()
-      if (result instanceof Promise) result.catch(onError)
+      const result = holder[method]?.(reason)
+      if (result instanceof Promise) result.catch(err => this.#warn(err, `a holder's ${method}() failed`))
     } catch (err) {
-      onError(err)
+      this.#warn(err, `a holder's ${method}() failed`)
     }
   }
 

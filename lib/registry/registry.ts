@@ -13,8 +13,6 @@ import type { Cluster } from '../../types/cluster.ts'
 import type { StreamRegistry } from '../../types/index.ts'
 import type { Holder, ScopeKey, Stream, StreamKey } from '../../types/stream.ts'
 
-const RESOLVED = Promise.resolve()
-
 export interface RegistryOptions {
   readonly replaceTimeout: number
   readonly maxStreamsPerScope: number
@@ -116,7 +114,9 @@ export class Registry implements StreamRegistry, ClaimOwner {
     const elsewhere = this.#cluster?.claim(claim)
     if (predecessor !== undefined || seated !== undefined || elsewhere !== undefined) {
       // Set before anybody is told to end: an end may set off the next claim on this key, and so the end of this claim.
-      claim.predecessorsReleased = this.#whenReleased(claim, predecessor, seated, elsewhere)
+      claim.predecessorsReleased = seated === undefined && elsewhere === undefined
+        ? predecessor!.released
+        : this.#whenReleased(claim, predecessor, seated, elsewhere)
       if (predecessor !== undefined) this.#replace(predecessor, claim)
       evictee?.end('evicted')
       await claim.predecessorsReleased
@@ -127,8 +127,6 @@ export class Registry implements StreamRegistry, ClaimOwner {
 
   /** Resolves when everything that `claim` has to wait for is released, or was waited for long enough. */
   async #whenReleased (claim: Claim, predecessor: Claim | undefined, seated: Promise<void> | undefined, elsewhere: Promise<unknown> | undefined): Promise<void> {
-    // A predecessor that is gone at once is released by then.
-    await RESOLVED
     if (predecessor !== undefined && !predecessor.isReleased) await predecessor.released
     if (seated !== undefined) await seated
     if (elsewhere !== undefined) await within(elsewhere, Math.max(0, claim.since + this.replaceTimeout - performance.now()))
