@@ -165,6 +165,7 @@ class World {
     if (step.hook === 'none') handOver()
     else setTimeout(handOver, 120)
     await started
+    if (stream.closing) throw stream.closedError()
   }
 
   async #handler (run: Run): Promise<void> {
