@@ -31,7 +31,9 @@ export class Bucket {
   readonly number: number
   /** The newest claim of each key. */
   readonly newest = new Map<string, RedisClaim>()
-  /** Claims that are asked to end and not gone. Redis holds the same list. */
+  /** Claims that are asked to end and not gone. */
+  readonly ending = new Set<number>()
+  /** The requests to end claims that Redis holds, as far as this process knows. */
   readonly requested = new Set<number>()
   /** Claims that are gone, and that Redis must be told of. */
   released: Place[] = []
@@ -94,8 +96,9 @@ export class RedisClaims {
     this.#byNumber.delete(deleted.number)
     this.#numbers.delete(clusterClaim)
     const wasNewest = this.supersede(deleted)
-    const wasRequested = deleted.bucket.requested.delete(deleted.number)
-    return deleted.isSent && (wasNewest || wasRequested) ? deleted : undefined
+    deleted.bucket.requested.delete(deleted.number)
+    const wasEnding = deleted.bucket.ending.delete(deleted.number)
+    return deleted.isSent && (wasNewest || wasEnding) ? deleted : undefined
   }
 
   /** Records that `claim` is not the newest on the key. Returns whether `claim` was the newest until now. */

@@ -105,7 +105,7 @@ export class Member implements Cluster, ConnectionListener {
         return
       }
       this.#noteOperations(bucket, reply.ops)
-      if (reply.outcome === 'superseded') return this.#end(claim, reply.reason)
+      if (reply.outcome === 'superseded') return this.#end(claim, reply.reason, false)
       claim.token = reply.token
       claim.round = round
       await this.#ends.wait(bucket, reply.predecessors)
@@ -174,16 +174,17 @@ export class Member implements Cluster, ConnectionListener {
     const digest = digestOf(scope)
     const bucket = this.#claims.bucket(digest)
     if (!this.#health.checkReachable(bucket)) return 0
-    let count = 0
+    // A cursor may return a field twice: https://redis.io/docs/latest/commands/scan/#scan-guarantees
+    const fields = new Set<string>()
     let cursor = '0'
     do {
       const isAnswered = await this.#health.run([bucket], countCommand(this.#sender, digest, cursor), reply => {
-        count += reply.count
+        for (const field of reply.fields) fields.add(field)
         cursor = reply.cursor
       })
       if (!isAnswered) return 0
     } while (cursor !== '0')
-    return count
+    return fields.size
   }
 
   async leave (): Promise<void> {
@@ -243,7 +244,7 @@ export class Member implements Cluster, ConnectionListener {
   }
 
   #isUsed (bucket: Bucket): boolean {
-    return bucket.isAway || bucket.newest.size > 0 || bucket.requested.size > 0 || bucket.evictions.size > 0
+    return bucket.isAway || bucket.newest.size > 0 || bucket.ending.size > 0 || bucket.evictions.size > 0
   }
 
   /** Renews the records of `buckets`, and learns what Redis has lost, whether Redis takes writes, and what was asked of this process. */
@@ -283,7 +284,7 @@ export class Member implements Cluster, ConnectionListener {
     if (Math.max(ops, 0) < bucket.ops) this.#onLost(bucket, Math.max(ops, 0))
     // A Redis that still knows what this process has counted there has not restarted.
     else if (bucket.ops > 0) this.#readyAt = -Infinity
-    if (requests > bucket.requested.size) this.#readRequests(bucket)
+    if (requests !== bucket.requested.size) this.#readRequests(bucket)
   }
 
   /** While a Redis Cluster migrates the slot of `bucket`, the beat succeeds, because it has one key. Scripts that need a new key do not. */
@@ -308,6 +309,7 @@ export class Member implements Cluster, ConnectionListener {
   /** Redis has lost data of `bucket`: tells Redis what this process knows. */
   #onLost (bucket: Bucket, ops: number): void {
     bucket.ops = ops
+    bucket.requested.clear()
     // Without a Redis Cluster all buckets are on one server.
     for (const lost of this.#connection.countsReceivers ? this.#claims.buckets : [bucket]) lost.lostAt = performance.now()
     this.#restate(bucket)
@@ -317,6 +319,7 @@ export class Member implements Cluster, ConnectionListener {
   }
 
   async #readRequests (bucket: Bucket): Promise<void> {
+    bucket.requested.clear()
     let cursor = '0'
     let isAnswered: boolean
     do {
@@ -330,15 +333,17 @@ export class Member implements Cluster, ConnectionListener {
   /** Another process asks for the end of a claim. */
   #onRequest (reason: EndReason, digest: string, { number, field }: ClaimName): void {
     const claim = this.#claims.byNumber(number)
-    if (claim !== undefined) this.#end(claim, reason)
+    if (claim !== undefined) this.#end(claim, reason, true)
     // The claim is gone, and Redis does not know.
     else this.#release({ number, field, digest })
   }
 
-  #end (claim: RedisClaim, reason: EndReason): void {
+  /** `isRequested` says that Redis holds a request for the end of `claim`. */
+  #end (claim: RedisClaim, reason: EndReason, isRequested: boolean): void {
     // The claim may be gone by the time of a reply.
     if (this.#claims.byNumber(claim.number) !== claim) return
-    claim.bucket.requested.add(claim.number)
+    claim.bucket.ending.add(claim.number)
+    if (isRequested) claim.bucket.requested.add(claim.number)
     if (reason === 'replaced') this.#claims.supersede(claim)
     claim.clusterClaim.end(reason)
   }
@@ -349,8 +354,13 @@ export class Member implements Cluster, ConnectionListener {
     // Silence is a hint that a member is dead: a deaf member may not have had the time to write the record. A start may rely on the hint. An
     // eviction must not, because no evicted stream may be live once the eviction has resolved.
     const asked = pending.map(({ asked, isUnheard }) => ({ ...asked, isUnheard: isUnheard && asked.reason === 'replaced' && this.#connection.countsReceivers }))
-    this.#health.run([bucket], askCommand(this.#sender, bucket.number, bucket.ops, mayMiss, asked), reply => {
-      if (reply.outcome === 'lost') return this.#onLost(bucket, 0)
+    const { ops } = bucket
+    this.#health.run([bucket], askCommand(this.#sender, bucket.number, ops, mayMiss, asked), reply => {
+      if (reply.outcome === 'lost') {
+        // Otherwise an earlier reply has told of the same loss.
+        if (bucket.ops === ops) this.#onLost(bucket, 0)
+        return
+      }
       const left = new Map(reply.pending.map(({ index, receivers }) => [index, receivers]))
       for (const [i, end] of pending.entries()) {
         end.isUnheard = left.get(i) === 0

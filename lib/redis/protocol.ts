@@ -289,7 +289,8 @@ export function evictCommand (sender: Sender, digest: string, fields: string, cu
 export interface CountReply {
   /** `'0'` after the last page. */
   readonly cursor: string
-  readonly count: number
+  /** The fields of the counted claims. A cursor may return a field twice. */
+  readonly fields: readonly string[]
 }
 
 export function countCommand (sender: Sender, digest: string, cursor: string): Command<CountReply> {
@@ -297,8 +298,8 @@ export function countCommand (sender: Sender, digest: string, cursor: string): C
     script: COUNT,
     ...addressed(sender, bucketOf(digest), [digest], [cursor]),
     parse (output) {
-      const [next, count] = output as [string, number]
-      return { cursor: next, count }
+      const [next, ...fields] = output as [string, ...string[]]
+      return { cursor: next, fields }
     }
   }
 }

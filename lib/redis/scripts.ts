@@ -223,7 +223,7 @@ return result
  * Sends: `end`
  */
 export const ASK = script(`
-if tonumber(redis.call('HGET', KEYS[1], 'ops') or -1) < tonumber(ARGV[3]) then return { 'lost', integer(now) } end
+if tonumber(redis.call('HGET', KEYS[1], 'ops') or 0) < tonumber(ARGV[3]) then return { 'lost', integer(now) } end
 local mayMiss = ARGV[4] == '1'
 local result = { 'asked', integer(now) }
 for i = 5, #ARGV, 6 do
@@ -411,22 +411,22 @@ return result
 `)
 
 /**
- * Counts some of the claims that all members except the caller have in a scope.
+ * Lists some of the claims that all members except the caller have in a scope.
  *
  * Input:
  *   KEYS[2]  scope
  *   ARGV[3]  cursor, '0' at first
  *
- * Output: { cursor, count }  the next cursor, '0' at the end
+ * Output: { cursor, field, ... }  the next cursor, '0' at the end, and the fields of the claims
  */
 export const COUNT = script(`
 local page = redis.call('HSCAN', KEYS[2], ARGV[3], 'COUNT', 250)
-local count = 0
-for i = 2, #page[2], 2 do
-  local owner = string.match(page[2][i], '^%d+ %d+ (%S+)')
-  if owner ~= member and isAlive(owner) then count = count + 1 end
+local result = { page[1] }
+for i = 1, #page[2], 2 do
+  local owner = string.match(page[2][i + 1], '^%d+ %d+ (%S+)')
+  if owner ~= member and isAlive(owner) then table.insert(result, page[2][i]) end
 end
-return { page[1], count }
+return result
 `)
 
 /**

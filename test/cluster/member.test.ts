@@ -2,6 +2,7 @@
 import t, { type Test } from 'tap'
 import type { ConnectionListener, RedisConnection } from '../../lib/redis/connection.ts'
 import { Member } from '../../lib/redis/member.ts'
+import { claimCommand, digestOf, fieldName, type Command } from '../../lib/redis/protocol.ts'
 import * as scripts from '../../lib/redis/scripts.ts'
 import type { Script } from '../../lib/redis/scripts.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
@@ -82,6 +83,23 @@ async function joined (t: Test, lease = 600_000) {
 function claimOf (scope: string, tab: string): ClusterClaim & { reasons: string[] } {
   const reasons: string[] = []
   return { key: streamKey(scope, tab), released: Promise.resolve(), end (reason) { reasons.push(reason) }, reasons }
+}
+
+/** Another member claims the same key. */
+function claimElsewhere ({ redis }: ModelConnection, scope: string, tab: string, number: number): void {
+  const key = streamKey(scope, tab)
+  const sender = { id: 'another', prefix: '', lease: 600_000 }
+  const place = { digest: digestOf(key.scope), field: fieldName(key, sender.id, number), number }
+  run(redis, claimCommand(sender, place, { at: 0, tolerance: 0 }))
+}
+
+function run (redis: RedisModel, { script, keys, args }: Command<unknown>): unknown {
+  return redis.run(script, keys, args)
+}
+
+/** How many claims the commands RESTATE have restated. */
+function restatedBy (sent: Sent[]): number {
+  return sent.filter(({ name }) => name === 'RESTATE').reduce((sum, { keys }) => sum + keys.length - 1, 0)
 }
 
 // A claim that was answered NOSCRIPT was sent again behind a newer claim of the same process. The old claim passed for the newest, and,
@@ -340,4 +358,81 @@ t.test('an eviction after a new connection looks twice, and rejects if Redis doe
   await run(4_000)
   t.equal(evictions, 2)
   t.match(outcome, { code: 'FST_ERR_OCTA_STAR_EVICT' })
+})
+
+// The member counted requests to end claims that Redis did not hold. So a count of Redis that was greater by one went unnoticed.
+t.test('a deaf member finds the next request in its record', async t => {
+  const deafen = ({ connection, member }: Awaited<ReturnType<typeof joined>>) => {
+    connection.isSubscribed = connection.hears = false
+    member.onDeaf(new Error('NOPERM'))
+  }
+
+  t.test('after Redis has refused a claim that does not end at once', async t => {
+    const site = await joined(t)
+    const { member, connection, run } = site
+    deafen(site)
+    let isFirst = true
+    connection.answer = ({ name, keys, args }) => {
+      if (name !== 'CLAIM' || !isFirst) return undefined
+      isFirst = false
+      return new Promise(resolve => setTimeout(() => resolve(connection.redis.run(scripts.CLAIM, keys, args)), 1_200))
+    }
+    const [refused, replaced] = [claimOf('ann', 'a'), claimOf('ann', 'b')]
+    member.claim(refused)
+    await run(500)
+    claimElsewhere(connection, 'ann', 'a', 1)
+    await run(800)
+    t.strictSame(refused.reasons, ['replaced'])
+    member.claim(replaced)
+    await run(100)
+    claimElsewhere(connection, 'ann', 'b', 2)
+    await run(500)
+    t.strictSame(replaced.reasons, ['replaced'])
+  })
+
+  t.test('after Redis has lost the request to end a claim that does not end at once', async t => {
+    const site = await joined(t)
+    const { member, connection, run } = site
+    const [slow, replaced] = [claimOf('ann', 'a'), claimOf('ann', 'b')]
+    member.claim(slow)
+    member.claim(replaced)
+    await run(10)
+    claimElsewhere(connection, 'ann', 'a', 1)
+    await run(10)
+    t.strictSame(slow.reasons, ['replaced'])
+    connection.redis.restart()
+    deafen(site)
+    await run(1_000)
+    claimElsewhere(connection, 'ann', 'b', 2)
+    await run(500)
+    t.strictSame(replaced.reasons, ['replaced'])
+  })
+})
+
+t.test('several questions that meet the same loss start one round of restating', async t => {
+  const { member, connection, run } = await joined(t)
+  for (let i = 0; i < 20; i++) member.claim(claimOf('ann', `own ${i}`))
+  for (let i = 1; i <= 300; i++) claimElsewhere(connection, 'ann', `tab ${i}`, i)
+  await run(10)
+  member.evict('"ann"').catch(() => {})
+  await run(10)
+  connection.sent.length = 0
+  connection.redis.restart()
+  let questions = 0
+  connection.answer = ({ name, keys, args }) => {
+    if (name !== 'ASK') return undefined
+    const reply = connection.redis.run(scripts.ASK, keys, args) as string[]
+    t.equal(reply[0], 'lost')
+    return new Promise(resolve => setTimeout(() => resolve(reply), 100 * questions++))
+  }
+  await run(390)
+  t.equal(questions, 2, 'two pages')
+  t.equal(restatedBy(connection.sent), 20)
+})
+
+t.test('a claim that a cursor returns twice is counted once', async t => {
+  const { member, connection } = await joined(t)
+  const pages = [['5', 'x:', 'y:'], ['0', 'x:']]
+  connection.answer = ({ name }) => name === 'COUNT' ? Promise.resolve(pages.shift()) : undefined
+  t.equal(await member.count('"ann"'), 2)
 })

@@ -134,7 +134,7 @@ class Call {
 
   ask (): Reply {
     const [,, ops, mayMiss] = this.#args as [string, string, string, string]
-    if (Number(this.#store.hget(this.#keys[0]!, 'ops') ?? -1) < Number(ops)) return ['lost', integer(this.#now)]
+    if (Number(this.#store.hget(this.#keys[0]!, 'ops') ?? 0) < Number(ops)) return ['lost', integer(this.#now)]
     const result: Reply = ['asked', integer(this.#now)]
     for (let n = 1; 6 * n - 2 < this.#args.length; n++) {
       const [member, number, reason, digest, field, wasUnheard] = this.#args.slice(6 * n - 2, 6 * n + 4) as [string, string, string, string, string, string]
@@ -242,8 +242,9 @@ class Call {
   }
 
   count (): Reply {
-    const owners = this.#store.hgetall(this.#keys[1]!).map(([, value]) => parseEntry(value).member)
-    return ['0', owners.filter(owner => owner !== this.#member && this.#isAlive(owner)).length]
+    const counts = (owner: string) => owner !== this.#member && this.#isAlive(owner)
+    const counted = this.#store.hgetall(this.#keys[1]!).filter(([, value]) => counts(parseEntry(value).member))
+    return ['0', ...counted.map(([field]) => field)]
   }
 
   leave (): null {
