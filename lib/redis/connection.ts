@@ -98,7 +98,8 @@ export class DrivenConnection implements RedisConnection {
     return this.#driver.countsReceivers
   }
 
-  async run ({ sha, lua }: Script, keys: string[], args: Array<string | number>, isWanted?: () => boolean): Promise<unknown> {
+  async run ({ sha, lua, isSentWhole = false }: Script, keys: string[], args: Array<string | number>, isWanted?: () => boolean): Promise<unknown> {
+    if (isSentWhole) return await this.#driver.callScript('EVAL', lua, keys, args)
     try {
       return await this.#driver.callScript('EVALSHA', sha, keys, args)
     } catch (error) {

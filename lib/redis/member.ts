@@ -9,7 +9,7 @@ import { PendingEnds, type PendingEnd } from './ends.ts'
 import { Hearing } from './hearing.ts'
 import { RedisHealth } from './health.ts'
 import {
-  askCommand, beatCommand, channelPrefix, claimCommand, countCommand, digestOf, evictCommand, fieldPrefix, leaveCommand, PAGE, parseMessage, RECORD_LEASE,
+  askCommand, beatCommand, channelPrefix, claimCommand, countCommand, digestOf, evictCommand, fieldPrefix, leaveCommand, PAGE, parseMessage, probeCommand, RECORD_LEASE,
   releaseCommand, requestsCommand, restateCommand, type Asked, type BeatReply, type ClaimName, type EndReason, type Place, type Sender, type Timing
 } from './protocol.ts'
 import type { Cluster, ClusterClaim, ClusterContext } from '../../types/index.ts'
@@ -256,8 +256,7 @@ export class Member implements Cluster, ConnectionListener {
   }
 
   async #beatNode (buckets: Bucket[], isFirst: boolean): Promise<void> {
-    // If Redis was away, the reply must also prove that this process may publish.
-    const beat = isFirst || buckets.some(({ isAway }) => isAway) ? this.#hearing.nextBeat() : undefined
+    const beat = isFirst ? this.#hearing.nextBeat() : undefined
     const { isSubscribed } = this.#connection
     for (const bucket of buckets) {
       bucket.isBeating = true
@@ -267,7 +266,10 @@ export class Member implements Cluster, ConnectionListener {
     await this.#health.run(buckets, command, ({ now, records }, sentAt) => {
       this.#clock.learn(now, sentAt)
       if (beat !== undefined && isSubscribed) this.#hearing.onBeatSent(beat)
+      if (this.#hasLeft) return
       for (const [i, bucket] of buckets.entries()) this.#onBeat(bucket, records[i]!)
+      const away = buckets.filter(({ isAway }) => isAway)
+      if (away.length > 0) this.#probe(away)
     }, {
       onSettled: () => {
         for (const bucket of buckets) bucket.isBeating = false
@@ -278,8 +280,6 @@ export class Member implements Cluster, ConnectionListener {
   }
 
   #onBeat (bucket: Bucket, { ops, requests }: BeatReply['records'][number]): void {
-    if (this.#hasLeft) return
-    if (bucket.isAway) this.#probe(bucket)
     // A record that did not exist is a loss if this process has counted operations there.
     if (Math.max(ops, 0) < bucket.ops) this.#onLost(bucket, Math.max(ops, 0))
     // A Redis that still knows what this process has counted there has not restarted.
@@ -287,11 +287,16 @@ export class Member implements Cluster, ConnectionListener {
     if (requests !== bucket.requested.size) this.#readRequests(bucket)
   }
 
-  /** While a Redis Cluster migrates the slot of `bucket`, the beat succeeds, because it has one key. Scripts that need a new key do not. */
-  async #probe (bucket: Bucket): Promise<void> {
-    const noScope = `${bucket.number.toString(16)}none`
-    if (!this.#connection.countsReceivers && !await this.#health.run([bucket], countCommand(this.#sender, noScope, '0'), () => {})) return
-    if (bucket.isAway && !this.#hasLeft) this.#onBack(bucket)
+  /** Redis has taken a beat for `buckets`, which are on one node. Redis may still refuse other commands, or the keys of a slot in migration. */
+  #probe (buckets: Bucket[]): void {
+    const beat = this.#hearing.nextBeat()
+    const { isSubscribed } = this.#connection
+    this.#health.run(buckets, probeCommand(this.#sender, buckets[0]!.number, beat), ({ now }, sentAt) => {
+      this.#clock.learn(now, sentAt)
+      if (isSubscribed) this.#hearing.onBeatSent(beat)
+      if (this.#hasLeft) return
+      for (const bucket of buckets) if (bucket.isAway) this.#onBack(bucket)
+    })
   }
 
   #onBack (bucket: Bucket): void {

@@ -2,7 +2,7 @@
 // Everything that must become true is state in Redis, see scripts.ts. A message only saves time: a member that misses a message
 // finds the state. Messages and replies of the scripts are written in Lua; a test compares both files in a real Redis.
 import { hash } from 'node:crypto'
-import { ASK, BEAT, CLAIM, COUNT, EVICT, LEAVE, RELEASE, REQUESTS, RESTATE, type Script } from './scripts.ts'
+import { ASK, BEAT, CLAIM, COUNT, EVICT, LEAVE, PROBE, RELEASE, REQUESTS, RESTATE, type Script } from './scripts.ts'
 import type { StreamKey } from '../../types/index.ts'
 
 // Names. Keys and fields contain digests of fixed length, so no choice of scope, tab id or name can imitate another key or field.
@@ -194,6 +194,16 @@ export function beatCommand ({ id, prefix }: Sender, buckets: readonly number[],
       return { now: Number(now), records: inGroups(rest, 2).map(([ops, requests]) => ({ ops: ops!, requests: requests! })) }
     }
   }
+}
+
+export interface ProbeReply {
+  readonly now: number
+}
+
+/** Succeeds only if Redis refuses no command for the keys of `bucket`. */
+export function probeCommand (sender: Sender, bucket: number, beat: number): Command<ProbeReply> {
+  const { keys: [record], args } = addressed(sender, bucket, [], [beat])
+  return { script: PROBE, keys: [record!, `${record!}:probe`], args, parse: output => ({ now: Number((output as [string])[0]) }) }
 }
 
 export interface RequestsReply {

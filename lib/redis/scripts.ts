@@ -6,6 +6,8 @@ export interface Script {
   readonly lua: string
   /** The SHA-1 digest of `lua`, which names the script in EVALSHA. */
   readonly sha: string
+  /** Whether `lua` is sent each time, which proves that Redis also takes scripts that Redis does not know yet. */
+  readonly isSentWhole?: boolean
 }
 
 // What Redis stores, in each of 16 buckets:
@@ -186,6 +188,41 @@ end
 if ARGV[5] ~= '' then publish(member, 'beat ' .. ARGV[5]) end
 return result
 `)
+
+/**
+ * Uses every command of all scripts, on a key of its own. If this script succeeds, Redis refuses none of the other scripts.
+ *
+ * Input:
+ *   KEYS[2]  `<record>:probe`, a key that does not exist. While the slot of both keys is being migrated, Redis refuses the script
+ *   ARGV[3]  number of the beat to send
+ *
+ * Output: { now }
+ *
+ * Sends: `beat`, to the caller
+ */
+export const PROBE: Script = {
+  ...script(`
+local probe = KEYS[2]
+redis.call('EXISTS', probe)
+redis.call('PTTL', probe)
+redis.call('HGET', probe, 'a')
+redis.call('HMGET', probe, 'a', 'b')
+redis.call('HEXISTS', probe, 'a')
+redis.call('HLEN', probe)
+redis.call('HSCAN', probe, '0', 'COUNT', 1)
+redis.call('HDEL', probe, 'a')
+redis.call('DEL', probe)
+publish(member, 'beat ' .. ARGV[3])
+redis.call('HINCRBY', probe, 'a', 1)
+-- If Redis refuses the next command, the key is left behind for a second.
+redis.call('PEXPIRE', probe, 1000)
+redis.call('HSETNX', probe, 'b', 1)
+redis.call('HSET', probe, 'a', 1)
+redis.call('DEL', probe)
+return { integer(now) }
+`),
+  isSentWhole: true
+}
 
 /**
  * Reads the requests to end claims in the member's record, some at a time.

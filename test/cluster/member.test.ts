@@ -11,7 +11,7 @@ import { RedisModel } from '../kit/redis-model.ts'
 import { Owner, VirtualTime } from '../kit/virtual-time.ts'
 import type { ClusterClaim } from '../../types/index.ts'
 
-type Name = 'CLAIM' | 'BEAT' | 'REQUESTS' | 'ASK' | 'RESTATE' | 'RELEASE' | 'EVICT' | 'COUNT' | 'LEAVE'
+type Name = 'CLAIM' | 'BEAT' | 'PROBE' | 'REQUESTS' | 'ASK' | 'RESTATE' | 'RELEASE' | 'EVICT' | 'COUNT' | 'LEAVE'
 
 /** A command that the member has sent. */
 interface Sent {

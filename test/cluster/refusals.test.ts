@@ -4,7 +4,9 @@ import { readFile } from 'node:fs/promises'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
+import { streamKey } from '../../lib/registry/stream-key.ts'
 import { memberProcess } from '../kit/member-process.ts'
+import { PlainHolder } from '../kit/plain-holder.ts'
 import { redisOptions, redisServer, temporaryDirectory, type RedisServer } from '../kit/redis.ts'
 
 // The rights that docs/redis.md gives.
@@ -123,6 +125,55 @@ for (const right of ['channels', 'subscribe']) {
     t.ok(b.waited < 1_000, `${Math.round(b.waited)} ms`)
   })
 }
+
+// A process needs these rights to connect, to subscribe, to send a script that Redis does not know, or to leave.
+const SELDOM_USED = ['+@connection', '+info', '+eval', '+subscribe', '+del']
+
+// Without a right that BEAT does not use, Redis was away and back and away, twice a second.
+t.test('each documented right, taken away and given back: away and back are said at most once, and back only after the right is back', redisOptions, async t => {
+  const server = await redisServer(t)
+  const admin = server.client()
+  const withoutRight = [
+    ...RIGHTS.map(right => ({ right, refuse: right.replace('+', '-'), accept: right })),
+    { right: KEYS, refuse: 'resetkeys', accept: KEYS },
+    { right: CHANNELS, refuse: 'resetchannels', accept: CHANNELS }
+  ]
+  const refusals = async (username: string) => {
+    const log = await admin.acl('LOG') as string[][]
+    return log.filter(words => words[words.indexOf('username') + 1] === username).reduce((sum, words) => sum + Number(words[words.indexOf('count') + 1]), 0)
+  }
+  // All at the same time, each with users and scopes of its own.
+  await Promise.all(withoutRight.map(async ({ right, refuse, accept }) => {
+    const user = `without ${right}`.replaceAll(' ', '-')
+    const change = (...rules: string[]) => admin.acl('SETUSER', user, ...rules)
+    await change('on', '>secret', KEYS, CHANNELS, ...RIGHTS)
+    const client = () => server.client({ username: user, password: 'secret' })
+    const [one, two] = [await memberProcess(t, client(), { lease: 1_000, replaceTimeout: 1_000 }), await memberProcess(t, client(), { lease: 1_000, replaceTimeout: 1_000 })]
+    const outages = () => [one, two].map(({ said }) => outagesIn(said()))
+    await one.start(user, 'a')
+    const [slow, next] = [new PlainHolder(), new PlainHolder()]
+    await one.registry.replaceAndRegister(streamKey(user, 'slow'), slow)
+    await change(refuse)
+    // Uses all scripts, and waits for a stream that is slow to end.
+    await Promise.allSettled([
+      two.start(user, 'a'), two.registry.replaceAndRegister(streamKey(user, 'slow'), next), one.registry.count(user), two.registry.evict('nobody')
+    ])
+    if (!SELDOM_USED.includes(right)) {
+      while (outages().flat().length === 0) await pause(10)
+      // Until both processes have probed.
+      const before = await refusals(user)
+      while (await refusals(user) < before + 4 && outages().every(words => words.length < 2)) await pause(50)
+    }
+    t.ok(outages().every(words => words.join() === 'away' || words.length === 0), `without ${right}: ${outages().join(' and ')}`)
+    await change(accept)
+    for (const holder of [slow, next]) holder.leave()
+    while (outages().some(words => words.length % 2 === 1)) await pause(10)
+    const old = await one.start(user, 'b')
+    await two.start(user, 'b')
+    t.notOk(old.holder.isLive)
+    t.ok(outages().every(words => words.length <= 2), `${right} is back: ${outages().join(' and ')}`)
+  }))
+})
 
 t.test('a user with exactly the documented rights can do everything', redisOptions, async t => {
   const { admin, client } = await withUser(t)

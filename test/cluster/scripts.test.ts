@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import {
-  RECORD_LEASE, askCommand, beatCommand, claimCommand, countCommand, evictCommand, leaveCommand, parseMessage, recordKey, releaseCommand, requestsCommand, restateCommand,
+  RECORD_LEASE, askCommand, beatCommand, claimCommand, countCommand, evictCommand, leaveCommand, parseMessage, probeCommand, recordKey, releaseCommand, requestsCommand, restateCommand,
   type Command, type EndReason, type Place, type Sender
 } from '../../lib/redis/protocol.ts'
 import * as scripts from '../../lib/redis/scripts.ts'
@@ -34,6 +34,7 @@ t.test('protocol.ts reads the output and the messages of every script', redisOpt
 
   t.strictSame(await run(beatCommand(sender('m1'), [BUCKET, 11], false, 7)), { reply: { records: [{ ops: -1, requests: 0 }, { ops: -1, requests: 0 }] }, messages: [{ to: 'm1', type: 'beat', number: 7 }] })
   t.strictSame(await run(beatCommand(sender('m3'), [BUCKET], true)), { reply: { records: [{ ops: -1, requests: 0 }] }, messages: [] })
+  t.strictSame(await run(probeCommand(sender('m1'), BUCKET, 8)), { reply: {}, messages: [{ to: 'm1', type: 'beat', number: 8 }] })
   t.strictSame(await claim('m1', 'x:', 1), { reply: { outcome: 'newest', ops: 1, predecessors: [] }, messages: [] })
   t.strictSame(await claim('m2', 'x:', 1), { reply: { outcome: 'newest', ops: 1, predecessors: [asked('m1', 'x:', 1, 1)] }, messages: [end('m1', 'x:', 1)] })
   t.strictSame(await claim('m3', 'x:', 1), { reply: { outcome: 'newest', ops: 1, predecessors: [asked('m1', 'x:', 1, -1), asked('m2', 'x:', 1, 1)] }, messages: [end('m2', 'x:', 1)] })
@@ -64,6 +65,15 @@ t.test('protocol.ts reads the output and the messages of every script', redisOpt
   t.strictSame(await run(releaseCommand(sender('m2'), BUCKET, [place('y:', 2)])), { reply: undefined, messages: [{ to: 'm1', type: 'gone', member: 'm2', number: 2 }] })
   await run(leaveCommand(sender('m1'), [BUCKET, 11]))
   t.equal(await redis.exists(recordKey(PREFIX, BUCKET, 'm1'), recordKey(PREFIX, 11, 'm1')), 0)
+})
+
+t.test('PROBE uses every command of the other scripts, and leaves nothing behind', redisOptions, async t => {
+  const { redis } = await redisWithMembers(t)
+  const commandsOf = (lua: string) => [...lua.matchAll(/redis\.call\('(\w+)'/g)].map(([, command]) => command!)
+  const used = Object.values(scripts).flatMap(({ lua }) => commandsOf(lua))
+  t.strictSame([...new Set(used)].filter(command => !commandsOf(scripts.PROBE.lua).includes(command)), [])
+  await evaluate(redis, probeCommand(sender('m1'), BUCKET, 1))
+  t.strictSame(await redis.keys('*'), [])
 })
 
 t.test('a claim between two others is told when the oldest claim is gone', redisOptions, async t => {
@@ -114,6 +124,7 @@ const step = fc.oneof(
     })
   },
   { weight: 2, arbitrary: fc.record({ type: fc.constant('beat' as const), member, buckets, isDeaf: fc.boolean(), beat: fc.constantFrom(7, undefined) }) },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('probe' as const), member }) },
   { weight: 1, arbitrary: fc.record({ type: fc.constant('requests' as const), member }) },
   { weight: 1, arbitrary: fc.record({ type: fc.constant('count' as const), member, scope }) },
   { weight: 1, arbitrary: fc.record({ type: fc.constant('leave' as const), member, buckets }) },
@@ -288,6 +299,7 @@ function commandOf (step: Exclude<Step, { type: 'expire' }>, start: number, toke
     case 'evict': return evictCommand(from, step.scope, step.fields, '0', made(step.timing))
     case 'ask': return askCommand(from, BUCKET, step.ops, step.mayMiss, step.asked.map(({ place, ...rest }) => ({ ...place, ...rest, receivers: 1 })))
     case 'beat': return beatCommand(from, step.buckets, step.isDeaf, step.beat)
+    case 'probe': return probeCommand(from, BUCKET, 9)
     case 'requests': return requestsCommand(from, BUCKET, '0')
     case 'count': return countCommand(from, step.scope, '0')
     case 'leave': return leaveCommand(from, step.buckets)

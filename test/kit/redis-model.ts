@@ -1,5 +1,5 @@
 // The protocol's Lua scripts in TypeScript, for the simulation. A test compares this model with the Lua scripts in a real Redis.
-import { ASK, BEAT, CLAIM, COUNT, EVICT, LEAVE, RELEASE, REQUESTS, RESTATE, type Script } from '../../lib/redis/scripts.ts'
+import { ASK, BEAT, CLAIM, COUNT, EVICT, LEAVE, PROBE, RELEASE, REQUESTS, RESTATE, type Script } from '../../lib/redis/scripts.ts'
 
 type Reply = Array<string | number>
 
@@ -41,6 +41,7 @@ export class RedisModel {
     switch (script) {
       case CLAIM: return call.claim()
       case BEAT: return call.beat()
+      case PROBE: return call.probe()
       case REQUESTS: return call.requests()
       case ASK: return call.ask()
       case RESTATE: return call.restate()
@@ -125,6 +126,12 @@ class Call {
     }
     if (beat !== '') this.#publish(this.#member, `beat ${beat}`)
     return result
+  }
+
+  // The model refuses no command, so there is nothing to try.
+  probe (): Reply {
+    this.#publish(this.#member, `beat ${this.#args[2]!}`)
+    return [integer(this.#now)]
   }
 
   requests (): Reply {

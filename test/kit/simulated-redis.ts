@@ -131,7 +131,7 @@ export class SimulatedConnection implements RedisConnection {
   get isHearing (): boolean { return this.isSubscribed && this.#delivers }
 
   async run (script: Script, keys: string[], args: Array<string | number>, isWanted?: () => boolean): Promise<unknown> {
-    const known = await this.#send(script, keys, args, true) as { output: unknown } | undefined
+    const known = script.isSentWhole === true ? undefined : await this.#send(script, keys, args, true) as { output: unknown } | undefined
     if (known !== undefined) return known.output
     if (isWanted?.() === false) return undefined
     return (await this.#send(script, keys, args, false) as { output: unknown }).output
