@@ -41,9 +41,11 @@ export interface KeyFlappingEvent {
   key: StreamKey
 }
 
-/** Published on `octa-star:cluster` when the store that the processes share becomes unreachable, or reachable again. */
+/** Published on `octa-star:cluster` when the store that the processes share, or a node of the store, becomes unreachable, or reachable again. */
 export interface ClusterEvent {
   state: 'away' | 'back'
+  /** The address of the node, such as `10.0.0.3:6379`. `undefined` if the store has a single node. */
+  node: string | undefined
 }
 
 const channels = {

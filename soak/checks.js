@@ -6,7 +6,7 @@ import { clock, CONCURRENT, CROWDED, HEAL, LIMITS, SLACK } from './settings.js'
 const DELAY = 2_000
 /** The name under which the ledger counts the keys that came to rest. */
 export const AT_REST = 'keys looked at, at rest'
-const WARNINGS = [/use the same tab id/, /^Redis is away/, /^another process did not end a stream within replaceTimeout/]
+const WARNINGS = [/use the same tab id/, /^Redis (node \S+ )?is away/, /^another process did not end a stream within replaceTimeout/]
 
 export class Checks {
   #ledger

@@ -39,6 +39,8 @@ export class Bucket {
   released: Place[] = []
   readonly evictions = new Set<Eviction>()
   isAway = false
+  /** The node of a Redis Cluster to which the last command went. While the bucket is away, the node that went away. */
+  node: string | undefined
   /** True while a BEAT is in flight. */
   isBeating = false
   /** True if another BEAT must follow the BEAT that is in flight. */

@@ -13,6 +13,8 @@ export interface RedisConnection {
    * https://redis.io/docs/latest/commands/publish/
    */
   readonly countsReceivers: boolean
+  /** The address of the master that has `slot`, as far as the client knows. `undefined` without a Redis Cluster. */
+  nodeOf (slot: number): string | undefined
   /**
    * Runs `script` on the master that holds the first key, and resolves to the script's output: strings, numbers, arrays and
    * `null`, whatever the client's options are. If Redis does not know the script, sends the script whole, behind commands
@@ -43,6 +45,7 @@ export interface RedisDriver {
   /** See {@link RedisConnection}. */
   readonly canSend: boolean
   readonly countsReceivers: boolean
+  nodeOf (slot: number): string | undefined
   /** Runs a script by its text (EVAL) or by its digest (EVALSHA). The output has the same types whatever the client's options are. */
   callScript (command: 'EVAL' | 'EVALSHA', script: string, keys: string[], args: Array<string | number>): Promise<unknown>
   /** Calls `listener` when the application's client may be able to send again. Returns a function that stops the calls. */
@@ -96,6 +99,10 @@ export class DrivenConnection implements RedisConnection {
 
   get countsReceivers (): boolean {
     return this.#driver.countsReceivers
+  }
+
+  nodeOf (slot: number): string | undefined {
+    return this.#driver.nodeOf(slot)
   }
 
   async run ({ sha, lua, isSentWhole = false }: Script, keys: string[], args: Array<string | number>, isWanted?: () => boolean): Promise<unknown> {

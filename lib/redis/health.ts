@@ -1,11 +1,11 @@
-// Whether Redis answers: runs commands with a time limit, and reports an outage once.
+// Whether Redis answers: runs commands with a time limit, and reports each outage of a node once.
 import type { FastifyBaseLogger } from 'fastify'
 import { reportCluster } from '../diagnostics.ts'
 import { within } from '../wait.ts'
 import type { Bucket } from './claims.ts'
 import { ownTime } from './clock.ts'
 import type { RedisConnection } from './connection.ts'
-import type { Command } from './protocol.ts'
+import { SLOTS, type Command } from './protocol.ts'
 
 export interface RedisHealthOptions {
   readonly buckets: readonly Bucket[]
@@ -39,6 +39,7 @@ export class RedisHealth {
   /** Whether a command for `bucket` sent now can be answered. Reports the outage if the connection is down. */
   checkReachable (bucket: Bucket): boolean {
     if (!bucket.isAway && !this.#connection.canSend) {
+      this.#locate(this.#options.buckets)
       this.markAway(this.#options.buckets, new Error('the client must be connected to Redis, and is not. Check the address of Redis and the network'))
     }
     return !bucket.isAway
@@ -52,6 +53,7 @@ export class RedisHealth {
   async run<Reply> (buckets: readonly Bucket[], command: Command<Reply>, onReply: (reply: Reply, sentAt: number) => unknown, { isWanted, onSettled }: RunOptions = {}): Promise<boolean> {
     const { script, keys, args, parse } = command
     let used: unknown
+    this.#locate(buckets)
     const sentAt = ownTime()
     const replied = this.#connection.run(script, keys, args, isWanted).finally(onSettled).then(output => {
       // No output: the command was not wanted any more, and was not run.
@@ -70,25 +72,47 @@ export class RedisHealth {
     return true
   }
 
-  /** Records that Redis does not answer for `buckets`, or refuses writes, and reports the outage. */
+  /** Records that Redis does not answer for `buckets`, or refuses commands, and reports an outage of each of their nodes. */
   markAway (buckets: readonly Bucket[], err: Error): void {
-    const wasAway = this.isAway
-    for (const bucket of buckets) bucket.isAway = true
-    if (wasAway || this.#isStopped) return
-    this.#options.log.warn({ err }, 'Redis is away: streams still start, but until Redis is back a new stream replaces only streams of its own process')
-    reportCluster({ state: 'away' })
+    for (const bucket of buckets) {
+      if (bucket.isAway) continue
+      const { node } = bucket
+      const isReported = this.#isNodeAway(node)
+      bucket.isAway = true
+      if (isReported || this.#isStopped) continue
+      const effect = node === undefined
+        ? 'until Redis is back a new stream replaces only streams of its own process'
+        : 'until the node is back a new stream whose scope is on this node replaces only streams of its own process'
+      this.#options.log.warn({ err }, `${nameOf(node)} is away: streams still start, but ${effect}`)
+      reportCluster({ state: 'away', node })
+    }
   }
 
-  /** Records that Redis has taken a write for `bucket`. */
+  /** Records that Redis refuses no command for `bucket`. */
   markBack (bucket: Bucket): void {
+    const { node } = bucket
     bucket.isAway = false
-    if (this.isAway || this.#isStopped) return
-    this.#options.log.info('Redis is back')
-    reportCluster({ state: 'back' })
+    if (this.#isNodeAway(node) || this.#isStopped) return
+    this.#options.log.info(`${nameOf(node)} is back`)
+    reportCluster({ state: 'back', node })
+  }
+
+  /** Whether a bucket is away that was on `node` when the bucket went away. */
+  #isNodeAway (node: string | undefined): boolean {
+    return this.#options.buckets.some(bucket => bucket.isAway && bucket.node === node)
+  }
+
+  #locate (buckets: readonly Bucket[]): void {
+    // A client that looks for the nodes anew may know none for a moment.
+    for (const bucket of buckets) if (!bucket.isAway) bucket.node = this.#connection.nodeOf(SLOTS[bucket.number]!) ?? bucket.node
   }
 
   /** Ends reporting. Commands in flight may still be answered. */
   stop (): void {
     this.#isStopped = true
   }
+}
+
+function nameOf (node: string | undefined): string {
+  return node === undefined ? 'Redis' : `Redis node ${node}`
 }

@@ -13,6 +13,9 @@ import type { StreamKey } from '../../types/index.ts'
  */
 export const BUCKETS = 16
 
+/** The hash slot of each bucket: CRC16 of the hash tag, `0` to `f`, modulo 16384. */
+export const SLOTS: readonly number[] = [13907, 9842, 5649, 1584, 14039, 9974, 5781, 1716, 14171, 10106, 15495, 3300, 7365, 11298, 15363, 3168]
+
 /** The digest that names a scope: 40 hexadecimal digits. The first digit is the bucket. */
 export function digestOf (scope: string): string {
   return hash('sha256', scope).slice(0, 40)

@@ -20,6 +20,8 @@ class FakeDriver implements RedisDriver {
     return 1
   }
 
+  nodeOf (): undefined {}
+
   watchReady (listener: () => void) {
     this.onReady = listener
     return () => { this.onReady = undefined }

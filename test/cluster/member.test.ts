@@ -52,6 +52,7 @@ class ModelConnection implements RedisConnection {
     return await (this.answer(sent) ?? this.redis.run(script, keys, args))
   }
 
+  nodeOf (): undefined {}
   names (): Name[] { return this.sent.splice(0).map(({ name }) => name) }
   resubscribe (): void { this.resubscribed++ }
   close (): void {}

@@ -1,10 +1,14 @@
-// A Redis Cluster that loses one of its nodes.
+// A Redis Cluster that loses nodes: each outage is said once, with the name of the node, and healed afterwards.
+import diagnostics from 'node:diagnostics_channel'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Cluster } from 'ioredis'
-import t from 'tap'
-import { redisCluster } from '../../lib/redis/index.ts'
+import { createCluster } from 'redis'
+import t, { type Test } from 'tap'
+import { redisCluster, type RedisClient } from '../../lib/redis/index.ts'
+import { BUCKETS, SLOTS } from '../../lib/redis/protocol.ts'
 import { buildApp, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
+import { memberProcess } from '../kit/member-process.ts'
 import { redisNodes, redisOptions } from '../kit/redis.ts'
 
 // The two nodes that were left answered the probe: Redis was back, and away again, twice a second.
@@ -21,7 +25,7 @@ t.test('a node of a Redis Cluster that is gone is one warning, and its return he
       streams,
       registry: app.fastify.streamRegistry,
       open: (scope: string) => connect(app.url(withSignals(`/stream/${scope}`, { tabId: 'a' }))),
-      said: () => app.log.map(({ msg }) => /^Redis is (away|back)/.exec(msg)?.[1]).filter(word => word !== undefined)
+      said: () => app.log.map(({ msg }) => /^Redis node \S+ is (away|back)/.exec(msg)?.[1]).filter(word => word !== undefined)
     }
   }
   const [one, two] = [await start(), await start()]
@@ -43,3 +47,53 @@ t.test('a node of a Redis Cluster that is gone is one warning, and its return he
   while (two.said().length < 2) await pause(10)
   t.strictSame(two.said(), ['away', 'back'])
 })
+
+t.test('the slot of each bucket is the slot that a Redis Cluster computes', redisOptions, async t => {
+  const [node] = await redisNodes(t, 1)
+  const admin = node!.client()
+  const slots = await Promise.all(Array.from({ length: BUCKETS }, (_, bucket) => admin.cluster('KEYSLOT', `octa-star:{${bucket.toString(16)}}:member:a`)))
+  t.strictSame(slots.map(Number), SLOTS)
+})
+
+const clients: Record<string, (t: Test, port: number) => Promise<RedisClient>> = {
+  async ioredis (t, port) {
+    const redis = new Cluster([{ host: '127.0.0.1', port }])
+    redis.on('error', () => {})
+    t.teardown(() => redis.disconnect())
+    return redis
+  },
+  async 'node-redis' (t, port) {
+    const redis = createCluster({ rootNodes: [{ socket: { host: '127.0.0.1', port } }] })
+    redis.on('error', () => {})
+    await redis.connect()
+    t.teardown(() => redis.destroy())
+    return redis
+  }
+}
+
+for (const [name, makeClient] of Object.entries(clients)) {
+  t.test(`two nodes that stand still, one after the other, are two outages, and each names its node (${name})`, redisOptions, async t => {
+    const nodes = await redisNodes(t, 3)
+    const { registry, said, start } = await memberProcess(t, await makeClient(t, nodes[0]!.port), { replaceTimeout: 1_000 })
+    const outages = () => said().map(message => /^Redis (node \S+ )?is (away|back)/.exec(message)?.[0]).filter(words => words !== undefined)
+    const events: unknown[] = []
+    const onEvent = (event: unknown) => { events.push(event) }
+    diagnostics.subscribe('octa-star:cluster', onEvent)
+    t.teardown(() => diagnostics.unsubscribe('octa-star:cluster', onEvent))
+    // Enough for each bucket to have some.
+    await Promise.all(Array.from({ length: 200 }, (_, i) => start(`user ${i}`, 'a')))
+    const expected: object[] = []
+    for (const [signal, state] of [['SIGSTOP', 'away'], ['SIGCONT', 'back']] as const) {
+      for (const { signal: send, port } of nodes.slice(1)) {
+        expected.push({ state, node: `127.0.0.1:${port}` })
+        send(signal)
+        while (outages().length < expected.length) await pause(10)
+        // Enough for two probes of each bucket.
+        await pause(1_100)
+        t.strictSame(events, expected)
+      }
+    }
+    t.strictSame(outages(), (expected as Array<{ state: string, node: string }>).map(({ state, node }) => `Redis node ${node} is ${state}`))
+    t.equal(registry.size, 200)
+  })
+}

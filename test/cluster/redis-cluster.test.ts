@@ -152,7 +152,7 @@ t.test('a slot in migration disturbs only the keys of that slot', redisOptions, 
 type Member = Awaited<ReturnType<typeof memberProcess>>
 
 function outagesIn (messages: string[]): string[] {
-  return messages.map(message => /^Redis is (away|back)/.exec(message)?.[1]).filter(word => word !== undefined)
+  return messages.map(message => /^Redis node \S+ is (away|back)/.exec(message)?.[1]).filter(word => word !== undefined)
 }
 
 /** The node that has `slot`, and another node. */

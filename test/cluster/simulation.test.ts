@@ -447,9 +447,12 @@ class World {
       const { lines, outages, deafnesses, isDead, hasLeft } = process
       const isUsed = live.some(holder => holder.process === process)
       const said = (text: string) => lines.filter(({ details, message }) => String(message ?? details).includes(text)).length
-      const [away, back] = [said('Redis is away'), lines.filter(({ details }) => String(details) === 'Redis is back').length]
-      if (away > outages) this.note(`a process has reported ${away} outages of ${outages}`)
-      if (!isDead && !hasLeft && back !== away) this.note(`a process has reported ${away} outages and ${back} ends of outages`)
+      for (const name of this.redis.isCluster ? this.redis.nodes.map((_, node) => `Redis node node${node}`) : ['Redis']) {
+        const [away, back] = [said(`${name} is away`), lines.filter(({ details }) => String(details) === `${name} is back`).length]
+        if (away > outages) this.note(`a process has reported ${away} outages of ${name} of ${outages}`)
+        if (!isDead && !hasLeft && back !== away) this.note(`a process has reported ${away} outages of ${name} and ${back} ends of outages`)
+      }
+      if (this.redis.isCluster && said('Redis is ') > 0) this.note('a process has not named the node')
       const [deaf, hears] = [said('receives no messages'), said('receives messages')]
       if (deaf > deafnesses && this.redis.loss === 0) this.note(`a process has reported to be deaf ${deaf} times of ${deafnesses}`)
       // A process without streams asks for no beat.

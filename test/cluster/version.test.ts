@@ -10,7 +10,7 @@ import type { RedisConnection } from '../../lib/redis/connection.ts'
 const code = 'FST_ERR_OCTA_STAR_REDIS_VERSION'
 
 function connectionThat (run: RedisConnection['run']): RedisConnection {
-  return { canSend: true, isSubscribed: true, countsReceivers: true, run, resubscribe () {}, close () {} }
+  return { canSend: true, isSubscribed: true, countsReceivers: true, nodeOf () {}, run, resubscribe () {}, close () {} }
 }
 
 const check = (run: RedisConnection['run'], timeout = 60_000) => checkVersion(connectionThat(run), 'app:', timeout)

@@ -23,6 +23,7 @@ export interface RedisServer {
   /** Makes a client, which is closed when the test ends. */
   client: (options?: RedisOptions) => Redis
   kill: () => Promise<void>
+  signal: (name: NodeJS.Signals) => void
   start: () => Promise<void>
 }
 
@@ -60,6 +61,7 @@ export async function redisServer (t: Test, args: string[] = [], access: RedisOp
     port,
     access: { port, ...access },
     kill,
+    signal (name) { server!.kill(name) },
     start,
     client (options = {}) {
       const client = new Redis({ port, ...access, ...options })

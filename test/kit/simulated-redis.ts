@@ -1,4 +1,5 @@
 // A simulated Redis, single or a Redis Cluster of three nodes, and the connections of simulated processes to that Redis, in virtual time.
+import { SLOTS } from '../../lib/redis/protocol.ts'
 import * as scripts from '../../lib/redis/scripts.ts'
 import type { Script } from '../../lib/redis/scripts.ts'
 import type { ConnectionListener, RedisConnection } from '../../lib/redis/connection.ts'
@@ -128,6 +129,10 @@ export class SimulatedConnection implements RedisConnection {
   }
 
   get countsReceivers (): boolean { return !this.#redis.isCluster }
+  nodeOf (slot: number): string | undefined {
+    return this.#redis.isCluster ? `node${SLOTS.indexOf(slot) % NODES}` : undefined
+  }
+
   get isHearing (): boolean { return this.isSubscribed && this.#delivers }
 
   async run (script: Script, keys: string[], args: Array<string | number>, isWanted?: () => boolean): Promise<unknown> {

@@ -19,6 +19,8 @@ interface Subscriber extends IoredisClient {
 }
 
 interface ClusterClient extends IoredisClient {
+  /** For each slot the addresses of the nodes that have the slot, the master first. */
+  readonly slots: ReadonlyArray<readonly string[] | undefined>
   nodes (role: 'master'): IoredisClient[]
 }
 
@@ -68,6 +70,10 @@ export class IoredisDriver implements RedisDriver {
 
   get countsReceivers (): boolean {
     return this.#client.isCluster !== true
+  }
+
+  nodeOf (slot: number): string | undefined {
+    return this.countsReceivers ? undefined : (this.#client as ClusterClient).slots[slot]?.[0]
   }
 
   async callScript (command: 'EVAL' | 'EVALSHA', script: string, keys: string[], args: Array<string | number>): Promise<unknown> {

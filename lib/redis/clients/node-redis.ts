@@ -33,6 +33,7 @@ interface SingleClient extends Commands {
 }
 
 interface ClusterClient extends Commands {
+  readonly slots: ReadonlyArray<{ readonly master: { readonly address: string } } | undefined>
   readonly masters: readonly object[]
   nodeClient (node: object): SingleClient | Promise<SingleClient>
 }
@@ -105,6 +106,10 @@ export class NodeRedisDriver implements RedisDriver {
 
   get countsReceivers (): boolean {
     return !isCluster(this.#client)
+  }
+
+  nodeOf (slot: number): string | undefined {
+    return isCluster(this.#client) ? this.#client.slots[slot]?.master.address : undefined
   }
 
   async callScript (command: 'EVAL' | 'EVALSHA', script: string, keys: string[], args: Array<string | number>): Promise<unknown> {
