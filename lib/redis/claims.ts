@@ -52,12 +52,15 @@ export class Bucket {
   lostAt = -Infinity
   /** Counts the rounds in which all claims are restated, from 1. */
   round = 1
-  /** False while a round of restating is not finished. */
-  isRestated = true
   restatedAt = performance.now()
 
   constructor (number: number) {
     this.number = number
+  }
+
+  /** Whether this process needs a record in the bucket. */
+  get isUsed (): boolean {
+    return this.isAway || this.newest.size > 0 || this.ending.size > 0 || this.evictions.size > 0
   }
 }
 

@@ -1,8 +1,15 @@
-// Redis's clock as this process estimates that clock, from the times in Redis's replies.
+// Redis's clock as this process estimates that clock, from the times in Redis's replies, and by that clock the time at which a command was made.
+import type { Timing } from './protocol.ts'
 
 export class RedisClock {
   /** How far Redis's clock is ahead of this process's clock. Unit: microseconds. */
   #offset: number | undefined
+  readonly #tolerance: number
+
+  /** `tolerance` is how late a claim or an eviction may reach Redis and still count from the arrival. Unit: milliseconds. */
+  constructor (tolerance: number) {
+    this.#tolerance = tolerance
+  }
 
   /** Whether a reply has told the time. */
   get isKnown (): boolean {
@@ -24,6 +31,25 @@ export class RedisClock {
   learn (now: number, sentAt: number): void {
     const [least, most] = [now - ownTime(), now - sentAt]
     this.#offset = Math.max(least, Math.min(this.#offset ?? most, most))
+  }
+
+  /** What Redis's clock showed at `at`. Only once the time is known. Unit of `at`: milliseconds of `performance.now()`. */
+  timeOf (at: number): number {
+    return Math.round(this.now - (performance.now() - at) * 1000)
+  }
+
+  /** The timing of a command that is made now. */
+  onTime (): Timing {
+    return { at: this.isKnown ? this.now : 0, tolerance: this.#tolerance * 1000 }
+  }
+
+  /**
+   * Redis says that a command made at `madeAt` came late. If this process's own stopwatch agrees, the command counts from
+   * `madeAt`. Otherwise the estimate of Redis's clock was wrong, for example because the machine was suspended.
+   */
+  lateTiming (madeAt: number): Timing {
+    const elapsed = performance.now() - madeAt
+    return elapsed > this.#tolerance ? { at: this.timeOf(madeAt), tolerance: -1 } : { at: 0, tolerance: 0 }
   }
 }
 

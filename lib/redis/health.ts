@@ -72,6 +72,12 @@ export class RedisHealth {
     return true
   }
 
+  /** Without a Redis Cluster all buckets are on one server, and one command serves all. */
+  byNode (buckets: readonly Bucket[]): Bucket[][] {
+    if (buckets.length === 0) return []
+    return this.#connection.countsReceivers ? [[...buckets]] : buckets.map(bucket => [bucket])
+  }
+
   /** Records that Redis does not answer for `buckets`, or refuses commands, and reports an outage of each of their nodes. */
   markAway (buckets: readonly Bucket[], err: Error): void {
     for (const bucket of buckets) {

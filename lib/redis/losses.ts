@@ -1,0 +1,55 @@
+// Whether Redis has lost data: each script that changes something for this process counts, and a smaller count than before shows a loss.
+import type { Bucket } from './claims.ts'
+import type { RedisConnection } from './connection.ts'
+import { RECORD_LEASE } from './protocol.ts'
+
+export class Losses {
+  readonly #connection: RedisConnection
+  readonly #buckets: readonly Bucket[]
+  readonly #onLost: (bucket: Bucket) => void
+  // When a connection was last made again. Unit: milliseconds of `performance.now()`.
+  #reconnectedAt = -Infinity
+
+  /** Calls `onLost` with each bucket that has lost data. */
+  constructor (connection: RedisConnection, buckets: readonly Bucket[], onLost: (bucket: Bucket) => void) {
+    this.#connection = connection
+    this.#buckets = buckets
+    this.#onLost = onLost
+  }
+
+  /** A script has counted an operation in `bucket`, and has returned the new count. */
+  onCounted (bucket: Bucket, ops: number): void {
+    if (ops <= bucket.ops) this.onLost(bucket, ops)
+    else bucket.ops = ops
+  }
+
+  /** A script has read the count, or -1 if the record did not exist: that is a loss if this process has counted operations there. */
+  onRead (bucket: Bucket, ops: number): void {
+    if (Math.max(ops, 0) < bucket.ops) this.onLost(bucket, Math.max(ops, 0))
+    // A Redis that still knows what this process has counted there has not restarted.
+    else if (bucket.ops > 0) this.#reconnectedAt = -Infinity
+  }
+
+  onLost (bucket: Bucket, ops: number): void {
+    bucket.ops = ops
+    bucket.requested.clear()
+    // Without a Redis Cluster all buckets are on one server.
+    for (const lost of this.#connection.countsReceivers ? this.#buckets : [bucket]) lost.lostAt = performance.now()
+    this.#onLost(bucket)
+  }
+
+  /** A new connection may be to a Redis that has restarted. */
+  onReconnected (): void {
+    if (this.#connection.countsReceivers) this.#reconnectedAt = performance.now()
+  }
+
+  /** Whether Redis has lost data so recently that a missing record or request does not mean that a claim is gone. */
+  mayMiss (bucket: Bucket): boolean {
+    return performance.now() - bucket.lostAt < RECORD_LEASE
+  }
+
+  /** In how many milliseconds all processes have restated their claims, if Redis may have lost data. Not positive if Redis has not. */
+  restatedIn (bucket: Bucket): number {
+    return Math.max(bucket.lostAt, this.#reconnectedAt) + RECORD_LEASE - performance.now()
+  }
+}
