@@ -34,6 +34,8 @@ t.test(`no start waits longer than ${HEALTHY} ms for a healthy predecessor, whil
   const { longest } = measureDelays(t, nodes.map(node => node.client()))
   let slowest = 0
   let overtaken = 0
+  // Streams that have started before their predecessor was gone.
+  let early = 0
   let left = STARTS
   const startSome = async (until: number) => {
     await Promise.all(Array.from({ length: 10 }, async () => {
@@ -42,8 +44,10 @@ t.test(`no start waits longer than ${HEALTHY} ms for a healthy predecessor, whil
         const tab = random.below(TABS)
         const { holder, waited } = await random.of(processes).start(`user ${tab % 10}`, `tab ${tab}`)
         slowest = Math.max(slowest, waited)
+        const before = (live.get(String(tab)) ?? []).filter(({ isLive }) => isLive)
         if (!holder.isLive) overtaken++
-        live.set(String(tab), [...live.get(String(tab)) ?? [], holder].filter(({ isLive }) => isLive))
+        else if (before.length > 0) early++
+        live.set(String(tab), [...before, holder])
       }
     }))
   }
@@ -54,6 +58,7 @@ t.test(`no start waits longer than ${HEALTHY} ms for a healthy predecessor, whil
   await startSome(0)
   t.comment(`the slowest of ${STARTS} starts waited ${slowest.toFixed(1)} ms, ${overtaken} were overtaken; the machine held up others for ${longest().toFixed(1)} ms`)
   t.ok(slowest < HEALTHY + longest(), `${repeatWith(import.meta.url)}`)
+  t.equal(early, 0, `each predecessor was gone: ${repeatWith(import.meta.url)}`)
   while ([...live.values()].some(holders => holders.filter(({ isLive }) => isLive).length > 1)) await pause(10)
   t.strictSame(processes.flatMap(({ said }) => said().filter(message => !message.includes('use the same tab id'))), [], 'nobody was thought to be away or dead')
 })
@@ -109,6 +114,44 @@ t.test('a failover to a replica: at the end each tab has its newest stream alone
   }
   for (const scope of tabs) while (await one.registry.evict(scope).catch(() => 0) === 0 && newest.some(({ isLive }) => isLive)) await pause(50)
   t.ok(newest.every(({ isLive, reason }) => !isLive && reason === 'evicted'))
+})
+
+// The replica knows nothing of the last replacements and evictions.
+t.test('a master is killed whose replica has missed the last writes: at the end each tab has its newest stream alone, and evictions hold', redisOptions, async t => {
+  const nodes = await redisNodes(t, 3, 1, ['--cluster-node-timeout', '1000', '--cluster-replica-validity-factor', '0'])
+  const [master, replica] = [nodes[0]!, nodes[3]!]
+  const [one, two] = await Promise.all([1, 2].map(() => memberProcess(t, clusterClient(t, nodes), { replaceTimeout: 1_000 }))) as [Member, Member]
+  const open = (process: Member, scopes: string[]) => Promise.all(scopes.map(async scope => (await process.start(scope, 'a')).holder))
+  const scopes = (name: string, count: number) => Array.from({ length: count }, (_, i) => `${name} ${i}`)
+  const [replaced, evicted, quiet] = [scopes('replaced', 40), scopes('evicted', 40), scopes('quiet', 40)]
+  const [old, gone, kept] = [await open(one, replaced), await open(one, evicted), await open(one, quiet)]
+  const [masterAdmin, admin] = [master.client(), replica.client()]
+  const offset = async () => /master_repl_offset:(\d+)/.exec(await masterAdmin.info('replication'))![1]
+  while (!(await admin.info('replication')).includes(`slave_repl_offset:${await offset()}`)) await pause(10)
+  // From here on the replica cannot log in to the master.
+  await admin.config('SET', 'masteruser', 'nobody')
+  await admin.config('SET', 'masterauth', 'wrong')
+  await masterAdmin.call('CLIENT', 'KILL', 'TYPE', 'replica')
+  while (!(await admin.info('replication')).includes('master_link_status:down')) await pause(10)
+  const newest = await open(two, replaced)
+  t.strictSame(await Promise.all(evicted.map(scope => two.registry.evict(scope))), evicted.map(() => 1))
+  const latest = await open(two, scopes('latest', 40))
+  t.ok([...old, ...gone].every(({ isLive }) => !isLive))
+  t.notOk((await admin.info('replication')).includes('master_link_status:up'), 'the replica has missed these writes')
+
+  await master.kill()
+  while (!(await admin.info('replication')).includes('role:master')) await pause(10)
+  for (const { said } of [one, two]) while (outagesIn(said()).length % 2 === 1) await pause(10)
+  t.ok([...newest, ...latest, ...kept].every(({ isLive }) => isLive), 'no stream has ended')
+  t.ok([...old, ...gone].every(({ isLive }) => !isLive), 'no stream has come back')
+  // Until both processes have restated their streams.
+  for (const process of [one, two]) while (await process.registry.count('replaced 0') + await process.registry.count('latest 0') < 2) await pause(10)
+  const all = [...replaced, ...scopes('latest', 40), ...quiet]
+  const last = await open(one, all)
+  while ([...newest, ...latest].some(({ isLive }) => isLive)) await pause(10)
+  t.ok(last.every(({ isLive }) => isLive), 'each tab has its newest stream alone')
+  t.strictSame(await Promise.all(all.map(scope => two.registry.evict(scope))), all.map(() => 1))
+  t.ok(last.every(({ reason }) => reason === 'evicted'))
 })
 
 t.test('a slot in migration disturbs only the keys of that slot', redisOptions, async t => {

@@ -88,12 +88,12 @@ export async function redisOverTls (t: Test): Promise<RedisServer> {
   return await redisServer(t, ['--port', '0', '--tls-port', '{port}', '--tls-key-file', key, '--tls-cert-file', cert, '--tls-ca-cert-file', cert], { host: '127.0.0.1', tls: pem })
 }
 
-/** Starts a Redis Cluster of `count` masters, which share the slots evenly, and of `replicas` replicas, one for each of the first masters. */
-export async function redisNodes (t: Test, count: number, replicas = 0): Promise<RedisServer[]> {
+/** Starts a Redis Cluster of `count` masters, which share the slots evenly, and of `replicas` replicas, one for each of the first masters. Each node gets `args`. */
+export async function redisNodes (t: Test, count: number, replicas = 0, args: string[] = []): Promise<RedisServer[]> {
   const directory = temporaryDirectory(t)
   const busPorts = await Promise.all(Array.from({ length: count + replicas }, freePort))
   const nodes = await Promise.all(busPorts.map(async (busPort, i) => await redisServer(t, [
-    '--cluster-enabled', 'yes', '--cluster-port', String(busPort), '--cluster-announce-ip', '127.0.0.1', '--cluster-config-file', `nodes-${i}.conf`, '--dir', directory
+    '--cluster-enabled', 'yes', '--cluster-port', String(busPort), '--cluster-announce-ip', '127.0.0.1', '--cluster-config-file', `nodes-${i}.conf`, '--dir', directory, ...args
   ])))
   const admins = nodes.map(node => node.client())
   const firstSlot = (i: number) => Math.floor(i * 16_384 / count)
