@@ -17,7 +17,7 @@ export interface BeatingOptions {
   readonly losses: Losses
   /** Called when Redis is back for a bucket. */
   readonly onBack: (bucket: Bucket) => void
-  /** Called when Redis holds other requests to end claims than this process knows. */
+  /** Called when Redis holds more or fewer requests to end claims than this process knows. */
   readonly onRequests: (bucket: Bucket) => void
 }
 
@@ -46,7 +46,7 @@ export class Beating {
       // A timer may be early by less than a millisecond.
       return bucket.isUsed && now - bucket.beatAt > interval - TICK_MS / 2
     }))
-    // The record of an unused bucket is not renewed. That the record expires is no loss.
+    // The record of an unused bucket is not renewed, and may expire.
     for (const bucket of buckets) if (!bucket.isUsed) bucket.ops = 0
   }
 
@@ -92,7 +92,7 @@ export class Beating {
     if (requests !== bucket.requested.size) this.#options.onRequests(bucket)
   }
 
-  /** Redis has taken a beat for `buckets`, which are on one node. Redis may still refuse other commands, or the keys of a slot in migration. */
+  /** Redis has taken a beat for `buckets`, which are on the same node. Redis may still refuse further commands, or the keys of a slot in migration. */
   #probe (buckets: Bucket[]): void {
     const { sender, connection, health, hearing, clock, onBack } = this.#options
     const beat = hearing.nextBeat()

@@ -1,4 +1,4 @@
-// Evicts scopes and tabs: asks all other processes to end their claims, and waits until the claims are gone.
+// Evicts scopes and tabs: asks all processes but this process to end their claims, and waits until the claims are gone.
 import { FST_ERR_OCTA_STAR_EVICT } from '../errors.ts'
 import type { Bucket, Eviction, RedisClaims } from './claims.ts'
 import type { RedisClock } from './clock.ts'
@@ -34,7 +34,7 @@ export class Evicting {
     try {
       const asked = await this.#send(bucket, eviction, clock.onTime(), performance.now())
       if (asked === undefined) throw new FST_ERR_OCTA_STAR_EVICT('Redis does not answer')
-      // Redis may have lost its data, and other processes may not have restated their claims yet.
+      // Redis may have lost data that not all processes have restated yet.
       const restatedIn = losses.restatedIn(bucket)
       if (restatedIn > 0) {
         await new Promise(resolve => setTimeout(resolve, restatedIn))

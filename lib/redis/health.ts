@@ -64,7 +64,7 @@ export class RedisHealth {
     } catch (error) {
       // A later failure needs no report: the warning below has reported the outage.
       replied.catch(() => {})
-      // Without a Redis Cluster one server answers for all buckets.
+      // Without a Redis Cluster the same server answers for all buckets.
       this.markAway(this.#connection.countsReceivers ? this.#options.buckets : buckets, error as Error)
       return false
     }
@@ -72,7 +72,7 @@ export class RedisHealth {
     return true
   }
 
-  /** Without a Redis Cluster all buckets are on one server, and one command serves all. */
+  /** Groups `buckets` by what a single command can reach: all buckets, or in a Redis Cluster each bucket alone. */
   byNode (buckets: readonly Bucket[]): Bucket[][] {
     if (buckets.length === 0) return []
     return this.#connection.countsReceivers ? [[...buckets]] : buckets.map(bucket => [bucket])
@@ -109,7 +109,7 @@ export class RedisHealth {
   }
 
   #locate (buckets: readonly Bucket[]): void {
-    // A client that looks for the nodes anew may know none for a moment.
+    // A client that asks again for the list of nodes may know no node for a moment.
     for (const bucket of buckets) if (!bucket.isAway) bucket.node = this.#connection.nodeOf(SLOTS[bucket.number]!) ?? bucket.node
   }
 

@@ -1,4 +1,4 @@
-// Tells Redis which claims are gone: those that are released together in one command, and later if Redis is away.
+// Tells Redis which claims are gone. If Redis is away, tells Redis later.
 import type { Bucket, RedisClaims } from './claims.ts'
 import type { RedisHealth } from './health.ts'
 import { PAGE, releaseCommand, type Place, type Sender } from './protocol.ts'
@@ -15,7 +15,7 @@ export class Releasing {
     this.#health = health
   }
 
-  /** Sends claims that are released together in one command, for example all claims at a shutdown. */
+  /** Sends claims that are released together in a single command, for example all claims at a shutdown. */
   release (place: Place): void {
     this.#claims.bucket(place.digest).released.push(place)
     if (this.#isDue) return

@@ -16,7 +16,7 @@ export interface RestatingOptions {
 
 export class Restating {
   readonly #options: RestatingOptions
-  // One round after another, so that neither Redis nor the event loop stalls.
+  // A round begins when the previous round is over, so that neither Redis nor the event loop stalls.
   #rounds: Promise<void> = Promise.resolve()
   #isStopped = false
 
@@ -24,7 +24,7 @@ export class Restating {
     this.#options = options
   }
 
-  /** Restates the claims in those `buckets` whose lease in Redis is half over. */
+  /** Restates the claims in each of the `buckets` whose lease in Redis is half over. */
   restateDue (buckets: readonly Bucket[]): void {
     const now = performance.now()
     for (const bucket of buckets) {

@@ -190,7 +190,7 @@ return result
 `)
 
 /**
- * Uses every command of all scripts, on a key of its own. If this script succeeds, Redis refuses none of the other scripts.
+ * Uses every command of all scripts, on a key that no other script uses. If this script succeeds, Redis refuses none of the scripts.
  *
  * Input:
  *   KEYS[2]  `<record>:probe`, a key that does not exist. While the slot of both keys is being migrated, Redis refuses the script
