@@ -437,3 +437,26 @@ t.test('a claim that a cursor returns twice is counted once', async t => {
   connection.answer = ({ name }) => name === 'COUNT' ? Promise.resolve(pages.shift()) : undefined
   t.equal(await member.count('"ann"'), 2)
 })
+
+t.test('a count that Redis does not answer is 0', async t => {
+  const { member, connection } = await joined(t)
+  connection.answer = ({ name }) => name === 'COUNT' ? Promise.reject(new Error('Connection is closed.')) : undefined
+  t.equal(await member.count('"ann"'), 0)
+})
+
+t.test('Redis that answers two probes at once is back once', async t => {
+  const { member, connection, lines, run } = await joined(t)
+  connection.answer = () => Promise.reject(new Error('Connection is closed.'))
+  member.claim(claimOf('ann', 'a'))
+  await run(100)
+  const probes: Array<() => void> = []
+  connection.answer = ({ name, keys, args }) => name === 'PROBE' ? new Promise(resolve => probes.push(() => resolve(connection.redis.run(scripts.PROBE, keys, args)))) : undefined
+  while (probes.length < 2) await run(100)
+  t.equal(lines.length, 1)
+  connection.sent.length = 0
+  connection.answer = () => undefined
+  for (const answer of probes) answer()
+  await run(100)
+  t.strictSame(lines.map(({ message, details }) => /^Redis is (away|back)/.exec(message ?? details)![1]), ['away', 'back'])
+  t.equal(restatedBy(connection.sent), 1)
+})

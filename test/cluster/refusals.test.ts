@@ -131,7 +131,8 @@ const SELDOM_USED = ['+@connection', '+info', '+eval', '+subscribe', '+del']
 
 // Without a right that BEAT does not use, Redis was away and back and away, twice a second.
 t.test('each documented right, taken away and given back: away and back are said at most once, and back only after the right is back', redisOptions, async t => {
-  const server = await redisServer(t)
+  // Redis notes each refusal in a log.
+  const server = await redisServer(t, ['--acllog-max-len', '1000'])
   const admin = server.client()
   const withoutRight = [
     ...RIGHTS.map(right => ({ right, refuse: right.replace('+', '-'), accept: right })),
@@ -139,7 +140,7 @@ t.test('each documented right, taken away and given back: away and back are said
     { right: CHANNELS, refuse: 'resetchannels', accept: CHANNELS }
   ]
   const refusals = async (username: string) => {
-    const log = await admin.acl('LOG') as string[][]
+    const log = await admin.acl('LOG', 1_000) as string[][]
     return log.filter(words => words[words.indexOf('username') + 1] === username).reduce((sum, words) => sum + Number(words[words.indexOf('count') + 1]), 0)
   }
   // All at the same time, each with users and scopes of its own.
