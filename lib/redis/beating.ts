@@ -66,6 +66,7 @@ export class Beating {
     const { sender, connection, health, hearing, clock } = this.#options
     const beat = isFirst ? hearing.nextBeat() : undefined
     const { isSubscribed } = connection
+    const known = buckets.map(({ ops }) => ops)
     for (const bucket of buckets) {
       bucket.isBeating = true
       bucket.beatAt = performance.now()
@@ -75,7 +76,7 @@ export class Beating {
       clock.learn(now, sentAt)
       if (beat !== undefined && isSubscribed) hearing.onBeatSent(beat)
       if (this.#isStopped) return
-      for (const [i, bucket] of buckets.entries()) this.#onBeat(bucket, records[i]!)
+      for (const [i, bucket] of buckets.entries()) this.#onBeat(bucket, records[i]!, known[i]!)
       const away = buckets.filter(({ isAway }) => isAway)
       if (away.length > 0) this.#probe(away)
     }, {
@@ -87,8 +88,8 @@ export class Beating {
     })
   }
 
-  #onBeat (bucket: Bucket, { ops, requests }: { readonly ops: number, readonly requests: number }): void {
-    this.#options.losses.onRead(bucket, ops)
+  #onBeat (bucket: Bucket, { ops, requests }: { readonly ops: number, readonly requests: number }, known: number): void {
+    this.#options.losses.onRead(bucket, ops, known)
     if (requests !== bucket.requested.size) this.#options.onRequests(bucket)
   }
 

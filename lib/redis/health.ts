@@ -55,7 +55,8 @@ export class RedisHealth {
     let used: unknown
     this.#locate(buckets)
     const sentAt = ownTime()
-    const replied = this.#connection.run(script, keys, args, isWanted).finally(onSettled).then(output => {
+    // The same number of steps for each command: replies that arrive together must be used in the order in which Redis has sent them.
+    const replied = this.#connection.run(script, keys, args, isWanted).finally(() => onSettled?.()).then(output => {
       // No output: the command was not wanted any more, and was not run.
       if (output !== undefined) used = onReply(parse(output), sentAt)
     })

@@ -23,9 +23,12 @@ export class Losses {
     else bucket.ops = ops
   }
 
-  /** A script has read the count, or -1 if the record did not exist: that is a loss if this process has counted operations there. */
-  onRead (bucket: Bucket, ops: number): void {
-    if (Math.max(ops, 0) < bucket.ops) this.onLost(bucket, Math.max(ops, 0))
+  /**
+   * A script has read the count, or -1 if the record did not exist: that is a loss if this process has counted operations there.
+   * `known` is the count that this process knew when the script was sent. A later count may have been learned before this reply.
+   */
+  onRead (bucket: Bucket, ops: number, known: number): void {
+    if (Math.max(ops, 0) < Math.min(known, bucket.ops)) this.onLost(bucket, Math.max(ops, 0))
     // A Redis that still knows what this process has counted there has not restarted.
     else if (bucket.ops > 0) this.#reconnectedAt = -Infinity
   }

@@ -460,3 +460,22 @@ t.test('Redis that answers two probes at once is back once', async t => {
   t.strictSame(lines.map(({ message, details }) => /^Redis is (away|back)/.exec(message ?? details)![1]), ['away', 'back'])
   t.equal(restatedBy(connection.sent), 1)
 })
+
+// The reply of BEAT was used after the reply of RESTATE, whose count was greater, and so looked like a loss.
+t.test('replies that arrive together are not taken for a loss', async t => {
+  const { member, connection, run } = await joined(t, 1_000)
+  member.claim(claimOf('ann', 'a'))
+  const held: Array<{ readonly name: Name, readonly answer: () => void }> = []
+  connection.answer = ({ name, keys, args }) => {
+    if (name !== 'BEAT' && (name !== 'RESTATE' || held.length === 0)) return undefined
+    const reply = connection.redis.run(scripts[name], keys, args)
+    return new Promise(resolve => held.push({ name, answer: () => resolve(reply) }))
+  }
+  while (held.length < 2) await run(50)
+  t.strictSame(held.map(({ name }) => name), ['BEAT', 'RESTATE'])
+  connection.answer = () => undefined
+  connection.sent.length = 0
+  for (const { answer } of held) answer()
+  await run(100)
+  t.strictSame(connection.names(), [])
+})
