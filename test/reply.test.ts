@@ -327,6 +327,46 @@ t.test('compressing middleware holds no event back', async t => {
   t.equal((await client.event(2)).data, 'second')
 })
 
+t.test('middleware that replaces the response\'s `write` gets each event as it is', async t => {
+  const app = await buildApp(t)
+  const written: string[] = []
+  app.fastify.addHook('onRequest', (_request, reply, done) => {
+    const { write } = reply.raw
+    reply.raw.write = function (this: ServerResponse, ...args: any[]) {
+      written.push(args[0])
+      return Reflect.apply(write, this, args)
+    } as typeof write
+    done()
+  })
+  const streams = streamRoute(app)
+  await app.listen()
+  const client = await connect(app.url(path))
+  await streams[0]!.send('first')
+  await streams[0]!.send('second')
+  t.equal((await client.event(2)).data, 'second')
+  t.strictSame(written, ['\n', 'data: first\n\n', 'data: second\n\n'])
+})
+
+t.test('an onSend hook that another plugin adds to the route later still runs before the stream opens', async t => {
+  const app = await buildApp(t)
+  app.fastify.addHook('onRoute', route => {
+    const onSend = [route.onSend ?? []].flat()
+    route.onSend = [...onSend, async (_request, reply, payload) => {
+      reply.header('x-later', 'yes')
+      return payload
+    }]
+  })
+  const streams = streamRoute(app)
+  await app.listen()
+  const client = await connect(app.url(path))
+  t.equal(client.headers['x-later'], 'yes')
+  await streams[0]!.send('first')
+  t.equal((await client.event(1)).data, 'first')
+  const next = await connect(app.url(path))
+  t.equal(await client.ended, 'clean')
+  t.equal(next.headers['x-later'], 'yes')
+})
+
 t.test('beside @fastify/compress and @fastify/etag for all routes, events arrive at once and as they are', async t => {
   const app = await buildApp(t)
   await app.fastify.register(compress, { global: true, threshold: 0 })

@@ -1,7 +1,6 @@
 // A response: open, write, finish, abort. This file and socket.ts hold everything that differs between HTTP/1.1 and HTTP/2.
-import type { ServerResponse } from 'node:http'
+import { OutgoingMessage, type ServerResponse } from 'node:http'
 import { constants, type ServerHttp2Stream } from 'node:http2'
-import { Socket } from 'node:net'
 import type { SSEReplyInterface } from '@fastify/sse'
 import { DelayQueue, type Delayed } from '../delay-queue.ts'
 import { breakOff, closeWithSocket, restoreSocket, timesOutWithin, watchSocket, type RawResponse, type SocketOptions } from './socket.ts'
@@ -233,9 +232,9 @@ function writeChunk (raw: RawResponse, text: string): boolean {
   return keepsUp
 }
 
-// HTTP/1.0 and HTTP/2 have no chunks, and the response of `inject` writes no chunks to a socket.
+// HTTP/1.0 and HTTP/2 have no chunks. Who replaces `write` expects the text alone: `inject`, and middleware that compresses.
 function sendsChunks (raw: RawResponse): boolean {
-  return raw.chunkedEncoding && raw.socket instanceof Socket
+  return raw.chunkedEncoding && raw.write === OutgoingMessage.prototype.write
 }
 
 // Fastify runs onRequestAbort hooks if `aborted` is true when the request closes, but here the server breaks the connection off:
