@@ -1,12 +1,13 @@
 // The entry point `octa-star-streams/conformance`: tests the rules that every adapter for the option `cluster` must keep. Works in any test
-// runner, and tests through the plugin's own registry, so that claims are made and released exactly as in an application.
+// runner, and tests through the plugin's own registry, so that claims are made and released exactly as in an application. Messages and
+// lists are tested without streams: a test chooses what a process answers to the other processes.
 import assert from 'node:assert/strict'
 import type { FastifyBaseLogger } from 'fastify'
 import { Registry } from './registry/registry.ts'
-import { streamKey } from './registry/stream-key.ts'
+import { canonical, streamKey } from './registry/stream-key.ts'
 import { deferred, within } from './wait.ts'
-import type { Cluster, ClusterAdapter } from '../types/cluster.ts'
-import type { CloseReason, Holder, ScopeKey, StreamKey } from '../types/stream.ts'
+import type { Cluster, ClusterAdapter, ClusterMessage } from '../types/cluster.ts'
+import type { CloseReason, Holder, ScopeKey, StreamInfo, StreamKey } from '../types/stream.ts'
 
 /** What a test of {@link testCluster} runs against. */
 export interface ClusterTestStore<Adapter extends ClusterAdapter = ClusterAdapter> {
@@ -466,6 +467,263 @@ export async function testCluster<Adapter extends ClusterAdapter> (options: Clus
     await stage.counts(processes[0], 'ann', 0)
   })
 
+  rule('a message is delivered once in every other process that has claims in the scope', async stage => {
+    const [one, two, three] = await stage.join(3)
+    for (const [i, process] of [two, three, two, three].entries()) await stage.start(process, streamKey('ann', String(i)))
+    await stage.send(one, 'ann', { text: 'hello' })
+    await stage.delivers([[two, ['hello']], [three, ['hello']]])
+  })
+
+  rule('a message resolves to the number of streams that took the message in the other processes', async stage => {
+    const [one, two, three] = await stage.join(3)
+    for (const [i, process] of [two, three, two].entries()) await stage.start(process, streamKey('ann', String(i)))
+    two.takes = () => 20
+    three.takes = () => 3
+    assert.equal(await stage.send(one, 'ann'), 23)
+    assert.equal(await stage.send(one, undefined), 23)
+    assert.equal(await stage.send(two, 'ann'), 3)
+    two.takes = three.takes = () => 0
+    assert.equal(await stage.send(one, 'ann'), 0)
+    assert.equal(await stage.send(one, 'nobody'), 0, 'the streams of a scope without claims')
+  })
+
+  rule('a message is not delivered in a process that has no claims in the scope', async stage => {
+    const [one, two, three] = await stage.join(3)
+    await stage.start(two, streamKey('ann', 'a'))
+    await stage.start(three, streamKey('bob', 'a'))
+    await stage.send(one, 'ann', { text: 'to ann' })
+    await stage.send(one, 'bob', { text: 'to bob' })
+    await stage.send(one, 'nobody', { text: 'to nobody' })
+    await stage.delivers([[two, ['to ann']], [three, ['to bob']]])
+  })
+
+  rule('a message is not delivered in the process that sends the message', async stage => {
+    const [one, two] = await stage.join(2)
+    for (const [i, process] of [one, two, one].entries()) await stage.start(process, streamKey('ann', String(i)))
+    one.takes = () => 10
+    assert.equal(await stage.send(one, 'ann', { text: 'to ann' }), 1)
+    assert.equal(await stage.send(one, undefined, { text: 'to everybody' }), 1)
+    await stage.delivers([[one, []], [two, ['to ann', 'to everybody']]])
+  })
+
+  rule('a message without a scope is delivered once in every other process, even in a process without claims', async stage => {
+    const [one, two] = await stage.join(2)
+    for (const tab of ['a', 'b']) await stage.start(two, streamKey('ann', tab))
+    await stage.send(one, undefined, { text: 'early' })
+    const [three] = await stage.join(1)
+    await stage.send(one, undefined, { text: 'late' })
+    await stage.delivers([[one, []], [two, ['early', 'late']], [three, ['late']]])
+    assert.deepEqual(two.delivered.map(({ scope }) => scope), [undefined, undefined])
+  })
+
+  rule('the scope, tabId, name, except and retry of a message arrive unchanged, undefined included', async stage => {
+    const [one, two] = await stage.join(2)
+    await stage.start(two, streamKey('ann', 'a'))
+    const messages: Array<Partial<ClusterMessage>> = [
+      {}, { tabId: undefined, name: undefined, except: undefined, retry: undefined }, { tabId: 'a', name: 'b', except: 'c', retry: 1_000 },
+      { tabId: 'a', except: 'c' }, { retry: 0 }, { retry: 2_147_483_647 }, ...STRINGS.flatMap(text => [{ tabId: text }, { name: text }, { except: text }])
+    ]
+    await Promise.all(messages.map((message, i) => stage.send(one, 'ann', { ...message, text: String(i) })))
+    await stage.until(() => two.delivered.length >= messages.length, () => `${messages.length} messages are delivered, and not ${two.delivered.length}`)
+    for (const [i, message] of messages.entries()) {
+      const delivered = two.delivered.find(({ text }) => text === String(i))
+      assert.deepEqual({ ...delivered }, { scope: canonical('ann', 'send'), tabId: undefined, name: undefined, except: undefined, retry: undefined, ...message, text: String(i) })
+    }
+  })
+
+  rule('the text of a message arrives unchanged, whatever characters the text consists of', async stage => {
+    const [one, two] = await stage.join(2)
+    await stage.start(two, streamKey('ann', 'a'))
+    // Clients get an event as UTF-8, and UTF-8 cannot encode lone surrogates.
+    const texts = [...STRINGS.filter(text => Buffer.from(text).toString() === text), 'data: a\n\n', 'id: 1\nevent: b\nretry: 2\ndata: {"c":"d e"}\ndata: \ndata: f\n\n', '\n\n', ' \n ']
+    for (const scopeKey of ['ann', undefined]) await Promise.all(texts.map(text => stage.send(one, scopeKey, { text })))
+    await stage.until(() => two.texts.length >= 2 * texts.length, () => `${2 * texts.length} messages are delivered, and not ${two.texts.length}`)
+    assert.deepEqual(two.texts.toSorted(), [...texts, ...texts].sort())
+  })
+
+  rule('a text of maxMessageBytes bytes arrives unchanged', async stage => {
+    const [one, two] = await stage.join(2)
+    await stage.start(two, streamKey('ann', 'a'))
+    const { maxMessageBytes } = one.cluster
+    assert.ok(maxMessageBytes > 0, `\`maxMessageBytes\` is a number of bytes, and not ${maxMessageBytes}`)
+    // Not every machine can test a greater limit.
+    const bytes = Math.min(Math.floor(maxMessageBytes), 1_048_576)
+    for (const unit of ['x', '😀', '"\n']) {
+      const unitBytes = Buffer.byteLength(unit)
+      const text = unit.repeat(bytes / unitBytes) + 'x'.repeat(bytes % unitBytes)
+      assert.equal(await stage.send(one, 'ann', { text }), 1, `the streams that took ${bytes} bytes of ${show(unit)}`)
+      assert.ok(two.texts.at(-1) === text, `${bytes} bytes of ${show(unit)} arrive unchanged, and not as ${two.texts.at(-1)?.length} characters`)
+    }
+  })
+
+  rule('the messages of different scopes do not meet, whatever characters the scope keys consist of', async stage => {
+    const processes = await stage.join(3)
+    const scopes: ScopeKey[] = [...STRINGS, ...VALUES]
+    for (const [i, scope] of scopes.entries()) await stage.start(processes[i % 3]!, streamKey(scope, 'a'))
+    const taken = await Promise.all(scopes.map((scope, i) => stage.send(processes[(i + 1) % 3]!, scope, { text: String(i) })))
+    assert.deepEqual(scopes.filter((_, i) => taken[i] !== 1), [], 'scope keys whose message was not taken in exactly one process')
+    await stage.exchange()
+    for (const [own, { name, delivered }] of processes.entries()) {
+      const expected = scopes.flatMap((scope, i) => i % 3 === own ? [[String(i), canonical(scope, 'send')]] : [])
+      const actual = delivered.map(({ text, scope }) => [text, scope]).sort(([a], [b]) => Number(a) - Number(b))
+      assert.deepEqual(actual, expected, `the messages that ${name} got, with their scopes`)
+    }
+  })
+
+  rule('1,000 messages of a process to a scope arrive in the order of the calls, and each resolves to its own number', async stage => {
+    const [one, two, three] = await stage.join(3)
+    for (const process of [two, three]) await stage.start(process, streamKey('ann', process.name))
+    two.takes = ({ text }) => Number(text)
+    three.takes = ({ text }) => Number(text) * 10_000
+    const numbers = Array.from({ length: 1_000 }, (_, i) => i)
+    const own = numbers.map(i => stage.send(one, 'ann', { text: String(i) }))
+    // The messages of another process may come anywhere between these messages.
+    const others = numbers.slice(0, 100).map(i => stage.send(two, 'ann', { text: `0.${i + 100}` }))
+    const taken = await Promise.all(own)
+    await Promise.all(others)
+    assert.deepEqual(taken, numbers.map(i => i * 10_001), 'the streams that took each message')
+    const isOfOne = (text: string) => !text.includes('.')
+    await stage.exchange()
+    assert.deepEqual(two.texts, numbers.map(String), 'the messages that process 2 got')
+    assert.deepEqual(three.texts.filter(isOfOne), numbers.map(String), 'the messages of process 1 that process 3 got')
+    assert.deepEqual(three.texts.filter(text => !isOfOne(text)), numbers.slice(0, 100).map(i => `0.${i + 100}`), 'the messages of process 2 that process 3 got')
+  })
+
+  rule('messages of a scope are delivered in a process until its last claim in the scope is released', async stage => {
+    const [one, two] = await stage.join(2)
+    const holders = [await stage.start(two, streamKey('ann', 'a')), await stage.start(two, streamKey('ann', 'b')), await stage.start(two, streamKey('ann'))]
+    await stage.start(two, streamKey('bob', 'a'))
+    for (const holder of holders) {
+      assert.equal(await stage.send(one, 'ann'), 1)
+      holder.leave()
+      await holder.gone
+      await stage.exchange()
+    }
+    await stage.noLongerReaches(one, 'ann', two)
+    const again = await stage.start(two, streamKey('ann', 'a'))
+    assert.equal(await stage.send(one, 'ann'), 1, 'a new claim of the process')
+    again.leave()
+    await stage.noLongerReaches(one, 'ann', two)
+    assert.equal(await stage.send(one, 'bob'), 1, 'the claim in another scope')
+  })
+
+  rule('messages follow a key that moves to another process', async stage => {
+    const [one, two, three] = await stage.join(3)
+    const older = await stage.start(one, streamKey('ann', 'a'))
+    older.leaveAtOnce()
+    const newer = await stage.start(two, streamKey('ann', 'a'))
+    await stage.noLongerReaches(three, 'ann', one)
+    const { length } = two.delivered
+    assert.equal(await stage.send(three, 'ann'), 1)
+    assert.equal(two.delivered.length, length + 1)
+    newer.leaveAtOnce()
+    await stage.start(one, streamKey('ann', 'a'))
+    await stage.noLongerReaches(three, 'ann', two)
+    assert.equal(await stage.send(three, 'ann'), 1)
+  })
+
+  rule('messages and lists do not wait for a process that has left', async stage => {
+    const [one, two, three] = await stage.join(3)
+    for (const process of [two, three]) {
+      await stage.start(process, streamKey('ann', process.name))
+      process.streams = () => [streamInfo(process.name)]
+    }
+    three.takes = () => 10
+    await stage.leaves(two)
+    assert.deepEqual([await stage.send(one, 'ann'), await stage.send(one, undefined)], [10, 10])
+    assert.deepEqual(await stage.list(one, 'ann'), [streamInfo(three.name)])
+    // The process may leave before or after the answer.
+    const underWay = [stage.send(one, 'ann'), stage.send(one, undefined), stage.list(one, 'ann')]
+    await stage.leaves(three)
+    await Promise.all(underWay)
+    const { length } = three.delivered
+    assert.deepEqual([await stage.send(one, 'ann'), await stage.send(one, undefined)], [0, 0])
+    assert.deepEqual(await stage.list(one, 'ann'), [])
+    assert.deepEqual([two.delivered.length, three.delivered.length], [0, length], 'messages after the process has left')
+  })
+
+  rule('a list joins the streams that the other processes list in the scope, unchanged', async stage => {
+    const [one, two, three] = await stage.join(3)
+    for (const process of [one, two, three]) await stage.start(process, streamKey('ann', process.name))
+    await stage.start(three, streamKey('bob', 'a'))
+    assert.deepEqual(await stage.list(one, 'ann'), [], 'a process with claims may list nothing')
+    const [ann, bob] = [canonical('ann', 'list'), canonical('bob', 'list')]
+    const ofTwo = STRINGS.flatMap((text, i) => [streamInfo(`a${i}`, text), streamInfo(`b${i}`, 'tab', text), streamInfo(`c${i}`, undefined, text)])
+    const ofThree = [streamInfo('d'), streamInfo('e', 'tab', 'name', 0), streamInfo('f', 'tab', 'name', 1_700_000_000_000.5)]
+    one.streams = () => [streamInfo('own')]
+    two.streams = scope => scope === ann ? ofTwo : []
+    three.streams = scope => scope === ann ? ofThree : scope === bob ? [streamInfo('bob')] : []
+    assert.deepEqual(await stage.list(one, 'ann'), [...ofTwo, ...ofThree].sort(byId))
+    assert.deepEqual(await stage.list(one, 'bob'), [streamInfo('bob')])
+    assert.deepEqual(await stage.list(three, 'bob'), [])
+    assert.deepEqual(await stage.list(one, 'nobody'), [])
+  })
+
+  rule('a list of 3,000 streams is complete', async stage => {
+    const [one, two, three] = await stage.join(3)
+    for (const process of [two, three]) await stage.start(process, streamKey('ann', process.name))
+    const infos = Array.from({ length: 3_001 }, (_, i) => streamInfo(`00000000-0000-4000-8000-${i.toString().padStart(12, '0')}`, `tab ${i}`, i % 2 === 0 ? 'name' : undefined, i))
+    two.streams = () => infos.slice(0, 3_000)
+    three.streams = () => infos.slice(3_000)
+    const [first, second] = await Promise.all([stage.list(one, 'ann'), stage.list(one, 'ann')])
+    assert.deepEqual([first.length, second.length], [3_001, 3_001])
+    assert.deepEqual(first, infos)
+    assert.deepEqual(second, infos, 'a second list at the same time')
+  })
+
+  rule('of the processes that mark a scope as online, the first is told so', async stage => {
+    const [one, two] = await stage.join(2)
+    const { scope } = (await stage.start(one, streamKey('ann', 'a'))).key
+    await stage.start(two, streamKey('ann', 'b'))
+    assert.deepEqual([await one.cluster.markOnline(scope), await two.cluster.markOnline(scope), await one.cluster.markOnline(scope)], [true, false, false])
+    assert.equal(await two.cluster.markOnline(streamKey('bob').scope), true, 'another scope')
+  })
+
+  rule('a scope is not offline while a process has a claim there, then offline once, and may come online again', async stage => {
+    const [one, two] = await stage.join(2)
+    const first = await stage.start(one, streamKey('ann', 'a'))
+    const second = await stage.start(two, streamKey('ann', 'b'))
+    const { scope } = first.key
+    for (const { cluster } of [one, two]) await cluster.markOnline(scope)
+    first.leave()
+    await stage.counts(two, 'ann', 1)
+    assert.equal(await one.cluster.markOffline(scope), false, 'the other process has a claim')
+    second.leave()
+    await stage.counts(one, 'ann', 0)
+    assert.deepEqual([await two.cluster.markOffline(scope), await one.cluster.markOffline(scope)], [true, false])
+    assert.equal(await one.cluster.markOnline(scope), true)
+  })
+
+  rule('one process reports that the scope of a process that has left is offline, unless a process has a claim there', async stage => {
+    const [one, two, three] = await stage.join(3)
+    const left = await stage.start(one, streamKey(['left', '"'], 'a'))
+    const kept = await stage.start(one, streamKey('kept', 'a'))
+    for (const { key } of [left, kept]) await one.cluster.markOnline(key.scope)
+    await stage.start(two, streamKey('kept', 'b'))
+    await stage.leaves(one)
+    const reported = () => [...two.offline, ...three.offline]
+    await stage.until(() => reported().length > 0, `\`wentOffline\` is called for ${left}`)
+    await stage.exchange()
+    assert.deepEqual(reported(), [left.key.scope])
+    assert.equal(await three.cluster.markOnline(kept.key.scope), false)
+  })
+
+  rule('messages and lists of different namespaces do not meet', async stage => {
+    const [one, two] = await stage.join(2)
+    const [oneApart, twoApart] = [await stage.joinAgain(one, { namespace: '2' }), await stage.joinAgain(two, { namespace: '2' })]
+    for (const process of [one, two, oneApart, twoApart]) {
+      await stage.start(process, streamKey('ann', process.name))
+      process.streams = () => [streamInfo(process.name)]
+    }
+    for (const [process, text] of [[one, 'together'], [oneApart, 'apart']] as const) {
+      assert.equal(await stage.send(process, 'ann', { text }), 1)
+      assert.equal(await stage.send(process, undefined, { text: `all ${text}` }), 1)
+    }
+    assert.deepEqual(await stage.list(one, 'ann'), [streamInfo(two.name)])
+    assert.deepEqual(await stage.list(oneApart, 'ann'), [streamInfo(twoApart.name)])
+    await stage.delivers([[one, []], [oneApart, []], [two, ['together', 'all together']], [twoApart, ['apart', 'all apart']]])
+  })
+
   if (disconnect !== undefined) {
     rule('while the store is unreachable, a process acts as if it were alone, and warns once', async stage => {
       const [one, two] = await stage.join(2)
@@ -558,6 +816,59 @@ export async function testCluster<Adapter extends ClusterAdapter> (options: Clus
       await disconnect(one.adapter)
       await stage.leaves(one)
     })
+
+    rule('while the store is unreachable, a message resolves to 0 and a list is empty', async stage => {
+      const [one, two] = await stage.join(2)
+      for (const process of [one, two]) {
+        await stage.start(process, streamKey('ann', process.name))
+        process.streams = () => [streamInfo(process.name)]
+      }
+      await disconnect(one.adapter)
+      for (let i = 0; i < 3; i++) {
+        assert.deepEqual([await stage.send(one, 'ann'), await stage.send(one, undefined)], [0, 0])
+        assert.deepEqual(await stage.list(one, 'ann'), [])
+      }
+      assert.ok(one.warnings <= 1, `a single warning, and not ${one.warnings}`)
+    })
+
+    rule('while the store is unreachable, a scope comes online and goes offline as if the process were alone', async stage => {
+      const [one] = await stage.join(1)
+      const { scope } = streamKey('ann')
+      await disconnect(one.adapter)
+      assert.deepEqual([await stage.soon(one.cluster.markOnline(scope), '`markOnline` resolves'), await stage.soon(one.cluster.markOffline(scope), '`markOffline` resolves')], [true, true])
+    })
+
+    rule('messages and lists arrive again after an outage', async stage => {
+      const [one, two] = await stage.join(2)
+      for (const process of [one, two]) {
+        await stage.start(process, streamKey('ann', process.name))
+        process.streams = () => [streamInfo(process.name)]
+      }
+      const reconnect = await disconnect(one.adapter)
+      await stage.start(one, streamKey('bob', 'a'))
+      await Promise.all([one, two].flatMap(process => ['ann', 'bob', undefined].map(scopeKey => stage.send(process, scopeKey))))
+      await reconnect()
+      for (const [from, to, scopeKey] of [[two, one, 'ann'], [two, one, 'bob'], [two, one, undefined], [one, two, 'ann'], [one, two, undefined]] as const) {
+        await stage.reaches(from, scopeKey, to)
+      }
+      await stage.until(async () => (await stage.list(one, 'ann')).length === 1 && (await stage.list(two, 'ann')).length === 1, 'each process lists the stream of the other process')
+      await stage.exchange()
+      for (const { name, texts } of [one, two]) assert.equal(new Set(texts).size, texts.length, `no message is delivered twice in ${name}`)
+    })
+
+    rule('messages and lists do not wait for a process that is cut off', async stage => {
+      const [one, two, three] = await stage.join(3)
+      for (const process of [two, three]) {
+        await stage.start(process, streamKey('ann', process.name))
+        process.streams = () => [streamInfo(process.name)]
+      }
+      await disconnect(two.adapter)
+      const [toAnn, toAll, list] = await Promise.all([stage.send(one, 'ann'), stage.send(one, undefined), stage.list(one, 'ann')])
+      assert.deepEqual([toAnn, toAll], [1, 1], 'the streams of the process that is connected')
+      assert.deepEqual(list, [streamInfo(three.name)])
+      await stage.exchange([one, three])
+      assert.equal(three.delivered.length, 2, 'messages in the process that is connected')
+    })
   }
 
   await Promise.all(results)
@@ -574,13 +885,41 @@ const STRINGS = [
 /** Scope keys that are not strings, and that look like a string of the list above or like each other. */
 const VALUES: ScopeKey[] = [0, 1, 1n, true, [], {}, ['a'], [['a']], ['a', 'b'], ['a,b'], { a: 'b' }, ['{a}'], [1], ['1']]
 
+/** The option `offlineDelay` of each process. Unit: milliseconds. */
+const OFFLINE_DELAY = 200
+
 /** A process of the cluster. */
-interface Process<Adapter> {
+class Process<Adapter> {
   readonly name: string
   readonly adapter: Adapter
-  readonly cluster: Cluster
   readonly registry: Registry
-  readonly warnings: number
+  cluster!: Cluster
+  warnings = 0
+  /** The messages of other processes so far. */
+  readonly delivered: ClusterMessage[] = []
+  /** What `deliver` returns: how many streams take a message of another process. */
+  takes: (message: ClusterMessage) => number = () => 1
+  /** What `list` returns: the streams of this process. */
+  streams: (scope: string) => StreamInfo[] = () => []
+  /** The scopes that were reported as offline, because another process has ended. */
+  readonly offline: string[] = []
+
+  constructor (name: string, adapter: Adapter, registry: Registry) {
+    this.name = name
+    this.adapter = adapter
+    this.registry = registry
+  }
+
+  get texts (): string[] {
+    return this.delivered.map(({ text }) => text)
+  }
+
+  // A field that is missing is as good as a field that is undefined.
+  deliver ({ scope, tabId, name, except, text, retry }: ClusterMessage): number {
+    const message = { scope, tabId, name, except, text, retry }
+    this.delivered.push(message)
+    return this.takes(message)
+  }
 }
 
 interface JoinOptions {
@@ -602,6 +941,7 @@ class Stage<Adapter extends ClusterAdapter> {
   failure: Error | undefined
   #joined = 0
   #exchanges = 0
+  #messages = 0
 
   constructor (store: ClusterTestStore<Adapter>, timeout: number) {
     this.#store = store
@@ -621,14 +961,20 @@ class Stage<Adapter extends ClusterAdapter> {
   }
 
   async #join (adapter: Adapter, { replaceTimeout = this.#replaceTimeout, namespace }: JoinOptions = {}): Promise<Process<Adapter>> {
-    const name = `process ${++this.#joined}`
-    let warnings = 0
-    const log = logger(() => { warnings++ })
-    const joining = Promise.resolve(adapter.join({ log, replaceTimeout, ...namespace !== undefined && { namespace } }))
-    const cluster = this.#guard(await this.soon(joining, `\`join\` of ${name} resolves`))
     // The registry writes warnings too, and these do not count.
-    const registry = new Registry(cluster, { replaceTimeout: this.#replaceTimeout, maxStreamsPerScope: Infinity, onLimit: 'reject' }, logger(() => {}))
-    const process = { name, adapter, cluster, registry, get warnings () { return warnings } }
+    const registry = new Registry({ replaceTimeout: this.#replaceTimeout, maxStreamsPerScope: Infinity, onLimit: 'reject', offlineDelay: OFFLINE_DELAY }, logger(() => {}))
+    const process = new Process(`process ${++this.#joined}`, adapter, registry)
+    const joining = Promise.resolve(adapter.join({
+      log: logger(() => { process.warnings++ }),
+      replaceTimeout,
+      ...namespace !== undefined && { namespace },
+      deliver: message => process.deliver(message),
+      list: scope => process.streams(scope),
+      offlineDelay: OFFLINE_DELAY,
+      observesScopes: () => true,
+      wentOffline: scope => { process.offline.push(scope) }
+    }))
+    process.cluster = registry.cluster = this.#guard(await this.soon(joining, `\`join\` of ${process.name} resolves`))
     this.#members.add(process)
     return process
   }
@@ -663,6 +1009,39 @@ class Stage<Adapter extends ClusterAdapter> {
         } catch (error) {
           note('count', error)
           return 0
+        }
+      },
+      maxMessageBytes: cluster.maxMessageBytes,
+      async send (message) {
+        try {
+          return await cluster.send(message)
+        } catch (error) {
+          note('send', error)
+          return 0
+        }
+      },
+      async list (scope) {
+        try {
+          return await cluster.list(scope)
+        } catch (error) {
+          note('list', error)
+          return []
+        }
+      },
+      async markOnline (scope) {
+        try {
+          return await cluster.markOnline(scope)
+        } catch (error) {
+          note('markOnline', error)
+          return true
+        }
+      },
+      async markOffline (scope) {
+        try {
+          return await cluster.markOffline(scope)
+        } catch (error) {
+          note('markOffline', error)
+          return true
         }
       },
       async leave () {
@@ -715,6 +1094,44 @@ class Stage<Adapter extends ClusterAdapter> {
       count = await this.soon(registry.count(scope), '`count` resolves')
       return count === expected
     }, () => `${name} counts ${expected} claims in scope ${show(scope)}, and not ${count}`)
+  }
+
+  /** Sends a message of `process` to a scope, or to all scopes if `scopeKey` is `undefined`. The default text differs each time. */
+  async send ({ name, cluster }: Process<Adapter>, scopeKey: ScopeKey | undefined, message: Partial<ClusterMessage> = {}): Promise<number> {
+    const scope = scopeKey === undefined ? {} : { scope: canonical(scopeKey, 'send') }
+    const sending = cluster.send({ text: `message ${++this.#messages}`, ...message, ...scope })
+    return await this.soon(sending, `\`send\` of ${name} to ${target(scopeKey)} resolves`)
+  }
+
+  /** Resolves to what `list` of `process` resolves to, sorted by id. */
+  async list ({ name, cluster }: Process<Adapter>, scopeKey: ScopeKey): Promise<StreamInfo[]> {
+    const infos = await this.soon(cluster.list(canonical(scopeKey, 'list')), `\`list\` of ${name} for scope ${show(scopeKey)} resolves`)
+    return infos.map(({ id, tabId, name, openedAt }) => ({ id, tabId, name, openedAt })).sort(byId)
+  }
+
+  /** Waits until each process has got its texts, and checks that no process gets more texts. */
+  async delivers (expected: ReadonlyArray<readonly [Process<Adapter>, string[]]>): Promise<void> {
+    for (const [process, texts] of expected) {
+      await this.until(() => process.texts.length >= texts.length, () => `${process.name} gets ${texts.length} messages, and not ${process.texts.length}`)
+    }
+    await this.exchange()
+    for (const [{ name, texts }, expectedTexts] of expected) assert.deepEqual(texts, expectedTexts, `the messages that ${name} got`)
+  }
+
+  /** Sends messages of `from` until a stream of `to` takes a message. */
+  async reaches (from: Process<Adapter>, scopeKey: ScopeKey | undefined, to: Process<Adapter>): Promise<void> {
+    const { length } = to.delivered
+    await this.until(async () => await this.send(from, scopeKey) === 1 && to.delivered.length > length, `a message of ${from.name} to ${target(scopeKey)} reaches ${to.name}`)
+  }
+
+  /** Sends messages of `from` until `to` gets no message any longer. The process need not know of a release at once. */
+  async noLongerReaches (from: Process<Adapter>, scopeKey: ScopeKey, to: Process<Adapter>): Promise<void> {
+    await this.until(async () => {
+      const { length } = to.delivered
+      await this.send(from, scopeKey)
+      await this.exchange()
+      return to.delivered.length === length
+    }, `no message of ${from.name} to ${target(scopeKey)} reaches ${to.name}`)
   }
 
   async until (condition: () => boolean | Promise<boolean>, what: string | (() => string)): Promise<void> {
@@ -807,6 +1224,18 @@ function logger (onWarning: () => void): FastifyBaseLogger {
   const ignore = () => {}
   const log = { level: 'info', trace: ignore, debug: ignore, info: ignore, warn: onWarning, error: ignore, fatal: ignore, silent: ignore, child: () => log }
   return log as unknown as FastifyBaseLogger
+}
+
+function target (scopeKey: ScopeKey | undefined): string {
+  return scopeKey === undefined ? 'all scopes' : `scope ${show(scopeKey)}`
+}
+
+function streamInfo (id: string, tabId?: string, name?: string, openedAt = 1_700_000_000_000): StreamInfo {
+  return { id, tabId, name, openedAt }
+}
+
+function byId (a: StreamInfo, b: StreamInfo): number {
+  return a.id < b.id ? -1 : 1
 }
 
 function show (value: unknown): string {

@@ -1,26 +1,30 @@
-// octa-star-streams/datastar: the methods of the official Datastar SDK, for a stream.
+// octa-star-streams/datastar: the methods of the official Datastar SDK, for a stream or for many streams.
 import { ServerSentEventGenerator } from '@starfederation/datastar-sdk/abstractServerSentEventGenerator'
 import type { FastifyRequest } from 'fastify'
 import { readSignals as read } from './http/signals.ts'
-import type { Stream } from '../types/stream.ts'
+import type { MessageTarget, Stream } from '../types/stream.ts'
 
 type SendOptions = Parameters<ServerSentEventGenerator['send']>[2]
 
-/** The SDK's methods, which resolve and reject like `stream.send`, and the stream's `close`. */
-export type DatastarStream = { close (): void } & { [M in Method]: (...args: Parameters<ServerSentEventGenerator[M]>) => Promise<void> }
-
 type Method = 'patchElements' | 'patchSignals' | 'removeElements' | 'removeSignals' | 'executeScript'
+type Methods<Result> = { [M in Method]: (...args: Parameters<ServerSentEventGenerator[M]>) => Promise<Result> }
 
-class StreamGenerator extends ServerSentEventGenerator<Promise<void>> {
-  readonly #stream: Stream
+/** The SDK's methods, which resolve and reject like `stream.send`, and the stream's `close`. */
+export type DatastarStream = Methods<void> & { close (): void }
 
-  constructor (stream: Stream) {
+/** The SDK's methods, which resolve to the number of streams that took the event, and reject like `streamRegistry.send`. */
+export type DatastarTarget = Methods<number>
+
+class Generator extends ServerSentEventGenerator<Promise<unknown>> {
+  readonly #target: Stream | MessageTarget
+
+  constructor (target: Stream | MessageTarget) {
     super()
-    this.#stream = stream
+    this.#target = target
   }
 
-  protected override send (event: string, dataLines: string[], { eventId, retryDuration }: SendOptions = {}): Promise<void> {
-    return this.#stream.send({
+  protected override send (event: string, dataLines: string[], { eventId, retryDuration }: SendOptions = {}): Promise<unknown> {
+    return this.#target.send({
       event,
       // Like the SDK, leave out falsy values, and a retry of 1000 ms, which is the client's default.
       ...eventId ? { id: eventId } : {},
@@ -30,28 +34,31 @@ class StreamGenerator extends ServerSentEventGenerator<Promise<void>> {
   }
 
   override close (): void {
-    this.#stream.close()
+    if ('close' in this.#target) this.#target.close()
   }
 }
 
 /**
- * Wraps a stream in the SDK's methods. A method that the SDK or `stream.send` refuses to carry out rejects.
+ * Wraps a stream in the SDK's methods, or the streams that `streamRegistry.to` names. A method that the SDK or `send`
+ * refuses to carry out rejects.
  *
  * @example await datastar(stream).patchElements('<p id="time">now</p>')
+ * @example await datastar(fastify.streamRegistry.to(user.id, { except: request.tabId })).patchElements('<p id="time">now</p>')
  */
-export function datastar (stream: Stream): DatastarStream {
-  const generator = new StreamGenerator(stream)
+export function datastar (stream: Stream): DatastarStream
+export function datastar (target: MessageTarget): DatastarTarget
+export function datastar (target: Stream | MessageTarget): DatastarStream | DatastarTarget {
+  const generator = new Generator(target)
   // The SDK throws some errors before it returns, and writes out options that are undefined.
-  const method = (name: Method) => async (...args: unknown[]) => {
-    await (generator[name] as (...args: unknown[]) => unknown).apply(generator, args.map(dropUndefined))
-  }
+  const method = (name: Method) => async (...args: unknown[]) =>
+    await (generator[name] as (...args: unknown[]) => Promise<any>).apply(generator, args.map(dropUndefined))
   return {
     patchElements: method('patchElements'),
     patchSignals: method('patchSignals'),
     removeElements: method('removeElements'),
     removeSignals: method('removeSignals'),
     executeScript: method('executeScript'),
-    close: () => generator.close()
+    ...'close' in target ? { close: () => generator.close() } : {}
   }
 }
 

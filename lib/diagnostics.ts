@@ -2,7 +2,7 @@
 // is built.
 import { channel } from 'node:diagnostics_channel'
 import type { FastifyBaseLogger } from 'fastify'
-import type { CloseReason, Holder, Stream, StreamKey } from '../types/stream.ts'
+import type { CloseReason, Holder, ScopeKey, Stream, StreamKey } from '../types/stream.ts'
 
 /** Published on `octa-star:stream:open` when the head of a stream was sent. */
 export interface StreamOpenEvent {
@@ -41,6 +41,16 @@ export interface KeyFlappingEvent {
   key: StreamKey
 }
 
+/**
+ * Published on `octa-star:scope:online` when the first stream of a scope opens, and on `octa-star:scope:offline` when a scope
+ * has had no stream for `offlineDelay`. In a cluster: the first and the last stream of all processes. One process publishes the
+ * event, in general the process of that stream. Around an outage of the cluster's store an event may come twice. Streams are counted
+ * from the moment at which somebody subscribes: subscribe in every process, before the server listens.
+ */
+export interface ScopeEvent {
+  scopeKey: ScopeKey
+}
+
 /** Published on `octa-star:cluster` when the store that the processes share, or a node of the store, becomes unreachable, or reachable again. */
 export interface ClusterEvent {
   state: 'away' | 'back'
@@ -53,6 +63,8 @@ const channels = {
   replace: channel('octa-star:stream:replace'),
   close: channel('octa-star:stream:close'),
   flapping: channel('octa-star:key:flapping'),
+  online: channel('octa-star:scope:online'),
+  offline: channel('octa-star:scope:offline'),
   cluster: channel('octa-star:cluster')
 }
 
@@ -75,6 +87,18 @@ export function reportClose (event: StreamCloseEvent, log: FastifyBaseLogger, ro
 
 export function reportFlapping (event: KeyFlappingEvent): void {
   if (channels.flapping.hasSubscribers) channels.flapping.publish(event)
+}
+
+export function isPresenceObserved (): boolean {
+  return channels.online.hasSubscribers || channels.offline.hasSubscribers
+}
+
+export function reportOnline (event: ScopeEvent): void {
+  channels.online.publish(event)
+}
+
+export function reportOffline (event: ScopeEvent): void {
+  channels.offline.publish(event)
 }
 
 export function reportCluster (event: ClusterEvent): void {

@@ -83,6 +83,16 @@ export const FST_ERR_OCTA_STAR_EVENT = createError<[field: string, expected: str
   "send(): the field '%s' must be %s, got %s"
 )
 
+export const FST_ERR_OCTA_STAR_SEND_OPTION = createError<[option: string, expected: string, received: string]>(
+  'FST_ERR_OCTA_STAR_SEND_OPTION',
+  "send(): the option '%s' must be %s, got %s"
+)
+
+export const FST_ERR_OCTA_STAR_TOO_LARGE = createError<[limit: number, received: number]>(
+  'FST_ERR_OCTA_STAR_TOO_LARGE',
+  'An event for streams in other processes must have at most %d bytes, got %d bytes. Send a smaller event, or raise the option maxMessageBytes of the cluster adapter'
+)
+
 export const FST_ERR_OCTA_STAR_CALLBACK = createError<[method: string, received: string]>(
   'FST_ERR_OCTA_STAR_CALLBACK',
   '%s() takes a function, got %s'

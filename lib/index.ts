@@ -3,6 +3,7 @@ import { fastifySSE } from '@fastify/sse'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import { readBrowserModule } from './browser-module.ts'
+import { isPresenceObserved } from './diagnostics.ts'
 import {
   FST_ERR_OCTA_STAR_ALREADY_REGISTERED, FST_ERR_OCTA_STAR_CROSS_SITE, FST_ERR_OCTA_STAR_NAME, FST_ERR_OCTA_STAR_NOT_ACCEPTABLE,
   FST_ERR_OCTA_STAR_NOT_IN_HANDLER, FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_REPLY_SENT, FST_ERR_OCTA_STAR_ROUTE,
@@ -21,7 +22,7 @@ import { LiveStream } from './stream/stream.ts'
 import type { CloseReason, Cluster, ClusterAdapter, ClusterContext, OctaStarStreamsOptions, ScopeKey, StartStreamOptions, Stream, StreamKey } from '../types/index.ts'
 
 export type * from '../types/index.ts'
-export type { ClusterEvent, KeyFlappingEvent, StreamCloseEvent, StreamOpenEvent, StreamReplaceEvent } from './diagnostics.ts'
+export type { ClusterEvent, KeyFlappingEvent, ScopeEvent, StreamCloseEvent, StreamOpenEvent, StreamReplaceEvent } from './diagnostics.ts'
 export { streamKey }
 
 /** The plugin's state for a request to a route with the option `sse`. */
@@ -48,6 +49,7 @@ interface Avvio {
 
 const kStreamRequest = Symbol('octa-star-streams.request')
 type Reply = FastifyReply & { [kStreamRequest]?: StreamRequest }
+type Request = FastifyRequest & { [kStreamRequest]?: StreamRequest }
 
 async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsOptions): Promise<void> {
   if (fastify.hasReplyDecorator('startStream')) throw new FST_ERR_OCTA_STAR_ALREADY_REGISTERED()
@@ -56,8 +58,18 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   if (options.browser !== undefined) await serveBrowserModule(fastify, options.browser)
 
   const { replaceTimeout } = options
-  const cluster = options.cluster === undefined ? undefined : await joinCluster(options.cluster, { log: fastify.log, replaceTimeout })
-  const registry = new Registry(cluster, options, fastify.log)
+  const registry = new Registry({ ...options, serialize: options.sse?.serializer }, fastify.log)
+  if (options.cluster !== undefined) {
+    registry.cluster = await joinCluster(options.cluster, {
+      log: fastify.log,
+      replaceTimeout,
+      offlineDelay: options.offlineDelay,
+      deliver: message => registry.deliver(message),
+      list: scope => registry.listOwn(scope),
+      observesScopes: isPresenceObserved,
+      wentOffline: scope => registry.wentOffline(scope)
+    })
+  }
   const state = { isClosing: false }
   fastify.decorate('streamRegistry', registry)
 
@@ -123,6 +135,16 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     return started
   })
 
+  // A getter costs nothing on routes that do not read the property.
+  fastify.decorateRequest('tabId', {
+    getter (this: Request): string | undefined {
+      const current = this[kStreamRequest]
+      if (current === undefined) return tabIdOf(this, options)
+      if (current.tabIdError !== undefined) throw current.tabIdError
+      return current.tabId
+    }
+  })
+
   fastify.addHook('onRoute', (route) => {
     if (route.sse) attach(route, options, state)
   })
@@ -138,7 +160,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   // Streams must end in preClose: before onClose, Fastify waits for open responses without a limit.
   // https://fastify.dev/docs/latest/Reference/Hooks/#preclose
   fastify.addHook('preClose', () => registry.close(closeTimeout(fastify, options)))
-  fastify.addHook('onClose', async () => { await cluster?.leave() })
+  fastify.addHook('onClose', async () => { await registry.cluster?.leave() })
 }
 
 async function registerSSE (fastify: FastifyInstance, { sse }: ResolvedOptions): Promise<void> {
@@ -230,10 +252,10 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
 
   // Before validation, in which Ajv's `removeAdditional` strips unknown properties:
   // https://fastify.dev/docs/latest/Reference/Validation-and-Serialization/#validator-compiler
-  route.preValidation = prepend(route.preValidation, (request: FastifyRequest, reply: Reply, done: () => void) => {
-    const current = reply[kStreamRequest]!
+  route.preValidation = prepend(route.preValidation, (request: Request, reply: Reply, done: () => void) => {
+    const current = request[kStreamRequest] = reply[kStreamRequest]!
     try {
-      current.tabId = options.tabId === undefined ? readTabId(request, options.signal) : checkTabId(options.tabId(request))
+      current.tabId = tabIdOf(request, options)
     } catch (error) {
       // Not thrown here, because a route with `sse` may answer some requests without starting a stream.
       current.tabIdError = error
@@ -266,6 +288,10 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
     if (current.response.closed) reply.hijack()
     return reply
   } as RouteOptions['handler']
+}
+
+function tabIdOf (request: FastifyRequest, { tabId, signal }: ResolvedOptions): string | undefined {
+  return tabId === undefined ? readTabId(request, signal) : checkTabId(tabId(request))
 }
 
 function isStreamRequest ({ sse }: RouteOptions, accept = ''): boolean {

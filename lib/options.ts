@@ -14,6 +14,7 @@ export const defaults = Object.freeze({
   deadPeerProbe: 10_000,
   maxStreamsPerScope: Infinity,
   onLimit: 'replace-oldest',
+  offlineDelay: 5_000,
   browser: undefined,
   cluster: undefined,
   sse: undefined
@@ -37,6 +38,7 @@ const expected: Record<keyof typeof defaults, [test: (value: unknown) => boolean
   deadPeerProbe: [value => value === 0 || (isDelay(value) && (value as number) >= 1_000), `0, or a number of milliseconds from 1000 to ${MAX_DELAY}`],
   maxStreamsPerScope: [isCount, 'a whole number from 1, or Infinity'],
   onLimit: [value => value === 'replace-oldest' || value === 'reject', "'replace-oldest' or 'reject'"],
+  offlineDelay: [isDelay, `a number of milliseconds from 1 to ${MAX_DELAY}`],
   browser: [value => value === undefined || (typeof value === 'string' && value.startsWith('/')), "a path that begins with '/'"],
   cluster: [value => value === undefined || typeof (value as Partial<ClusterAdapter> | null)?.join === 'function', 'an adapter, such as redisCluster({ redis })'],
   sse: [value => value === undefined || (typeof value === 'object' && value !== null), 'an object']

@@ -19,7 +19,7 @@ t.test('every benchmark measures what it says, and loses or doubles no stream', 
   const { stdout } = await promisify(execFile)('env', command, { cwd: fileURLToPath(new URL('..', import.meta.url)) })
     .catch(error => error)
   const results: Result[] = stdout.trim().split('\n').map((line: string) => JSON.parse(line))
-  t.equal(results.length, 9)
+  t.equal(results.length, 10)
   for (const { name, rows, error } of results) {
     if (name.startsWith('cluster') && redisOptions.skip !== false) {
       t.match(error, /^needs a Redis/)

@@ -7,12 +7,14 @@ import { testCluster } from '../lib/conformance.ts'
 import { startChild } from './kit/child.ts'
 import { conformance } from './kit/conformance.ts'
 import { disconnect, hop, memoryCluster, MemoryMember, MemoryStore, traffic, type Entry } from './kit/memory-cluster.ts'
-import type { ClusterClaim, StreamKey } from '../lib/index.ts'
+import type { ClusterClaim, ClusterMessage, StreamInfo, StreamKey } from '../lib/index.ts'
 
 type Reason = 'replaced' | 'evicted'
 
 const NEVER = new Promise<never>(() => {})
 const evictedScopes = new WeakMap<MemoryStore, Set<string>>()
+const firstHolders = new WeakMap<MemoryStore, Map<string, MemoryMember>>()
+const scopeHolders = new WeakMap<MemoryStore, Map<string, Set<MemoryMember>>>()
 
 // Faults that break more than one rule.
 
@@ -63,6 +65,58 @@ const tabs = (change: (text: string) => string) => class extends MemoryMember {
 /** Changes which claims the eviction of a tab ends. */
 const evicts = (isOfTab: (key: StreamKey, tabId: string) => boolean) => class extends MemoryMember {
   override isOfTab (key: StreamKey, tabId: string | undefined) { return tabId === undefined || isOfTab(key, tabId) }
+}
+
+/** Changes messages on the way. */
+const messages = (change: (message: ClusterMessage) => ClusterMessage) => class extends MemoryMember {
+  override deliver (message: ClusterMessage) { return super.deliver(change(message)) }
+}
+
+/** Changes every text of a message on the way. */
+const texts = (change: (text: string) => string) => messages(message => ({ ...message, text: change(message.text) }))
+
+/** Changes what a process lists on the way. */
+const lists = (change: (infos: StreamInfo[]) => StreamInfo[]) => class extends MemoryMember {
+  override listOwn (scope: string) { return change(super.listOwn(scope)) }
+}
+
+/** Changes which members get a message to `scope`. */
+const receivers = (change: (receivers: MemoryMember[], sender: MemoryMember, scope: string | undefined) => MemoryMember[]) => class extends MemoryMember {
+  override receivers (scope: string | undefined) { return change(super.receivers(scope), this, scope) }
+}
+
+/** The other members, in all namespaces. */
+const everybodyBut = (sender: MemoryMember) => [...sender.store.members].filter(member => member !== sender)
+
+/** Changes what the sender of a message takes for a scope. */
+const targets = (change: (scope: string) => string) => receivers((members, sender, scope) =>
+  everybodyBut(sender).filter(({ own }) => [...own.keys()].some(({ key }) => change(key.scope) === change(scope!))))
+
+/** Changes what happens to the answer of a process that cannot answer. */
+const unanswered = (answer: () => Promise<never>) => class extends MemoryMember {
+  override async ask<T> (member: MemoryMember, question: () => T): Promise<T> {
+    await hop()
+    if (this.isAway || member.isAway || !this.store.members.has(member)) return await answer()
+    return question()
+  }
+}
+
+class WaitsForAnswers extends unanswered(() => NEVER) {}
+
+class Rejects extends unanswered(async () => { throw new Error('the store is unreachable') }) {}
+
+/** Remembers which members ever had a claim in a scope. */
+class ForgetsNoReceiver extends MemoryMember {
+  override swap (entry: Entry) {
+    const holders = scopeHolders.get(this.store) ?? new Map<string, Set<MemoryMember>>()
+    scopeHolders.set(this.store, holders.set(entry.scopeId, (holders.get(entry.scopeId) ?? new Set()).add(this)))
+    return super.swap(entry)
+  }
+
+  override receivers (scope: string | undefined) {
+    if (scope === undefined) return super.receivers(scope)
+    return [...scopeHolders.get(this.store)?.get(this.scopeId(scope)) ?? []].filter(member => member !== this)
+  }
 }
 
 /** For each rule the faults that the rule must notice. */
@@ -389,6 +443,390 @@ const FAULTS: Record<string, Record<string, typeof MemoryMember>> = {
     },
     'takes a tab id for a pattern': evicts((key, tabId) => key.tabId === tabId || (tabId === '*' && key.tabId !== undefined))
   },
+  'a message is delivered once in every other process that has claims in the scope': {
+    'delivers nothing': receivers(() => []),
+    'delivers in one process': receivers(members => members.slice(0, 1)),
+    'delivers once for each claim': receivers((members, sender, scope) => sender.others(scope!).map(({ member }) => member)),
+    'sends each message twice': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        await super.send(message)
+        return await super.send(message)
+      }
+    },
+    'throws in send': class extends MemoryMember {
+      override send (): never { throw new Error('the store refuses') }
+    },
+    'rejects send': class extends MemoryMember {
+      override async send (message: ClusterMessage): Promise<never> {
+        await super.send(message)
+        throw new Error('the store refuses')
+      }
+    }
+  },
+  'a message resolves to the number of streams that took the message in the other processes': {
+    'counts processes': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        await super.send(message)
+        return this.receivers(message.scope).length
+      }
+    },
+    'counts claims': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        await super.send(message)
+        return message.scope === undefined ? this.store.entries.size : this.others(message.scope).length
+      }
+    },
+    'resolves to the first answer': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        return await Promise.race(this.receivers(message.scope).map(member => this.ask(member, () => member.deliver(message), 0)))
+      }
+    },
+    'does not wait for answers': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        super.send(message)
+        return 0
+      }
+    },
+    'takes 0 for a missing answer': class extends MemoryMember {
+      override deliver (message: ClusterMessage): any { return super.deliver(message) || NEVER }
+    },
+    'never resolves without a receiver': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        return await (this.receivers(message.scope).length === 0 ? NEVER : super.send(message))
+      }
+    }
+  },
+  'a message is not delivered in a process that has no claims in the scope': {
+    'delivers in every process': receivers((members, sender) => everybodyBut(sender)),
+    'delivers in every process that has claims': receivers((members, sender) => everybodyBut(sender).filter(({ own }) => own.size > 0)),
+    'delivers in every process if no process has claims': receivers((members, sender) => members.length === 0 ? everybodyBut(sender) : members)
+  },
+  'a message is not delivered in the process that sends the message': {
+    'delivers in its own process too': receivers((members, sender) => [...members, sender]),
+    'delivers in its own process if the process has claims': class extends CountsItself {
+      override receivers (scope: string | undefined) { return [...new Set([...super.receivers(scope), ...scope === undefined ? [] : [this]])] }
+    },
+    'delivers in its own process if the message has no scope': receivers((members, sender, scope) => scope === undefined ? [...members, sender] : members)
+  },
+  'a message without a scope is delivered once in every other process, even in a process without claims': {
+    'delivers in processes with claims only': receivers((members, sender, scope) => members.filter(member => scope !== undefined || member.own.size > 0)),
+    'delivers once for each claim': receivers((members, sender, scope) => scope === undefined ? members.flatMap(member => member.own.size > 0 ? [...member.own].map(() => member) : [member]) : members),
+    'looks once which processes there are': class extends MemoryMember {
+      #known: MemoryMember[] | undefined
+      override receivers (scope: string | undefined) {
+        if (scope !== undefined) return super.receivers(scope)
+        this.#known ??= super.receivers(scope)
+        return this.#known
+      }
+    },
+    'sends null for no scope': messages(message => ({ ...message, scope: message.scope ?? null as any })),
+    'sends an empty scope for no scope': messages(message => ({ ...message, scope: message.scope ?? '' }))
+  },
+  'the scope, tabId, name, except and retry of a message arrive unchanged, undefined included': {
+    'sends null for undefined': messages(message => ({ ...message, name: message.name ?? null as any })),
+    'sends an empty text for undefined': messages(message => ({ ...message, tabId: message.tabId ?? '' })),
+    'sends nothing for an empty text': messages(message => ({ ...message, except: message.except || undefined })),
+    'sends nothing for 0': messages(message => ({ ...message, retry: message.retry || undefined })),
+    'sends retry as text': messages(message => ({ ...message, retry: message.retry === undefined ? undefined : String(message.retry) as any })),
+    'cuts retry to 30 bits': messages(message => ({ ...message, retry: message.retry === undefined ? undefined : message.retry & 0x3fff_ffff })),
+    'forgets except': messages(message => ({ ...message, except: undefined })),
+    'forgets the name': messages(message => ({ ...message, name: undefined })),
+    'swaps tabId and name': messages(message => ({ ...message, tabId: message.name, name: message.tabId })),
+    'sends the scope key for the scope': messages(message => ({ ...message, scope: JSON.parse(message.scope!) })),
+    'sends its own scope ids': class extends MemoryMember {
+      override deliver (message: ClusterMessage) { return super.deliver({ ...message, scope: this.scopeId(message.scope!) }) }
+    },
+    'encodes lone surrogates as UTF-8': messages(message => ({ ...message, tabId: message.tabId === undefined ? undefined : Buffer.from(message.tabId).toString() })),
+    'splits fields at spaces': messages(message => ({ ...message, name: message.name?.split(' ')[0] })),
+    'ends a text at NUL': messages(message => ({ ...message, except: message.except?.split('\0')[0] })),
+    'cuts long texts': messages(message => ({ ...message, tabId: message.tabId?.slice(0, 1_000) }))
+  },
+  'the text of a message arrives unchanged, whatever characters the text consists of': {
+    'ends a message at a line feed': texts(text => text.split('\n')[0]!),
+    'ends a message at a blank line': texts(text => text.split('\n\n')[0]!),
+    'changes line ends': texts(text => text.replaceAll('\r\n', '\n')),
+    'trims texts': texts(text => text.trim()),
+    'splits a message at spaces': texts(text => text.split(' ').slice(0, 2).join(' ')),
+    'ends a text at NUL': texts(text => text.split('\0')[0]!),
+    'keeps Latin-1 only': texts(text => Buffer.from(text, 'latin1').toString('latin1')),
+    'normalises Unicode': texts(text => text.normalize()),
+    'removes a byte order mark': texts(text => new TextDecoder().decode(Buffer.from(text))),
+    'unescapes backslashes': texts(text => text.replaceAll('\\\\', '\\')),
+    'parses JSON': texts(text => { try { return String(JSON.parse(text)) } catch { return text } }),
+    'drops an empty text': class extends MemoryMember {
+      override async send (message: ClusterMessage) { return message.text === '' ? 0 : await super.send(message) }
+    },
+    'keeps line ends in messages with a scope only': messages(message => message.scope === undefined ? { ...message, text: message.text.trim() } : message)
+  },
+  'a text of maxMessageBytes bytes arrives unchanged': {
+    'has no limit': class extends MemoryMember {
+      override readonly maxMessageBytes: any = undefined
+    },
+    'refuses every text': class extends MemoryMember {
+      override readonly maxMessageBytes = 0
+    },
+    'cuts long texts': texts(text => text.slice(0, 1_000_000)),
+    'drops long texts': class extends MemoryMember {
+      override async send (message: ClusterMessage) { return message.text.length >= 1_048_576 ? 0 : await super.send(message) }
+    },
+    'limits the message, and not the text': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        return Buffer.byteLength(JSON.stringify(message)) > this.maxMessageBytes ? 0 : await super.send(message)
+      }
+    },
+    'splits a text within a character': texts(text => {
+      const bytes = Buffer.from(text)
+      return bytes.subarray(0, 65_535).toString() + bytes.subarray(65_535).toString()
+    })
+  },
+  'the messages of different scopes do not meet, whatever characters the scope keys consist of': {
+    'ignores case': targets(scope => scope.toLowerCase()),
+    'ignores quotes, and so the difference between 1 and "1"': targets(scope => scope.replaceAll('"', '')),
+    'ignores white space': targets(scope => scope.replaceAll(/\s/g, '')),
+    'normalises Unicode': targets(scope => scope.normalize()),
+    'keeps Latin-1 only': targets(scope => Buffer.from(scope, 'latin1').toString()),
+    'cuts long scopes': targets(scope => scope.slice(0, 1_000)),
+    'replaces what may not be in a subject': targets(scope => scope.replaceAll(/[.*>]/g, '_')),
+    'delivers to scopes in lower case': messages(message => ({ ...message, scope: message.scope?.toLowerCase() })),
+    'delivers to every scope': messages(message => ({ ...message, scope: undefined })),
+    'takes a scope for a pattern': receivers((members, sender, scope) => scope === '"*"' ? everybodyBut(sender) : members)
+  },
+  '1,000 messages of a process to a scope arrive in the order of the calls, and each resolves to its own number': {
+    'sends each second message later': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        if (Number(message.text) % 2 === 1) await hop()
+        return await super.send(message)
+      }
+    },
+    'sends long messages first': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        for (let { length } = message.text; length < 3; length++) await hop()
+        return await super.send(message)
+      }
+    },
+    'delivers the newest message first': class extends MemoryMember {
+      readonly pending: Array<() => void> = []
+      override deliver (message: ClusterMessage): any {
+        if (this.pending.length === 0) hop().then(() => { for (const next of this.pending.splice(0).reverse()) next() })
+        return new Promise(resolve => { this.pending.push(() => resolve(super.deliver(message))) })
+      }
+    },
+    'drops what comes too fast': class extends MemoryMember {
+      underWay = 0
+      override async send (message: ClusterMessage) {
+        if (++this.underWay > 500) return 0
+        return await super.send(message).finally(() => { this.underWay-- })
+      }
+    },
+    'takes an equal number of messages for a repeated message': class extends MemoryMember {
+      readonly known = new Set<number>()
+      sent = 0
+      override async send (message: ClusterMessage) {
+        const number = ++this.sent
+        const taken = await Promise.all(this.receivers(message.scope).map(member => this.ask(member, () => {
+          const { known } = member as this
+          if (known.has(number)) return 0
+          known.add(number)
+          return member.deliver(message)
+        }, 0)))
+        return taken.reduce((a, b) => a + b, 0)
+      }
+    },
+    'joins the answers of a batch': class extends MemoryMember {
+      batch: Promise<number> = Promise.resolve(0)
+      override async send (message: ClusterMessage) {
+        const before = this.batch
+        const own = super.send(message)
+        this.batch = own
+        return Number(message.text) % 100 === 99 ? await before : await own
+      }
+    }
+  },
+  'messages of a scope are delivered in a process until its last claim in the scope is released': {
+    'remembers each process that had a claim': ForgetsNoReceiver,
+    'does not remove a released claim': NoRemoval,
+    'forgets a process at its first release': class extends MemoryMember {
+      readonly released = new Set<string>()
+      override remove (entry: Entry) {
+        super.remove(entry)
+        this.released.add(entry.scopeId)
+      }
+
+      override receivers (scope: string | undefined) {
+        return super.receivers(scope).filter(member => scope === undefined || !(member as this).released.has(this.scopeId(scope)))
+      }
+    },
+    'forgets a process in all scopes': class extends MemoryMember {
+      override remove (entry: Entry) {
+        super.remove(entry)
+        if ([...this.store.entries.values()].every(({ scopeId }) => scopeId !== entry.scopeId)) for (const own of this.own.values()) super.remove(own)
+      }
+    },
+    'does not tell a process that comes back': class extends MemoryMember {
+      readonly gone = new Set<string>()
+      override remove (entry: Entry) {
+        super.remove(entry)
+        if ([...this.store.entries.values()].every(({ scopeId }) => scopeId !== entry.scopeId)) this.gone.add(entry.scopeId)
+      }
+
+      override receivers (scope: string | undefined) {
+        return super.receivers(scope).filter(member => scope === undefined || !(member as this).gone.has(this.scopeId(scope)))
+      }
+    }
+  },
+  'messages follow a key that moves to another process': {
+    'remembers each process that had a claim': ForgetsNoReceiver,
+    'tells the first process only': class extends MemoryMember {
+      override swap (entry: Entry) {
+        const previous = super.swap(entry)
+        const first = firstHolders.get(this.store) ?? new Map<string, MemoryMember>()
+        firstHolders.set(this.store, first)
+        if (!first.has(entry.scopeId)) first.set(entry.scopeId, this)
+        return previous
+      }
+
+      override receivers (scope: string | undefined) {
+        const first = scope === undefined ? undefined : firstHolders.get(this.store)?.get(this.scopeId(scope))
+        return super.receivers(scope).filter(member => first === undefined || member === first)
+      }
+    }
+  },
+  'messages and lists do not wait for a process that has left': {
+    'leaves its claims behind, and waits for an answer': class extends WaitsForAnswers {
+      override async leave () {
+        this.store.members.delete(this)
+        this.left.resolve()
+      }
+    },
+    'waits for an answer of a process that leaves': WaitsForAnswers,
+    'rejects if a process leaves': Rejects,
+    'delivers after a process has left': class extends MemoryMember {
+      override async leave () { this.left.resolve() }
+    },
+    'waits for an answer of a process that leaves while it lists': class extends MemoryMember {
+      override async list (scope: string) {
+        const members = this.receivers(scope)
+        const infos = await super.list(scope)
+        return await (members.every(member => this.store.members.has(member)) ? infos : NEVER)
+      }
+    }
+  },
+  'a list joins the streams that the other processes list in the scope, unchanged': {
+    'lists nothing': lists(() => []),
+    'lists the streams of one process': class extends MemoryMember {
+      override async list (scope: string) {
+        const [member] = this.receivers(scope)
+        return member === undefined ? [] : await this.ask(member, () => member.listOwn(scope), [])
+      }
+    },
+    'lists its own streams too': class extends MemoryMember {
+      override async list (scope: string) { return [...await super.list(scope), ...this.listOwn(scope)] }
+    },
+    'lists its own streams if nobody else has streams': class extends MemoryMember {
+      override async list (scope: string) {
+        const infos = await super.list(scope)
+        return infos.length > 0 ? infos : this.listOwn(scope)
+      }
+    },
+    'asks for the scope key': class extends MemoryMember {
+      override listOwn (scope: string) { return super.listOwn(JSON.parse(scope)) }
+    },
+    'asks for another scope': class extends MemoryMember {
+      override async list () { return await super.list(JSON.stringify('ann')) }
+    },
+    'lists each stream once for each claim': class extends MemoryMember {
+      override async list (scope: string) { return [...await super.list(scope), ...await super.list(scope)] }
+    },
+    'lists a tab once': lists(infos => [...new Map(infos.map(info => [info.tabId, info])).values()]),
+    'sends null for undefined': lists(infos => infos.map(info => ({ ...info, tabId: info.tabId ?? null as any }))),
+    'forgets names': lists(infos => infos.map(info => ({ ...info, name: undefined }))),
+    'encodes lone surrogates as UTF-8': lists(infos => infos.map(info => ({ ...info, tabId: info.tabId === undefined ? undefined : Buffer.from(info.tabId).toString() }))),
+    'sends dates': lists(infos => infos.map(info => ({ ...info, openedAt: new Date(info.openedAt) as any }))),
+    'sends whole seconds': lists(infos => infos.map(info => ({ ...info, openedAt: Math.floor(info.openedAt / 1_000) * 1_000 }))),
+    'waits for a process that has no streams': lists(infos => infos.length > 0 ? infos : NEVER as any),
+    'throws in list': class extends MemoryMember {
+      override list (): never { throw new Error('the store refuses') }
+    },
+    'rejects list': class extends MemoryMember {
+      override async list (): Promise<never> { throw new Error('the store refuses') }
+    }
+  },
+  'a list of 3,000 streams is complete': {
+    'lists the first page only': lists(infos => infos.slice(0, 1_000)),
+    'does not list the last page': lists(infos => infos.slice(0, Math.max(1, Math.floor(infos.length / 1_024) * 1_024))),
+    'lists a page twice': lists(infos => [...infos, ...infos.slice(0, infos.length - 2_999)]),
+    'answers one list at a time': class extends MemoryMember {
+      #isBusy = false
+      override async list (scope: string) {
+        if (this.#isBusy) return []
+        this.#isBusy = true
+        return await super.list(scope).finally(() => { this.#isBusy = false })
+      }
+    }
+  },
+  'of the processes that mark a scope as online, the first is told so': {
+    'tells every process that the scope is new': class extends MemoryMember {
+      override async markOnline (scope: string) { return await super.markOnline(scope) || true }
+    },
+    'tells no process': class extends MemoryMember {
+      override async markOnline () { return false }
+    },
+    'has one mark for all scopes': class extends MemoryMember {
+      override async markOnline () { return await super.markOnline('') }
+    },
+    'rejects markOnline': class extends MemoryMember {
+      override async markOnline (): Promise<boolean> { throw new Error('the store refuses') }
+    }
+  },
+  'a scope is not offline while a process has a claim there, then offline once, and may come online again': {
+    'ignores the claims of others': class extends MemoryMember {
+      override isHeld () { return false }
+    },
+    'keeps the mark': class extends MemoryMember {
+      override async markOffline (scope: string) { return !this.isHeld(this.scopeId(scope)) }
+    },
+    'is never offline': class extends MemoryMember {
+      override async markOffline () { return false }
+    },
+    'rejects markOffline': class extends MemoryMember {
+      override async markOffline (): Promise<boolean> { throw new Error('the store refuses') }
+    }
+  },
+  'one process reports that the scope of a process that has left is offline, unless a process has a claim there': {
+    'reports nothing': class extends MemoryMember {
+      override onLeft () {}
+    },
+    'reports scopes in which a process has a claim': class extends MemoryMember {
+      override isHeld () { return false }
+    },
+    'reports in every process': class extends MemoryMember {
+      override onLeft () {
+        const { online } = this.store
+        const scopes = [...online]
+        setTimeout(() => { for (const [id, scope] of scopes) if (!this.isHeld(id)) this.context.wentOffline(scope) }, this.context.offlineDelay)
+      }
+    }
+  },
+  'messages and lists of different namespaces do not meet': {
+    'ignores the namespace': class extends MemoryMember {
+      override scopeId (scope: string) { return scope }
+      override receivers (scope: string | undefined) { return scope === undefined ? everybodyBut(this) : super.receivers(scope) }
+    },
+    'ignores the namespace of a message without a scope': receivers((members, sender, scope) => scope === undefined ? everybodyBut(sender) : members),
+    'ignores the namespace of a list': class extends MemoryMember {
+      override async list () { return everybodyBut(this).flatMap(member => member.listOwn(JSON.stringify('ann'))) }
+    },
+    'delivers in the first namespace of a process': class extends MemoryMember {
+      override deliver (message: ClusterMessage) { return this.siblings[0]!.context.deliver(message) }
+    },
+    'lists the streams of the first namespace of a process': class extends MemoryMember {
+      override listOwn (scope: string) { return this.siblings[0]!.context.list(scope) }
+    },
+    'has a namespace for each process': class extends MemoryMember {
+      readonly number = Math.random()
+      override scopeId (scope: string) { return this.context.namespace === undefined ? scope : `${this.number} ${scope}` }
+    }
+  },
   'while the store is unreachable, a process acts as if it were alone, and warns once': {
     'says nothing': class extends MemoryMember {
       override goAway () { this.isAway = true }
@@ -468,6 +906,130 @@ const FAULTS: Record<string, Record<string, typeof MemoryMember>> = {
     'rejects leave': class extends MemoryMember {
       override async leave () { if (this.isAway) throw new Error('the store is unreachable') }
     }
+  },
+  'while the store is unreachable, a message resolves to 0 and a list is empty': {
+    'counts claims that it cannot reach': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        return this.isAway ? this.receivers(message.scope).length : await super.send(message)
+      }
+    },
+    'rejects send': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        if (this.isAway) throw new Error('the store is unreachable')
+        return await super.send(message)
+      }
+    },
+    'rejects list': class extends MemoryMember {
+      override async list (scope: string) {
+        if (this.isAway) throw new Error('the store is unreachable')
+        return await super.list(scope)
+      }
+    },
+    'waits for the store to send': class extends MemoryMember {
+      override async send (message: ClusterMessage) { return await (this.isAway ? NEVER : super.send(message)) }
+    },
+    'waits for the store to send to everybody': class extends MemoryMember {
+      override async send (message: ClusterMessage) { return await (this.isAway && message.scope === undefined ? NEVER : super.send(message)) }
+    },
+    'waits for the store to list': class extends MemoryMember {
+      override async list (scope: string) { return await (this.isAway ? NEVER : super.list(scope)) }
+    },
+    'lists its own streams': class extends MemoryMember {
+      override async list (scope: string) { return this.isAway ? this.listOwn(scope) : await super.list(scope) }
+    },
+    'warns each time': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        if (this.isAway) this.context.log.warn('the store is unreachable')
+        return await super.send(message)
+      }
+    }
+  },
+  'while the store is unreachable, a scope comes online and goes offline as if the process were alone': {
+    'says nothing of scopes while the store is unreachable': class extends MemoryMember {
+      override async markOnline (scope: string) { return !this.isAway && await super.markOnline(scope) }
+    },
+    'waits for the store before a scope goes offline': class extends MemoryMember {
+      override async markOffline (scope: string) { return this.isAway ? await new Promise<never>(() => {}) : await super.markOffline(scope) }
+    }
+  },
+  'messages and lists arrive again after an outage': {
+    'does not reconcile': NoReconciliation,
+    'does not send again': class extends MemoryMember {
+      wasAway = false
+      override goAway () {
+        super.goAway()
+        this.wasAway = true
+      }
+
+      override async send (message: ClusterMessage) { return this.wasAway ? 0 : await super.send(message) }
+    },
+    'does not listen again': class extends MemoryMember {
+      wasAway = false
+      override goAway () {
+        super.goAway()
+        this.wasAway = true
+      }
+
+      override deliver (message: ClusterMessage) { return this.wasAway ? 0 : super.deliver(message) }
+    },
+    'does not listen again to messages without a scope': class extends MemoryMember {
+      override goAway () {
+        super.goAway()
+        this.store.members.delete(this)
+      }
+
+      override async ask<T> (member: MemoryMember, question: () => T, otherwise: T) {
+        await hop()
+        return this.isAway || member.isAway ? otherwise : question()
+      }
+    },
+    'does not list again': class extends MemoryMember {
+      wasAway = false
+      override goAway () {
+        super.goAway()
+        this.wasAway = true
+      }
+
+      override async list (scope: string) { return this.wasAway ? [] : await super.list(scope) }
+    },
+    'delivers twice after an outage': class extends MemoryMember {
+      wasAway = false
+      override goAway () {
+        super.goAway()
+        this.wasAway = true
+      }
+
+      override deliver (message: ClusterMessage) {
+        if (this.wasAway) super.deliver(message)
+        return super.deliver(message)
+      }
+    }
+  },
+  'messages and lists do not wait for a process that is cut off': {
+    'waits for every answer': WaitsForAnswers,
+    'waits for every list': class extends MemoryMember {
+      override async list (scope: string) {
+        return await (this.receivers(scope).some(({ isAway }) => isAway) ? NEVER : super.list(scope))
+      }
+    },
+    'rejects if an answer is missing': Rejects,
+    'resolves to 0 if an answer is missing': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        const taken = await super.send(message)
+        return this.receivers(message.scope).some(({ isAway }) => isAway) ? 0 : taken
+      }
+    },
+    'counts a missing answer': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        return await super.send(message) + this.receivers(message.scope).filter(({ isAway }) => isAway).length
+      }
+    },
+    'sends again if an answer is missing': class extends MemoryMember {
+      override async send (message: ClusterMessage) {
+        if (this.receivers(message.scope).some(({ isAway }) => isAway)) await super.send(message)
+        return await super.send(message)
+      }
+    }
   }
 }
 
@@ -525,7 +1087,7 @@ t.test('it passes with node:test, at the top level and within a test', async t =
   child.lines.on('line', line => { lines.push(line) })
   t.strictSame(await child.exited, [0, null], child.errors())
   const passed = (indent: string) => lines.filter(line => line.startsWith(`${indent}ok `)).length
-  t.equal(passed(''), titles.length - 8 + 1, 'without `disconnect` the eight rules about an outage are not registered')
+  t.equal(passed(''), titles.length - 12 + 1, 'without `disconnect` the twelve rules about an outage are not registered')
   t.equal(passed('    '), titles.length)
   t.strictSame(lines.filter(line => /not ok|# SKIP|# TODO/.test(line)), [])
 })

@@ -2,13 +2,26 @@
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import t from 'tap'
 import { datastar, readSignals, type DatastarStream } from '../lib/datastar.ts'
-import { buildApp, withSignals } from './kit/app.ts'
+import { buildApp, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { openStream } from './kit/fake-stream.ts'
+import type { MessageTarget, StreamMessage } from '../lib/index.ts'
 
 async function open () {
   const { stream, response } = await openStream()
   return { response, stream, sse: datastar(stream) }
+}
+
+/** Streams to which messages go, of which `count` take each message. */
+function targetOf (count: number): MessageTarget & { sent: Array<string | StreamMessage> } {
+  const sent: Array<string | StreamMessage> = []
+  return {
+    sent,
+    async send (message) {
+      sent.push(message)
+      return count
+    }
+  }
 }
 
 const id = { eventId: 'event1', retryDuration: 2000 }
@@ -48,6 +61,49 @@ for (const [title, send, lines] of cases) {
     t.equal(response.written, `${lines.join('\n')}\n\n`)
   })
 }
+
+for (const [title, send, lines] of cases) {
+  t.test(`for many streams: ${title}`, async t => {
+    const [stream, target] = [await open(), targetOf(7)]
+    t.equal(await send(datastar(target) as unknown as DatastarStream), 7)
+    await stream.stream.send(target.sent[0]!)
+    t.equal(stream.response.written, `${lines.join('\n')}\n\n`)
+    t.equal(target.sent.length, 1)
+  })
+}
+
+t.test('each method reaches the streams that `streamRegistry.to` names, and resolves to their number', async t => {
+  const app = await buildApp(t)
+  streamRoute(app)
+  app.fastify.post('/add', async request => {
+    const others = datastar(app.fastify.streamRegistry.to('ann', { except: request.tabId }))
+    return [
+      await others.patchElements('<p id="a">ü</p>'), await others.patchSignals('{"one":1}'), await others.removeElements('#a'),
+      await others.removeSignals('one'), await others.executeScript('go()')
+    ]
+  })
+  await app.listen()
+  const tabs = await Promise.all(['a', 'b', 'c'].map(tabId => connect(app.url(withSignals('/stream/ann', { tabId })))))
+  const bob = await connect(app.url(withSignals('/stream/bob', { tabId: 'b' })))
+  const response = await fetch(app.url('/add'), { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"tabId":"a"}' })
+  t.strictSame(await response.json(), Array(5).fill(2))
+  await app.fastify.streamRegistry.broadcast('the end')
+  const data = ['elements <p id="a">ü</p>', 'signals {"one":1}', 'selector #a\nmode remove', 'signals {"one":null}', 'mode append\nselector body\nelements <script data-effect="el.remove()">go()</script>']
+  for (const [tab, expected] of [[tabs[0]!, []], [tabs[1]!, data], [tabs[2]!, data], [bob, []]] as const) {
+    await tab.event(expected.length + 1)
+    t.strictSame(tab.events.map(event => event.data), [...expected, 'the end'])
+  }
+})
+
+t.test('for many streams there is no `close`, and what the SDK or `send` refuses rejects', async t => {
+  const many = datastar(targetOf(0))
+  t.notOk('close' in many)
+  let result: unknown
+  t.doesNotThrow(() => { result = many.removeElements() })
+  await t.rejects(result as Promise<number>)
+  const app = await buildApp(t)
+  await t.rejects(datastar(app.fastify.streamRegistry.to('ann')).patchSignals('{}', { eventId: '1\n' }), { code: 'FST_ERR_OCTA_STAR_EVENT' })
+})
 
 t.test('a CR in the content never ends a line on the wire, and every line keeps its first word', async t => {
   for (const end of ['\r', '\r\n', '\n']) {

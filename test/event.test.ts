@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import t from 'tap'
-import { formatEvent } from '../lib/stream/event.ts'
+import { formatEvent } from '../lib/event.ts'
 import type { StreamMessage } from '../lib/index.ts'
 import { seeded } from './kit/seed.ts'
 

@@ -15,9 +15,10 @@ const ROOMS: Record<string, string[]> = {
   'lib/wait.ts': [],
   'lib/delay-queue.ts': ['lib/wait.ts'],
   'lib/diagnostics.ts': ['types'],
-  'lib/http': ['types', 'lib/errors.ts', 'lib/delay-queue.ts'],
-  'lib/stream': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/diagnostics.ts', 'lib/http'],
-  'lib/registry': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/delay-queue.ts', 'lib/diagnostics.ts'],
+  'lib/event.ts': ['types', 'lib/errors.ts'],
+  'lib/http': ['types', 'lib/errors.ts', 'lib/delay-queue.ts', 'lib/event.ts'],
+  'lib/stream': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/diagnostics.ts', 'lib/event.ts', 'lib/http'],
+  'lib/registry': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/delay-queue.ts', 'lib/diagnostics.ts', 'lib/event.ts'],
   'lib/redis': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/diagnostics.ts'],
   'lib/browser': [],
   // The files that only index uses, and the entries of the package.

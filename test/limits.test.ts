@@ -16,7 +16,7 @@ setFlagsFromString('--expose-gc')
 const gc = runInNewContext('gc') as () => void
 
 const build = (maxStreamsPerScope: number, replaceTimeout = 2 ** 31 - 1) =>
-  new Registry(undefined, { ...defaults, maxStreamsPerScope, replaceTimeout, onLimit: 'replace-oldest' }, memoryLog().log)
+  new Registry({ ...defaults, maxStreamsPerScope, replaceTimeout, onLimit: 'replace-oldest' }, memoryLog().log)
 
 t.test('a start beside 10,000 other streams of its scope costs at most 1.5 times as much as a start beside none', async t => {
   const [alone, crowded] = [build(100_000), build(100_000)]

@@ -33,7 +33,7 @@ async function heap (): Promise<number> {
 
 for (const [name, { maxStreamsPerScope = Infinity, ...options }] of Object.entries(variants)) {
   t.test(`with ${name}, a stream that is gone leaves less than 10 bytes`, async t => {
-    const registry = new Registry(undefined, { ...defaults, onLimit: 'replace-oldest', maxStreamsPerScope }, log)
+    const registry = new Registry({ ...defaults, onLimit: 'replace-oldest', maxStreamsPerScope }, log)
     let opened = 0
     async function open (count: number): Promise<void> {
       for (let i = 0; i < count; i++) {

@@ -14,7 +14,7 @@ import { PlainHolder } from './kit/plain-holder.ts'
 
 const build = (options = {}) => {
   const { log, lines } = memoryLog()
-  return { registry: new Registry(undefined, { ...defaults, onLimit: 'replace-oldest', ...options }, log), lines }
+  return { registry: new Registry({ ...defaults, onLimit: 'replace-oldest', ...options }, log), lines }
 }
 
 t.test('anything that can be closed and says when it is gone can hold a key', async t => {

@@ -24,7 +24,8 @@ const OTHER_LANGUAGES = ['sh', 'html', 'nginx']
 
 /** Blocks of the README in JavaScript that are not meant for TypeScript: the heading above the block, and the reason. */
 const SKIPPED: Record<string, string> = {
-  Metrics: '@types/node gives the message of every diagnostics channel the type `unknown`, so TypeScript needs a cast that JavaScript does not have'
+  Metrics: '@types/node gives the message of every diagnostics channel the type `unknown`, so TypeScript needs a cast that JavaScript does not have',
+  Presence: 'as in Metrics'
 }
 
 /** The names that a block of the README may use without a declaration, because an earlier block or the reader's application declares them. */
@@ -34,6 +35,7 @@ const README_PRELUDE = {
   news: 'declare const news: { subscribe (listener: (item: object) => void): () => void }',
   socket: "declare const socket: import('node:events').EventEmitter & { close (code?: number, reason?: string): void }",
   tabId: 'declare const tabId: string',
+  placeOrder: "declare const placeOrder: (request: import('fastify').FastifyRequest) => Promise<{ stock: number }>",
   on: "import { on } from 'node:events'",
   log: "declare const log: import('node:events').EventEmitter & { entries: object[] }"
 }
@@ -73,6 +75,8 @@ const DOCSTRING_PRELUDE = {
   user: "declare const user: { id: string }\ndeclare module 'fastify' { interface FastifyRequest { user: { id: string } } }",
   workspace: 'declare const workspace: { id: number }',
   order: 'declare const order: object',
+  stock: 'declare const stock: object',
+  row: 'declare const row: string',
   readOrders: "declare const readOrders: () => AsyncIterable<import('octa-star-streams').StreamMessage>",
   subscription: 'declare const subscription: { unsubscribe (): Promise<void> }',
   socket: "declare const socket: import('node:events').EventEmitter & { close (): void }",

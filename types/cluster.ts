@@ -1,7 +1,7 @@
 // The contract of the option `cluster`: what an adapter that connects several processes must do. `octa-star-streams/redis` is an adapter.
 // `octa-star-streams/conformance` tests each rule. How to write an adapter: docs/adapters.md.
 import type { FastifyBaseLogger } from 'fastify'
-import type { StreamKey } from './stream.ts'
+import type { StreamInfo, StreamKey } from './stream.ts'
 
 /** A holder's claim on a stream key, as the holder's process passes the claim to the {@link Cluster}. */
 export interface ClusterClaim {
@@ -22,6 +22,22 @@ export interface ClusterClaim {
   readonly released: Promise<unknown>
 }
 
+/** A message on the way to streams of other processes. Every field survives `JSON.stringify`. */
+export interface ClusterMessage {
+  /** The scope whose streams get the message, `StreamKey.scope`. `undefined`: the streams of all scopes. */
+  readonly scope?: string | undefined
+  /** If given, only the streams of this tab get the message. */
+  readonly tabId?: string | undefined
+  /** If given, only the streams with this name get the message. */
+  readonly name?: string | undefined
+  /** If given, the streams of this tab do not get the message. */
+  readonly except?: string | undefined
+  /** The event as the clients receive the event: text in the event stream format. */
+  readonly text: string
+  /** The event's reconnection time. Unit: milliseconds. */
+  readonly retry?: number | undefined
+}
+
 /** What the plugin passes to {@link ClusterAdapter.join}. */
 export interface ClusterContext {
   /** The logger of the Fastify instance that registers the plugin. */
@@ -33,6 +49,22 @@ export interface ClusterContext {
   readonly replaceTimeout: number
   /** Keeps apart registries that share an adapter. The same in all processes. `undefined` for the first, then `'2'`, `'3'`, ... */
   readonly namespace?: string
+  /**
+   * Sends `message` to the streams of this process. Returns the number of streams that took the message. Call it once for each
+   * message of another process, in the order in which that process has sent the messages to the scope.
+   */
+  deliver (message: ClusterMessage): number
+  /** Returns this process's open streams in `scope`. */
+  list (scope: string): StreamInfo[]
+  /** The plugin's option `offlineDelay`. Unit: milliseconds. */
+  readonly offlineDelay: number
+  /** Whether this process listens to the events of scopes. Otherwise `markOnline` and `markOffline` are not called, and `wentOffline` does nothing. */
+  observesScopes (): boolean
+  /**
+   * Reports that `scope` is offline. Call it in one process that observes scopes, if a process has ended without `markOffline`, if the scope was marked
+   * as online, and if no process has had a claim in the scope for `offlineDelay`.
+   */
+  wentOffline (scope: string): void
 }
 
 /**
@@ -78,6 +110,27 @@ export interface Cluster {
   evict (scope: string, tabId?: string): Promise<number>
   /** Resolves to the number of claims that other processes have in `scope`, or to 0 if the store is unreachable. */
   count (scope: string): Promise<number>
+  /** The limit for the text of a message. Unit: bytes of UTF-8. The caller of `send` keeps this limit. */
+  readonly maxMessageBytes: number
+  /**
+   * Passes `message` to `deliver` of every other process that has claims in `message.scope`, and of no other process. If the
+   * message has no scope, passes it to every other process. A process that dies or loses the connection may miss the message. No
+   * process gets the message twice. Resolves to the number of streams that took the message, as far as the processes
+   * have told within a bounded time, or to 0 if the store is unreachable.
+   */
+  send (message: ClusterMessage): Promise<number>
+  /** Resolves to the open streams that other processes have in `scope`, as far as the processes have told within a bounded time. */
+  list (scope: string): Promise<StreamInfo[]>
+  /**
+   * Marks `scope` as online, because a stream of this process has opened there. Resolves to `true` if the scope was not marked.
+   * Resolves to `true` if the store is unreachable.
+   */
+  markOnline (scope: string): Promise<boolean>
+  /**
+   * Called when this process has had no stream in `scope` for `offlineDelay`. If no process has a claim in the scope, removes
+   * the mark, and resolves to `true` if the mark was there. Resolves to `true` if the store is unreachable.
+   */
+  markOffline (scope: string): Promise<boolean>
   /**
    * Removes all claims of this process from the cluster, and frees what `join` allocated. Called once, when the server has
    * closed and every holder is gone or given up.

@@ -2,7 +2,7 @@
 import type { FastifyRequest } from 'fastify'
 import type { SSEPluginOptions } from '@fastify/sse'
 import type { ClusterAdapter } from './cluster.ts'
-import type { Holder, ScopeKey, Stream, StreamKey } from './stream.ts'
+import type { Holder, MessageTarget, ScopeKey, Stream, StreamInfo, StreamKey, StreamMessage } from './stream.ts'
 
 export type * from './cluster.ts'
 export type * from './stream.ts'
@@ -45,6 +45,53 @@ export interface StreamRegistry extends Iterable<Stream | Holder> {
    */
   count (scopeKey: ScopeKey): Promise<number>
   /**
+   * Sends an event to every stream of a scope, in all processes of the cluster, or to the streams that `options` name.
+   * Resolves to the number of streams that took the event: `0` if there are none. The event is formatted once, with the serializer of
+   * the option `sse`, or else with `JSON.stringify`. A stream that is not open yet or has begun to end gets nothing. Does not
+   * wait for slow clients: the stream of a client that does not read ends as `'stalled'` by its own limits.
+   *
+   * What one process sends to a scope arrives in that order at each stream. An event that is on the way to a broken
+   * connection is lost: send the state again when a client reconnects, or resume at `stream.lastEventId`. If the cluster's
+   * store is unreachable, the event reaches the streams of this process only.
+   *
+   * Rejects with `FST_ERR_OCTA_STAR_MESSAGE` or `FST_ERR_OCTA_STAR_EVENT` like `stream.send`, with
+   * `FST_ERR_OCTA_STAR_SEND_OPTION` if an option is not valid, and with `FST_ERR_OCTA_STAR_TOO_LARGE` if
+   * the event is too large for the cluster, before anything is sent.
+   *
+   * @example
+   * await fastify.streamRegistry.send(user.id, { event: 'order', data: order })
+   * await fastify.streamRegistry.send(user.id, { event: 'saved' }, { tabId: request.tabId })
+   */
+  send (scopeKey: ScopeKey, message: string | StreamMessage, options?: SendOptions): Promise<number>
+  /**
+   * Sends an event to every stream of every scope, in all processes of the cluster. Otherwise like `send`. Two events that are
+   * sent with `broadcast` arrive in that order; an event sent with `broadcast` and an event sent with `send` may change places.
+   *
+   * @example await fastify.streamRegistry.broadcast({ event: 'stock', data: stock })
+   */
+  broadcast (message: string | StreamMessage): Promise<number>
+  /**
+   * Names streams of a scope for later messages. `to(scopeKey, options).send(message)` is `send(scopeKey, message, options)`.
+   * Throws the errors of `send` for the scope key and the options.
+   *
+   * @example await datastar(fastify.streamRegistry.to(user.id, { except: request.tabId })).patchElements(row)
+   */
+  to (scopeKey: ScopeKey, options?: SendOptions): MessageTarget
+  /**
+   * Returns this process's open streams of a scope, oldest first.
+   *
+   * @throws FST_ERR_OCTA_STAR_SCOPE_KEY
+   * @example for (const stream of fastify.streamRegistry.streams(user.id)) stream.close()
+   */
+  streams (scopeKey: ScopeKey): Stream[]
+  /**
+   * Resolves to what is known of a scope's open streams in all processes of the cluster. Leaves out the streams of processes that
+   * do not answer. Rejects with `FST_ERR_OCTA_STAR_SCOPE_KEY`.
+   *
+   * @example const tabs = await fastify.streamRegistry.list(user.id)
+   */
+  list (scopeKey: ScopeKey): Promise<StreamInfo[]>
+  /**
    * Makes `holder` the holder of `key`. Ends the present holder and waits until that holder is gone, for at most
    * `replaceTimeout`. Resolves to `true`, or to `false` if `holder` began to end first, for example because a
    * newer holder took the key. The registry forgets `holder` when `holder.gone` settles.
@@ -58,6 +105,19 @@ export interface StreamRegistry extends Iterable<Stream | Holder> {
    * await fastify.streamRegistry.replaceAndRegister(streamKey(user.id, tabId, 'socket'), holder)
    */
   replaceAndRegister (key: StreamKey, holder: Holder): Promise<boolean>
+}
+
+/** Names some streams of a scope. */
+export interface SendOptions {
+  /**
+   * Only the streams of this tab. A `tabId` that is given as `undefined` names no stream, so that a request without a tab id does
+   * not reach every tab. Default: the streams of all tabs.
+   */
+  tabId?: string | undefined
+  /** Only the streams with this name. Default: all streams, with and without a name. */
+  name?: string | undefined
+  /** Not the streams of this tab. Default: no stream is left out. */
+  except?: string | undefined
 }
 
 export interface StartStreamOptions {
@@ -127,6 +187,11 @@ export interface OctaStarStreamsOptions {
    */
   onLimit?: 'replace-oldest' | 'reject'
   /**
+   * How long a scope must be without a stream before the event `octa-star:scope:offline`, so that a navigation or a short
+   * disconnect is not an absence. Unit: milliseconds, 1 to 2147483647. Default: `5000`.
+   */
+  offlineDelay?: number
+  /**
    * The path at which the plugin serves `octa-star-streams/browser`, the module that gives a page a tab id, to pages
    * without a bundler. A path that begins with `/`. Default: none, and the module is not served.
    *
@@ -163,6 +228,18 @@ declare module 'fastify' {
      * })
      */
     startStream (scopeKey: ScopeKey, options?: StartStreamOptions): Promise<Stream>
+  }
+
+  interface FastifyRequest {
+    /**
+     * The id of the browser tab that sent this request, read like `startStream` reads the tab id: from the Datastar signal, or
+     * with the option `tabId`. `undefined` if the client sent none. Available on every route, after the body is parsed. If the
+     * schema of a route without `sse` removes unknown properties, declare the signal in that schema.
+     *
+     * @throws FST_ERR_OCTA_STAR_TAB_ID, FST_ERR_OCTA_STAR_SIGNALS with status 400
+     * @example await fastify.streamRegistry.send(user.id, { event: 'saved' }, { tabId: request.tabId })
+     */
+    readonly tabId: string | undefined
   }
 
   interface FastifyInstance {

@@ -9,8 +9,9 @@ import * as nodeRedis5 from 'redis-5'
 import { describe, expect, test } from 'tstyche'
 import octaStarStreams, {
   octaStarStreams as named, streamKey,
-  type CloseReason, type Holder, type ScopeKey, type Stream, type StreamKey, type StreamMessage
+  type CloseReason, type Holder, type MessageTarget, type ScopeKey, type SendOptions, type Stream, type StreamInfo, type StreamKey, type StreamMessage
 } from '../lib/index.ts'
+import { datastar, type DatastarStream, type DatastarTarget } from '../lib/datastar.ts'
 import { redisCluster } from '../lib/redis/index.ts'
 
 const fastify = Fastify()
@@ -82,12 +83,53 @@ describe('the registry', () => {
     expect(registry.evict('ann')).type.toBe<Promise<number>>()
   })
 
+  test('sends to a scope, to a tab and to everybody', () => {
+    expect(registry.send('ann', { event: 'order', data: 1 })).type.toBe<Promise<number>>()
+    expect(registry.send).type.toBeCallableWith(['ann', 7], 'text', { tabId: 'a', name: 'chat', except: undefined })
+    expect(registry.send).type.toBeCallableWith('ann', 'text', { tabId: undefined })
+    expect(registry.send).type.not.toBeCallableWith('ann')
+    expect(registry.send).type.not.toBeCallableWith(undefined, 'text')
+    expect(registry.send).type.not.toBeCallableWith('ann', 42)
+    expect(registry.send).type.not.toBeCallableWith('ann', 'text', { tabID: 'a' })
+    expect(registry.send).type.not.toBeCallableWith('ann', 'text', { tabId: null })
+    expect(registry.broadcast({ data: 1 })).type.toBe<Promise<number>>()
+    expect(registry.broadcast).type.not.toBeCallableWith('text', { tabId: 'a' })
+    expect(registry.to('ann', {} as SendOptions)).type.toBe<MessageTarget>()
+    expect(registry.to('ann').send('text')).type.toBe<Promise<number>>()
+  })
+
+  test('tells which streams a scope has', () => {
+    expect(registry.streams('ann')).type.toBe<Stream[]>()
+    expect(registry.list('ann')).type.toBe<Promise<StreamInfo[]>>()
+    expect<StreamInfo>().type.toBe<{ readonly id: string, readonly tabId: string | undefined, readonly name: string | undefined, readonly openedAt: number }>()
+  })
+
+  test('gives each request a tab id, which nobody may set', () => {
+    fastify.post('/save', async request => {
+      expect(request.tabId).type.toBe<string | undefined>()
+      expect(registry.send).type.toBeCallableWith('ann', 'text', { tabId: request.tabId })
+    })
+    expect<FastifyRequest>().type.toBeAssignableTo<{ readonly tabId: string | undefined }>()
+  })
+
   test('registers any holder', () => {
     const key = streamKey('ann', 'a', 'socket')
     expect(key).type.toBe<StreamKey>()
     const holder = { close (_reason: CloseReason) {}, gone: Promise.resolve() }
     expect(registry.replaceAndRegister).type.toBeCallableWith(key, holder)
     expect(registry.replaceAndRegister).type.not.toBeCallableWith(key, { gone: Promise.resolve() })
+  })
+})
+
+describe('datastar', () => {
+  test('takes a stream, or the streams that the registry names', () => {
+    expect(datastar({} as Stream)).type.toBe<DatastarStream>()
+    expect(datastar({} as Stream).patchElements('<p>')).type.toBe<Promise<void>>()
+    expect(datastar(fastify.streamRegistry.to('ann'))).type.toBe<DatastarTarget>()
+    expect(datastar(fastify.streamRegistry.to('ann')).patchSignals('{}')).type.toBe<Promise<number>>()
+    expect(datastar({} as Stream)).type.toHaveProperty('close')
+    expect(datastar(fastify.streamRegistry.to('ann'))).type.not.toHaveProperty('close')
+    expect(datastar).type.not.toBeCallableWith({})
   })
 })
 

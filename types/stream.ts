@@ -70,6 +70,24 @@ export interface StreamMessage {
   retry?: number
 }
 
+/** What {@link StreamRegistry.list} tells of a stream. */
+export interface StreamInfo {
+  /** A random UUID, `Stream.id`. */
+  readonly id: string
+  /** `undefined` if the client sent no tab id. */
+  readonly tabId: string | undefined
+  /** `undefined` if the stream has no name. */
+  readonly name: string | undefined
+  /** When the response's head was sent. Unit: milliseconds since the epoch, by the clock of the stream's process. */
+  readonly openedAt: number
+}
+
+/** The streams that {@link StreamRegistry.to} names. */
+export interface MessageTarget {
+  /** Resolves to the number of streams that took the message. Rejects as {@link StreamRegistry.send} does. */
+  send (message: string | StreamMessage): Promise<number>
+}
+
 /** A source of messages for `sendAll`. A Readable must be in object mode, or yield strings. */
 export type MessageSource = AsyncIterable<string | StreamMessage> | Iterable<string | StreamMessage> | Readable
 

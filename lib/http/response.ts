@@ -3,6 +3,7 @@ import { OutgoingMessage, type ServerResponse } from 'node:http'
 import { constants, type ServerHttp2Stream } from 'node:http2'
 import type { SSEReplyInterface } from '@fastify/sse'
 import { DelayQueue, type Delayed } from '../delay-queue.ts'
+import { chunkOf, type SharedEvent } from '../event.ts'
 import { breakOff, closeWithSocket, restoreSocket, timesOutWithin, watchSocket, type RawResponse, type SocketOptions } from './socket.ts'
 
 /** The events of a response. */
@@ -38,6 +39,8 @@ export class StreamResponse {
   #awaitsDrain = false
   #stallTimer: NodeJS.Timeout | undefined
   #finishTimer: NodeJS.Timeout | undefined
+  /** The turn of the last write to the socket itself. */
+  #writtenIn = 0
 
   constructor (raw: RawResponse) {
     this.#raw = raw
@@ -132,17 +135,33 @@ export class StreamResponse {
   }
 
   /**
-   * Writes `text`. Returns `false` if the client does not keep up, and then calls `responseDrained` once the client has
+   * Writes `event`. Returns `false` if the client does not keep up, and then calls `responseDrained` once the client has
    * caught up. Also returns `false`, without a later `responseDrained`, if the connection is cut.
    */
-  write (text: string): boolean {
+  write (event: string | SharedEvent): boolean {
     // Between a destroy and the `close` event, a write would emit an error.
     if (this.#isSevered) return false
     this.#hasBody = true
-    const keepsUp = this.#isFlushed ? writeChunk(this.#raw, text) : this.#raw.write(text)
+    if (this.#isFlushed && typeof event !== 'string' && this.#writeAtOnce(event)) return true
+    const keepsUp = this.#isFlushed ? writeChunk(this.#raw, event) : this.#raw.write(typeof event === 'string' ? event : event.bytes)
     // Most clients keep up, so most responses never need this listener.
     if (!keepsUp && !this.#awaitsDrain) this.#awaitDrain()
     return keepsUp
+  }
+
+  /**
+   * Writes `event` to the socket itself, which takes a quarter less time, if nothing else waits for the socket. Only once per turn:
+   * `response.write` puts all further events of the turn into one packet. Returns `false` if the event was not written.
+   */
+  #writeAtOnce ({ chunk }: SharedEvent): boolean {
+    const { socket } = this.#raw
+    const turn = presentTurn()
+    // A queued pipelined response has no socket yet.
+    if (socket === null || this.#writtenIn === turn || !sendsChunks(this.#raw)) return false
+    // A larger chunk would need the socket's `drain` event, which Node passes on only after a write to the response.
+    if (socket.writableLength > 0 || socket.writableCorked > 0 || chunk.length >= socket.writableHighWaterMark) return false
+    this.#writtenIn = turn
+    return socket.write(chunk)
   }
 
   /** Ends the response cleanly after `lastEvent`. If the client has not read everything after `grace` milliseconds, aborts. */
@@ -224,12 +243,29 @@ function writeFirstByte (raw: RawResponse): void {
 }
 
 /** Writes a chunk of HTTP/1.1 (RFC 9112, section 7.1) in a single piece, after the head. Node would write four pieces, which takes longer. */
-function writeChunk (raw: RawResponse, text: string): boolean {
-  if (!sendsChunks(raw)) return raw.write(text)
+function writeChunk (raw: RawResponse, event: string | SharedEvent): boolean {
+  if (!sendsChunks(raw)) return raw.write(typeof event === 'string' ? event : event.bytes)
   raw.chunkedEncoding = false
-  const keepsUp = raw.write(`${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n`)
+  const keepsUp = raw.write(typeof event === 'string' ? chunkOf(event) : event.chunk)
   raw.chunkedEncoding = true
   return keepsUp
+}
+
+let turn = 1
+let isTurnNumbered = false
+
+/** The number of this turn of the event loop. */
+function presentTurn (): number {
+  if (!isTurnNumbered) {
+    isTurnNumbered = true
+    process.nextTick(endTurn)
+  }
+  return turn
+}
+
+function endTurn (): void {
+  isTurnNumbered = false
+  turn++
 }
 
 // HTTP/1.0 and HTTP/2 have no chunks. Who replaces `write` expects the text alone: `inject`, and middleware that compresses.

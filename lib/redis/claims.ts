@@ -1,5 +1,5 @@
 // The claims of this process that are not gone: found by ClusterClaim, by number and by stream key, and grouped by bucket.
-import { BUCKETS, bucketOf, digestOf, fieldName, type Place } from './protocol.ts'
+import { BUCKETS, INDEX_BUCKET, bucketOf, digestOf, fieldName, type Place, type Released } from './protocol.ts'
 import type { ClusterClaim } from '../../types/index.ts'
 
 /** A claim of this process, and what Redis stores of the claim. */
@@ -36,7 +36,7 @@ export class Bucket {
   /** The requests to end claims that Redis holds, as far as this process knows. */
   readonly requested = new Set<number>()
   /** Claims that are gone, and that Redis must be told of. */
-  released: Place[] = []
+  released: Released[] = []
   readonly evictions = new Set<Eviction>()
   isAway = false
   /** The node of a Redis Cluster to which the last command went. While the bucket is away, the node that went away. */
@@ -60,8 +60,17 @@ export class Bucket {
 
   /** Whether this process needs a record in the bucket. */
   get isUsed (): boolean {
-    return this.isAway || this.newest.size > 0 || this.ending.size > 0 || this.evictions.size > 0
+    return this.number === INDEX_BUCKET || this.isAway || this.newest.size > 0 || this.ending.size > 0 || this.evictions.size > 0
   }
+}
+
+/** The claims of this process in a scope. */
+interface Scope {
+  claims: number
+  /** The greatest number of a claim so far. */
+  newest: number
+  /** Whether a claim that is gone was sent, so that Redis may still list this process for the scope. */
+  isListed: boolean
 }
 
 export class RedisClaims {
@@ -69,6 +78,8 @@ export class RedisClaims {
   readonly #member: string
   readonly #byNumber = new Map<number, RedisClaim>()
   readonly #numbers = new Map<ClusterClaim, number>()
+  // By digest.
+  readonly #scopes = new Map<string, Scope>()
 
   constructor (member: string) {
     this.#member = member
@@ -83,6 +94,12 @@ export class RedisClaims {
     this.#byNumber.set(number, added)
     this.#numbers.set(clusterClaim, number)
     bucket.newest.set(idOf(added), added)
+    const scope = this.#scopes.get(digest)
+    if (scope === undefined) this.#scopes.set(digest, { claims: 1, newest: number, isListed: false })
+    else {
+      scope.claims++
+      scope.newest = number
+    }
     return added
   }
 
@@ -94,8 +111,8 @@ export class RedisClaims {
     return this.#byNumber.get(number)
   }
 
-  /** Removes `clusterClaim`. Returns the removed claim if Redis must be told. */
-  delete (clusterClaim: ClusterClaim): RedisClaim | undefined {
+  /** Removes `clusterClaim`. Returns what Redis must be told, if anything. */
+  delete (clusterClaim: ClusterClaim): Released | undefined {
     const deleted = this.#byNumber.get(this.#numbers.get(clusterClaim) ?? 0)
     if (deleted === undefined) return undefined
     this.#byNumber.delete(deleted.number)
@@ -103,7 +120,17 @@ export class RedisClaims {
     const wasNewest = this.supersede(deleted)
     deleted.bucket.requested.delete(deleted.number)
     const wasEnding = deleted.bucket.ending.delete(deleted.number)
-    return deleted.isSent && (wasNewest || wasEnding) ? deleted : undefined
+    const { digest, field, number, isSent } = deleted
+    const scope = this.#scopes.get(digest)!
+    scope.isListed ||= isSent
+    if (--scope.claims === 0) this.#scopes.delete(digest)
+    const isLast = scope.claims === 0 && scope.isListed
+    return isLast || (isSent && (wasNewest || wasEnding)) ? { digest, field, number, newest: isLast ? scope.newest : 0 } : undefined
+  }
+
+  /** What to tell Redis of a claim at `place` that this process does not have. */
+  released (place: Place): Released {
+    return { ...place, newest: this.#scopes.has(place.digest) ? 0 : place.number }
   }
 
   /** Records that `claim` is not the newest on the key. Returns whether `claim` was the newest until now. */
@@ -116,7 +143,7 @@ export class RedisClaims {
   }
 
   /** Removes all claims. Returns those that Redis must be told of. */
-  clear (): RedisClaim[] {
+  clear (): Released[] {
     return [...this.#numbers.keys()].map(claim => this.delete(claim)).filter(claim => claim !== undefined)
   }
 }

@@ -12,6 +12,8 @@ export interface RedisHealthOptions {
   /** How long Redis may take to reply before Redis counts as away. Unit: milliseconds. */
   readonly replyTimeout: number
   readonly log: FastifyBaseLogger
+  /** Called with each bucket that goes away. */
+  readonly onAway: (bucket: Bucket) => void
 }
 
 export interface RunOptions {
@@ -86,6 +88,7 @@ export class RedisHealth {
       const { node } = bucket
       const isReported = this.#isNodeAway(node)
       bucket.isAway = true
+      this.#options.onAway(bucket)
       if (isReported || this.#isStopped) continue
       const effect = node === undefined
         ? 'until Redis is back a new stream replaces only streams of its own process'

@@ -43,18 +43,23 @@ export interface RedisClusterOptions {
    */
   lease?: number
   /**
+   * The greatest event that `streamRegistry.send` and `broadcast` take. Redis holds a message for each process that the message goes to until the
+   * process has read it. Unit: bytes of the event as the clients receive it, a whole number from 1 to 134217728. Default: `1048576`.
+   */
+  maxMessageBytes?: number
+  /**
    * The logger for warnings, for example that Redis is away or that another process did not end a stream in time. Default:
    * the logger of the Fastify instance that registers the plugin.
    */
   log?: FastifyBaseLogger
 }
 
-export const defaults = Object.freeze({ prefix: 'octa-star:', lease: 600_000 })
+export const defaults = Object.freeze({ prefix: 'octa-star:', lease: 600_000, maxMessageBytes: 1_048_576 })
 
 /** How long the server may take to tell its version. A slow server is used without the version. */
 const VERSION_TIMEOUT_MS = 1_000
 
-const KNOWN_OPTIONS = ['redis', 'prefix', 'lease', 'log'] satisfies Array<keyof RedisClusterOptions>
+const KNOWN_OPTIONS = ['redis', 'prefix', 'lease', 'maxMessageBytes', 'log'] satisfies Array<keyof RedisClusterOptions>
 
 /**
  * Makes the value for the plugin's option `cluster`: processes that share a Redis or Valkey keep at most one stream per
@@ -68,18 +73,22 @@ export function redisCluster (options: RedisClusterOptions): ClusterAdapter {
   for (const name of Object.keys(given)) {
     if (!(KNOWN_OPTIONS as string[]).includes(name)) throw new FST_ERR_OCTA_STAR_UNKNOWN_OPTION(`cluster.${name}`, KNOWN_OPTIONS.join(', '))
   }
-  const { redis, prefix, lease, log: ownLog } = { ...defaults, ...given } as RedisClusterOptions & typeof defaults
+  const { redis, prefix, lease, maxMessageBytes, log: ownLog } = { ...defaults, ...given } as RedisClusterOptions & typeof defaults
   const makeDriver = driverOf(redis)
   if (makeDriver === undefined) throw new FST_ERR_OCTA_STAR_OPTION('cluster.redis', 'a client of ioredis, iovalkey or redis', show(redis))
   if (typeof prefix !== 'string' || /[{}\s]/.test(prefix)) throw new FST_ERR_OCTA_STAR_OPTION('cluster.prefix', 'a string without braces or spaces', show(prefix))
   if (!Number.isSafeInteger(lease) || lease < 1_000 || lease > 3_600_000) {
     throw new FST_ERR_OCTA_STAR_OPTION('cluster.lease', 'a whole number of milliseconds from 1000 to 3600000', show(lease))
   }
+  if (!Number.isSafeInteger(maxMessageBytes) || maxMessageBytes < 1 || maxMessageBytes > 134_217_728) {
+    throw new FST_ERR_OCTA_STAR_OPTION('cluster.maxMessageBytes', 'a whole number of bytes from 1 to 134217728', show(maxMessageBytes))
+  }
   return {
-    async join ({ log, replaceTimeout, namespace }) {
+    async join (context) {
+      const { log, namespace } = context
       const ownPrefix = namespace === undefined ? prefix : `${prefix}${namespace}:`
       let connection!: DrivenConnection
-      const member = new Member({ prefix: ownPrefix, lease, replaceTimeout, log: ownLog ?? log }, listener => (connection = new DrivenConnection(makeDriver(), listener)))
+      const member = new Member({ ...context, prefix: ownPrefix, lease, maxMessageBytes, log: ownLog ?? log }, listener => (connection = new DrivenConnection(makeDriver(), listener)))
       await member.join()
       // A server that does not answer now is not asked again.
       if (member.isAway) return member

@@ -10,16 +10,19 @@ import { Evicting } from './evicting.ts'
 import { Hearing } from './hearing.ts'
 import { RedisHealth } from './health.ts'
 import { Losses } from './losses.ts'
+import { Marking } from './marking.ts'
 import {
   askCommand, channelPrefix, claimCommand, countCommand, digestOf, leaveCommand, parseMessage, requestsCommand, type ClaimName, type EndReason, type Sender, type Timing
 } from './protocol.ts'
+import { Reaching } from './reaching.ts'
 import { Releasing } from './releasing.ts'
 import { Restating } from './restating.ts'
-import type { Cluster, ClusterClaim, ClusterContext } from '../../types/index.ts'
+import type { Cluster, ClusterClaim, ClusterContext, ClusterMessage, StreamInfo } from '../../types/index.ts'
 
 export interface MemberOptions extends ClusterContext {
   readonly prefix: string
   readonly lease: number
+  readonly maxMessageBytes: number
 }
 
 // All times are in milliseconds.
@@ -27,6 +30,7 @@ export interface MemberOptions extends ClusterContext {
 export class Member implements Cluster, ConnectionListener {
   readonly id = randomBytes(12).toString('base64url')
   readonly channel: string
+  readonly maxMessageBytes: number
   readonly #sender: Sender
   readonly #connection: RedisConnection
   readonly #clock: RedisClock
@@ -38,6 +42,8 @@ export class Member implements Cluster, ConnectionListener {
   readonly #restating: Restating
   readonly #releasing: Releasing
   readonly #evicting: Evicting
+  readonly #reaching: Reaching
+  readonly #marking: Marking
   readonly #claims = new RedisClaims(this.id)
   /** How long Redis may take to reply before this process goes on without Redis. */
   readonly #replyTimeout: number
@@ -48,7 +54,8 @@ export class Member implements Cluster, ConnectionListener {
   readonly #connected = deferred<void>()
   readonly #ticking: NodeJS.Timeout
 
-  constructor ({ prefix, lease, replaceTimeout, log }: MemberOptions, connect: (listener: ConnectionListener) => RedisConnection) {
+  constructor ({ prefix, lease, maxMessageBytes, replaceTimeout, log, deliver, list, offlineDelay, observesScopes, wentOffline }: MemberOptions, connect: (listener: ConnectionListener) => RedisConnection) {
+    this.maxMessageBytes = maxMessageBytes
     const sender = this.#sender = { id: this.id, prefix, lease }
     this.channel = channelPrefix(prefix) + this.id
     const replyTimeout = this.#replyTimeout = Math.min(2_500, replaceTimeout / 2)
@@ -56,7 +63,7 @@ export class Member implements Cluster, ConnectionListener {
     const { buckets } = claims
     const connection = this.#connection = connect(this)
     const clock = this.#clock = new RedisClock(Math.min(1_000, replyTimeout))
-    const health = this.#health = new RedisHealth(connection, { buckets, replyTimeout, log })
+    const health = this.#health = new RedisHealth(connection, { buckets, replyTimeout, log, onAway: bucket => this.#reaching.onAway(bucket) })
     const hearing = this.#hearing = new Hearing(connection, replyTimeout, log)
     const losses = this.#losses = new Losses(connection, buckets, bucket => this.#onLost(bucket))
     const ends = this.#ends = new PendingEnds({ timeout: replaceTimeout, log, ask: (bucket, pending) => this.#ask(bucket, pending) })
@@ -66,6 +73,8 @@ export class Member implements Cluster, ConnectionListener {
     this.#restating = new Restating({ sender, health, clock, losses, onRequest: (reason, place) => this.#onRequest(reason, place.digest, place) })
     this.#releasing = new Releasing(sender, claims, health)
     this.#evicting = new Evicting({ sender, claims, health, clock, losses, ends })
+    this.#reaching = new Reaching({ sender, buckets, connection, health, replyTimeout, deliver, list })
+    this.#marking = new Marking({ sender, buckets, health, losses, offlineDelay, observesScopes, wentOffline })
     // Buckets are not restated all at once.
     for (const bucket of buckets) bucket.restatedAt -= lease / 2 * bucket.number / buckets.length
     this.#ticking = setInterval(() => afterReading(() => this.#tick()), TICK_MS).unref()
@@ -147,12 +156,28 @@ export class Member implements Cluster, ConnectionListener {
     return fields.size
   }
 
+  async send (message: ClusterMessage): Promise<number> {
+    return await this.#reaching.send(message)
+  }
+
+  async list (scope: string): Promise<StreamInfo[]> {
+    return await this.#reaching.list(scope)
+  }
+
+  async markOnline (scope: string): Promise<boolean> {
+    return await this.#marking.markOnline(scope)
+  }
+
+  async markOffline (scope: string): Promise<boolean> {
+    return await this.#marking.markOffline(scope)
+  }
+
   async leave (): Promise<void> {
     this.#hasLeft = true
     clearInterval(this.#ticking)
-    for (const part of [this.#health, this.#beating, this.#restating]) part.stop()
+    for (const part of [this.#health, this.#beating, this.#restating, this.#reaching]) part.stop()
     const { buckets } = this.#claims
-    for (const claim of this.#claims.clear()) claim.bucket.released.push(claim)
+    for (const released of this.#claims.clear()) this.#claims.bucket(released.digest).released.push(released)
     await Promise.all(buckets.map(bucket => this.#releasing.send(bucket)))
     const present = this.#health.byNode(buckets.filter(({ isAway }) => !isAway))
     await Promise.all(present.map(group => this.#health.run(group, leaveCommand(this.#sender, group.map(({ number }) => number)), () => {})))
@@ -165,8 +190,15 @@ export class Member implements Cluster, ConnectionListener {
   onMessage (text: string): void {
     const message = parseMessage(text)
     this.#hearing.onMessage(message.type === 'beat' ? message.number : undefined)
-    if (message.type === 'end') for (const name of message.claims) this.#onRequest(message.reason, message.digest, name)
-    else if (message.type === 'gone') this.#ends.onGone(message.member, message.number)
+    switch (message.type) {
+      case 'end':
+        for (const name of message.claims) this.#onRequest(message.reason, message.digest, name)
+        break
+      case 'gone': return this.#ends.onGone(message.member, message.number)
+      case 'send':
+      case 'list': return this.#reaching.onMessage(message)
+      case 'reply': return this.#reaching.onReply(message)
+    }
   }
 
   /** Messages may have been lost: reads the state. */
@@ -180,6 +212,7 @@ export class Member implements Cluster, ConnectionListener {
 
   onDeaf (error: Error): void {
     this.#hearing.onDeaf(error)
+    this.#reaching.onDeaf()
     // Nobody must take the silence for death.
     if (!this.#hasLeft && this.#connection.canSend) this.#beating.beat(this.#claims.buckets.filter(({ isUsed, isAway }) => isUsed && !isAway))
   }
@@ -193,12 +226,15 @@ export class Member implements Cluster, ConnectionListener {
     if (!canSend) return
     this.#beating.beatDue()
     this.#restating.restateDue(this.#claims.buckets)
+    this.#marking.watchDue()
   }
 
   /** Redis has lost data of `bucket`: tells Redis what this process knows. */
   #onLost (bucket: Bucket): void {
     this.#restating.restate(bucket)
     this.#evicting.onLost(bucket)
+    this.#reaching.onLost(bucket)
+    this.#marking.restate(bucket)
   }
 
   #onBack (bucket: Bucket): void {
@@ -206,6 +242,7 @@ export class Member implements Cluster, ConnectionListener {
     this.#releasing.send(bucket)
     // Claims were made that Redis does not know, and a round may have been broken off.
     this.#restating.restateRest(bucket)
+    this.#marking.restate(bucket)
   }
 
   async #readRequests (bucket: Bucket): Promise<void> {
@@ -225,7 +262,7 @@ export class Member implements Cluster, ConnectionListener {
     const claim = this.#claims.byNumber(number)
     if (claim !== undefined) this.#end(claim, reason, true)
     // The claim is gone, and Redis does not know.
-    else this.#releasing.release({ number, field, digest })
+    else this.#releasing.release(this.#claims.released({ number, field, digest }))
   }
 
   /** `isRequested` says that Redis holds a request for the end of `claim`. */

@@ -2,8 +2,8 @@
 // Everything that must become true is state in Redis, see scripts.ts. A message only saves time: a member that misses a message
 // finds the state. Messages and replies of the scripts are written in Lua; a test compares both files in a real Redis.
 import { hash } from 'node:crypto'
-import { ASK, BEAT, CLAIM, COUNT, EVICT, LEAVE, PROBE, RELEASE, REQUESTS, RESTATE, type Script } from './scripts.ts'
-import type { StreamKey } from '../../types/index.ts'
+import { ASK, BEAT, CLAIM, COUNT, EVICT, LEAVE, MARK, PROBE, RELEASE, REPLY, REQUESTS, RESTATE, SEND, SWEEP, UNMARK, WATCH, type Script } from './scripts.ts'
+import type { ClusterMessage, StreamKey } from '../../types/index.ts'
 
 // Names. Keys and fields contain digests of fixed length, so no choice of scope, tab id or name can imitate another key or field.
 
@@ -32,6 +32,14 @@ export function scopeKey (prefix: string, digest: string): string {
 
 export function recordKey (prefix: string, bucket: number, member: string): string {
   return `${prefix}{${bucket.toString(16)}}:member:${member}`
+}
+
+/** The bucket of the index of all members. Messages to all members go through this bucket. */
+export const INDEX_BUCKET = 0
+
+/** The index of all members. */
+function indexKey (prefix: string): string {
+  return `${prefix}{${INDEX_BUCKET}}:members`
 }
 
 /** The beginning of every field of a tab, `<digest>:`. */
@@ -88,9 +96,65 @@ export interface BeatMessage {
   readonly number: number
 }
 
-export function parseMessage (text: string): EndMessage | GoneMessage | BeatMessage {
-  const [type, ...words] = text.split(' ') as [string, ...string[]]
+/** Names a message of a member: the member counts its messages in each bucket, from 1. */
+export interface MessageName {
+  readonly sender: string
+  readonly bucket: number
+  readonly sequence: number
+}
+
+/** Carries an event to the streams of a member: `send <sender> <bucket> <sequence> <JSON>`, a line feed, and the text of the event. */
+export interface SendMessage extends MessageName {
+  readonly type: 'send'
+  readonly message: ClusterMessage
+}
+
+/** Asks a member which streams are open in a scope: `list <sender> <bucket> <sequence> <JSON>`. */
+export interface ListMessage extends MessageName {
+  readonly type: 'list'
+  readonly scope: string
+}
+
+/** A page of the reply to a message. Each page counts, whatever the order of arrival is. */
+export interface ReplyPage {
+  readonly sequence: number
+  /** From 0. */
+  readonly page: number
+  /** How many pages the reply has, 1 at least. */
+  readonly pages: number
+  /** JSON: the number of streams that took the event, or a list of streams. */
+  readonly body: string
+}
+
+/** Replies to messages of one bucket: `reply <member> <bucket>`, and for each page a line feed and `<sequence> <page> <pages> <JSON>`. */
+export interface ReplyMessage {
+  readonly type: 'reply'
+  readonly member: string
+  readonly bucket: number
+  readonly replies: readonly ReplyPage[]
+}
+
+export type Message = EndMessage | GoneMessage | BeatMessage | SendMessage | ListMessage | ReplyMessage
+
+export function sendText ({ sender, bucket, sequence }: MessageName, { text, ...header }: ClusterMessage): string {
+  return `send ${sender} ${bucket} ${sequence} ${JSON.stringify(header)}\n${text}`
+}
+
+export function listText ({ sender, bucket, sequence }: MessageName, scope: string): string {
+  return `list ${sender} ${bucket} ${sequence} ${JSON.stringify(scope)}`
+}
+
+export function parseMessage (text: string): Message {
+  // An event may be large, so a message is not split as a whole. JSON contains no line feed.
+  const end = text.indexOf('\n')
+  const head = end === -1 ? text : text.slice(0, end)
+  const [type, ...words] = head.split(' ') as [string, ...string[]]
+  const name = () => ({ sender: words[0]!, bucket: Number(words[1]), sequence: Number(words[2]) })
+  const json = () => JSON.parse(words.slice(3).join(' '))
   switch (type) {
+    case 'send': return { type, ...name(), message: { ...json(), text: text.slice(end + 1) } }
+    case 'list': return { type, ...name(), scope: json() }
+    case 'reply': return { type, member: words[0]!, bucket: Number(words[1]), replies: text.slice(end + 1).split('\n').map(parseReply) }
     case 'end': {
       const [reason, digest, ...names] = words as [EndReason, string, ...string[]]
       return { type, reason, digest, claims: inGroups(names, 2).map(([field, number]) => ({ field: field!, number: Number(number) })) }
@@ -98,6 +162,11 @@ export function parseMessage (text: string): EndMessage | GoneMessage | BeatMess
     case 'gone': return { type, member: words[0]!, number: Number(words[1]) }
     default: return { type: 'beat', number: Number(words[0]) }
   }
+}
+
+function parseReply (line: string): ReplyPage {
+  const [, sequence, page, pages, body] = /^(\d+) (\d+) (\d+) (.*)$/s.exec(line)!
+  return { sequence: Number(sequence), page: Number(page), pages: Number(pages), body: body! }
 }
 
 // Scripts. A command is one call of a script; `parse` turns the output of the script into `Reply`.
@@ -126,12 +195,24 @@ export const RECORD_LEASE = 2_500
 /** How many claims one script handles. More would block Redis for longer than some milliseconds. */
 export const PAGE = 250
 
+/** How long Redis keeps the index of members if no member renews the index. Unit: milliseconds. */
+const INDEX_LEASE = 3_600_000
+
 /** How long the mark of an eviction lives: longer than every lease that the mark may concern. Unit: milliseconds. */
 export const MARK_LIFE = 7_200_000
+
+/** How long Redis keeps the marks of scopes, and the members that made the marks, if no member changes these. Unit: milliseconds. */
+const PRESENCE_LIFE = 2_592_000_000
 
 /** Where Redis stores a claim. */
 export interface Place extends ClaimName {
   readonly digest: string
+}
+
+/** A claim that is gone. */
+export interface Released extends Place {
+  /** The number of the member's newest claim in the scope so far if the member has no further claim there, else 0. */
+  readonly newest: number
 }
 
 /** When a claim or an eviction was made. */
@@ -190,8 +271,8 @@ export interface BeatReply {
 export function beatCommand ({ id, prefix }: Sender, buckets: readonly number[], isDeaf: boolean, beat?: number): Command<BeatReply> {
   return {
     script: BEAT,
-    keys: buckets.map(bucket => recordKey(prefix, bucket, id)),
-    args: [id, channelPrefix(prefix), RECORD_LEASE, Number(isDeaf), beat ?? ''],
+    keys: recordsAndIndex(prefix, buckets, id),
+    args: [id, channelPrefix(prefix), RECORD_LEASE, Number(isDeaf), beat ?? '', buckets.includes(INDEX_BUCKET) ? INDEX_LEASE : ''],
     parse (output) {
       const [now, ...rest] = output as [string, ...number[]]
       return { now: Number(now), records: inGroups(rest, 2).map(([ops, requests]) => ({ ops: ops!, requests: requests! })) }
@@ -271,10 +352,10 @@ export function restateCommand (sender: Sender, bucket: number, claims: Readonly
 }
 
 /** All places must be of one bucket. */
-export function releaseCommand (sender: Sender, bucket: number, places: readonly Place[]): Command<void> {
+export function releaseCommand (sender: Sender, bucket: number, places: readonly Released[]): Command<void> {
   return {
     script: RELEASE,
-    ...addressed(sender, bucket, places.map(({ digest }) => digest), places.flatMap(({ field, number }) => [field, number])),
+    ...addressed(sender, bucket, places.map(({ digest }) => digest), places.flatMap(({ field, number, newest }) => [field, number, newest])),
     parse () {}
   }
 }
@@ -317,9 +398,97 @@ export function countCommand (sender: Sender, digest: string, cursor: string): C
   }
 }
 
+/** A message to members, as SEND sends it. */
+export interface Outgoing {
+  /** The scope whose members are told. `undefined` to tell all members. */
+  readonly digest: string | undefined
+  /** As {@link sendText} or {@link listText} made it. */
+  readonly text: string
+}
+
+export interface SendReply {
+  /** The members that were told, and how many subscriptions received the message: `index` is the message's place in the command. */
+  readonly told: ReadonlyArray<{ readonly index: number, readonly member: string, readonly receivers: number }>
+}
+
+/** All messages must be of one bucket. Messages to all members are of the bucket `INDEX_BUCKET`. */
+export function sendCommand (sender: Sender, bucket: number, messages: readonly Outgoing[]): Command<SendReply> {
+  return {
+    script: SEND,
+    ...addressed(sender, bucket, [], messages.flatMap(({ digest, text }) => [digest ?? '', text])),
+    parse: output => ({
+      told: inGroups(output as Array<string | number>, 3).map(([n, member, receivers]) => ({ index: Number(n) - 1, member: String(member), receivers: Number(receivers) }))
+    })
+  }
+}
+
+/** Sends replies to messages that the member `to` has sent in `bucket`. */
+export function replyCommand (sender: Sender, bucket: number, to: string, replies: readonly ReplyPage[]): Command<void> {
+  const lines = replies.map(({ sequence, page, pages, body }) => `\n${sequence} ${page} ${pages} ${body}`)
+  return { script: REPLY, ...addressed(sender, bucket, [], [to, `reply ${sender.id} ${bucket}${lines.join('')}`]), parse () {} }
+}
+
+/** A scope that is marked as online. */
+export interface Mark {
+  readonly digest: string
+  readonly scope: string
+}
+
+/** All marks must be of one bucket. Replies with `true` for each scope that was not marked. */
+export function markCommand (sender: Sender, bucket: number, marks: readonly Mark[]): Command<boolean[]> {
+  return {
+    script: MARK,
+    ...withMarks(sender, bucket, [PRESENCE_LIFE, ...marks.flatMap(({ digest, scope }) => [digest, scope])]),
+    parse: output => (output as number[]).map(isNew => isNew === 1)
+  }
+}
+
+/** Replies with `true` if the mark was there, and no member has claims in the scope. */
+export function unmarkCommand (sender: Sender, digest: string): Command<boolean> {
+  const { keys, args } = withMarks(sender, bucketOf(digest), [digest])
+  return { script: UNMARK, keys: [...keys, scopeKey(sender.prefix, digest)], args, parse: output => output === 1 }
+}
+
+export interface SweepReply {
+  /** `'0'` after the last page. */
+  readonly cursor: string
+  readonly scopes: readonly string[]
+}
+
+export function sweepCommand (sender: Sender, bucket: number, cursor: string): Command<SweepReply> {
+  return {
+    script: SWEEP,
+    ...withMarks(sender, bucket, [cursor]),
+    parse (output) {
+      const [next, ...scopes] = output as [string, ...string[]]
+      return { cursor: next, scopes }
+    }
+  }
+}
+
+/** Replies with the dead members that have marked scopes. */
+export function watchCommand ({ id, prefix }: Sender, forgotten: readonly string[]): Command<string[]> {
+  return {
+    script: WATCH,
+    keys: [recordKey(prefix, INDEX_BUCKET, id), `${prefix}{${INDEX_BUCKET}}:watchers`],
+    args: [id, channelPrefix(prefix), PRESENCE_LIFE, ...forgotten],
+    parse: output => output as string[]
+  }
+}
+
+function withMarks ({ id, prefix }: Sender, bucket: number, args: Array<string | number>) {
+  return { keys: [recordKey(prefix, bucket, id), `${prefix}{${bucket.toString(16)}}:online`], args: [id, channelPrefix(prefix), ...args] }
+}
+
 /** In a Redis Cluster pass a single bucket. */
 export function leaveCommand ({ id, prefix }: Sender, buckets: readonly number[]): Command<void> {
-  return { script: LEAVE, keys: buckets.map(bucket => recordKey(prefix, bucket, id)), args: [id, channelPrefix(prefix)], parse () {} }
+  return { script: LEAVE, keys: recordsAndIndex(prefix, buckets, id), args: [id, channelPrefix(prefix), Number(buckets.includes(INDEX_BUCKET))], parse () {} }
+}
+
+/** The records of a member in `buckets`, and the index of members if its bucket is among `buckets`. */
+function recordsAndIndex (prefix: string, buckets: readonly number[], id: string): string[] {
+  const records = buckets.map(bucket => recordKey(prefix, bucket, id))
+  return buckets.includes(INDEX_BUCKET) ? [...records, indexKey(prefix)] : records
 }
 
 function addressed ({ id, prefix }: Sender, bucket: number, digests: readonly string[], args: Array<string | number>) {

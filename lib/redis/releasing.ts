@@ -1,7 +1,7 @@
 // Tells Redis which claims are gone. If Redis is away, tells Redis later.
 import type { Bucket, RedisClaims } from './claims.ts'
 import type { RedisHealth } from './health.ts'
-import { PAGE, releaseCommand, type Place, type Sender } from './protocol.ts'
+import { PAGE, releaseCommand, type Released, type Sender } from './protocol.ts'
 
 export class Releasing {
   readonly #sender: Sender
@@ -16,8 +16,8 @@ export class Releasing {
   }
 
   /** Sends claims that are released together in a single command, for example all claims at a shutdown. */
-  release (place: Place): void {
-    this.#claims.bucket(place.digest).released.push(place)
+  release (released: Released): void {
+    this.#claims.bucket(released.digest).released.push(released)
     if (this.#isDue) return
     this.#isDue = true
     // After the promise callbacks that are due: whoever awaits the end of a stream in this process learns of the end before the successor opens.

@@ -17,7 +17,12 @@ export interface Script {
 //     <number>  a request to end a claim of the member, `reason digest field waiter waiter ...`. Deleted when the claim is released
 //   <prefix>{<bucket>}:<digest>           hash: the claims of a scope. Each stream key is a field:
 //     <field>   the newest claim, `token number member`, then the claims that are not gone yet and came before, ` member number`
+//     @         the members that have claims in the scope, `member number member number ...`. `number` is that of the member's newest claim
+//               there. A member that has no claim any longer may still be listed, and then gets messages for the scope in vain
 //   <prefix>{<bucket>}:<digest>:evicted   hash: the newest eviction of the scope (field '') and of each tab, `token member`
+//   <prefix>{<bucket>}:online             hash: the scopes that are marked as online. The digest is the field, and the scope is the value
+//   <prefix>{0}:watchers                  hash: the members that mark scopes. In bucket 0 only
+//   <prefix>{0}:members                   hash: the index. Each member is a field, also a member without claims. In bucket 0 only
 // A claim counts while the record of the claim's member exists. Tokens order the claims on a key and the evictions. Tokens are
 // times of Redis's own clock, in microseconds, so tokens still order claims after Redis has lost its data.
 // Lua numbers are doubles, exact for these times until the year 2255: https://www.lua.org/manual/5.1/manual.html#2.2
@@ -54,13 +59,30 @@ local function parseEntry (value)
   for id, beforeNumber in string.gmatch(rest, '(%S+) (%d+)') do table.insert(before, { member = id, number = tonumber(beforeNumber) }) end
   return { token = tonumber(token), number = tonumber(number), member = owner, before = before }
 end
-local function storeEntry (key, field, entry)
+-- The field '@' of a scope, with the caller's claim \`number\`. \`withoutDead\` leaves out dead members.
+local function holdersWith (text, number, withoutDead)
+  local words = {}
+  for id, newest in string.gmatch(text or '', '(%S+) (%d+)') do
+    if id == member then
+      number = math.max(number, tonumber(newest))
+    elseif not withoutDead or isAlive(id) then
+      table.insert(words, id)
+      table.insert(words, newest)
+    end
+  end
+  table.insert(words, member)
+  table.insert(words, integer(number))
+  return table.concat(words, ' ')
+end
+-- \`holders\` is the new value of the field '@', or nil to leave that field as it is.
+local function storeEntry (key, field, entry, holders)
   local words = { integer(entry.token), integer(entry.number), entry.member }
   for _, claim in ipairs(entry.before) do
     table.insert(words, claim.member)
     table.insert(words, integer(claim.number))
   end
-  redis.call('HSET', key, field, table.concat(words, ' '))
+  if holders then redis.call('HSET', key, field, table.concat(words, ' '), '@', holders)
+  else redis.call('HSET', key, field, table.concat(words, ' ')) end
 end
 -- Adds the caller to those who wait for the end of a claim, or makes the request.
 local function request (id, number, reason, digest, field)
@@ -121,7 +143,8 @@ if madeAt > 0 and tolerance >= 0 and now - madeAt > tolerance then return { 'lat
 local countsFrom = madeAt > 0 and tolerance < 0 and madeAt or now
 local ops = countOperation(tonumber(ARGV[6]))
 if countsFrom < now and evictorOf(key, field, countsFrom) then return { 'superseded', integer(now), ops, 'evicted' } end
-local value = redis.call('HGET', key, field)
+local stored = redis.call('HMGET', key, field, '@')
+local value, holders = stored[1], stored[2]
 local entry = { token = countsFrom, number = number, member = member, before = {} }
 local result = { 'newest', integer(now), ops, '' }
 if value then
@@ -130,8 +153,9 @@ if value then
   -- The claims of one member count in the order of their numbers. In a Redis Cluster a claim that was first sent to the
   -- wrong node arrives after newer claims.
   if isOwn and previous.number > number then return { 'superseded', integer(now), ops, 'replaced' } end
+  -- A client may send a claim twice after a new connection, and another member may have replaced the claim in between.
   for _, claim in ipairs(previous.before) do
-    if claim.member == member and claim.number > number then return { 'superseded', integer(now), ops, 'replaced' } end
+    if claim.member == member and claim.number >= number then return { 'superseded', integer(now), ops, 'replaced' } end
   end
   local lives = not isOwn and isAlive(previous.member)
   if lives and countsFrom < now and previous.token >= countsFrom then return { 'superseded', integer(now), ops, 'replaced' } end
@@ -154,7 +178,7 @@ if value then
     end
   end
 end
-storeEntry(key, field, entry)
+storeEntry(key, field, entry, holdersWith(holders, number))
 renew(key, lease)
 result[4] = integer(entry.token)
 return result
@@ -164,10 +188,11 @@ return result
  * Renews the member's records, and reports what waits there.
  *
  * Input:
- *   KEYS[n]  record of the member in each asked bucket
+ *   KEYS[n]  record of the member in each asked bucket. Then the index of members, if bucket 0 is asked
  *   ARGV[3]  lease of the records, in milliseconds
  *   ARGV[4]  1 if the member cannot receive messages, else 0
  *   ARGV[5]  number of the beat to send, or '' to send none
+ *   ARGV[6]  lease of the index, in milliseconds, or '' if bucket 0 is not asked
  *
  * Output:
  *   { now, ops, requests, ... }  for each record: the count of operations, or -1 if the record did not exist; and how many
@@ -177,6 +202,11 @@ return result
  */
 export const BEAT = script(`
 local result = { integer(now) }
+if ARGV[6] ~= '' then
+  local index = table.remove(KEYS)
+  redis.call('HSET', index, member, '')
+  redis.call('PEXPIRE', index, ARGV[6])
+end
 for _, record in ipairs(KEYS) do
   local ops = redis.call('HGET', record, 'ops')
   -- Always a write: only a write proves that Redis takes writes.
@@ -283,6 +313,7 @@ return result
 /**
  * Restates claims: renews the lease of their scopes, restores entries that Redis has lost, and reports claims that must end.
  * Also deletes some entries of dead members from the first scope. Otherwise these entries would stay as long as others use the scope.
+ * No scope lists dead members any longer.
  *
  * Input:
  *   KEYS[n + 1]  scope of claim n
@@ -301,7 +332,10 @@ local result = { integer(now), countOperation(tonumber(ARGV[4])) }
 for i = 2, #KEYS do
   local key, field, number, token = KEYS[i], ARGV[3 * i - 1], tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])
   local digest = digestOf(key)
-  local value = redis.call('HGET', key, field)
+  local stored = redis.call('HMGET', key, field, '@')
+  local value, holders = stored[1], stored[2]
+  local present = holdersWith(holders, number, true)
+  if present ~= holders then redis.call('HSET', key, '@', present) end
   local entry = value and parseEntry(value)
   local before = entry and notGone(entry.before, member) or {}
   if entry and entry.member ~= member and not isAlive(entry.member) then entry = nil end
@@ -336,8 +370,10 @@ if KEYS[2] then
   -- Each time begins at another place of a large hash. HSCAN takes any number for a place, and reads a small hash whole.
   local page = redis.call('HSCAN', KEYS[2], integer(now), 'COUNT', 50)
   for i = 1, #page[2], 2 do
-    local entry = parseEntry(page[2][i + 1])
-    if not isAlive(entry.member) and #notGone(entry.before) == 0 then redis.call('HDEL', KEYS[2], page[2][i]) end
+    if page[2][i] ~= '@' then
+      local entry = parseEntry(page[2][i + 1])
+      if not isAlive(entry.member) and #notGone(entry.before) == 0 then redis.call('HDEL', KEYS[2], page[2][i]) end
+    end
   end
 end
 return result
@@ -347,8 +383,9 @@ return result
  * Records that claims are gone, and tells whoever waits for them.
  *
  * Input:
- *   KEYS[n + 1]        scope of claim n
- *   ARGV[1 + 2n, ...]  field and number of claim n
+ *   KEYS[n + 1]    scope of claim n
+ *   ARGV[3n, ...]  field and number of claim n; then the number of the member's newest claim in the scope so far, or 0 if the member has
+ *     further claims there. CLAIM may have listed a later claim of the member
  *
  * Output: nil
  *
@@ -356,14 +393,15 @@ return result
  */
 export const RELEASE = script(`
 for i = 2, #KEYS do
-  local key, field, number = KEYS[i], ARGV[2 * i - 1], tonumber(ARGV[2 * i])
-  local waiters = {}
+  local key, field, number, newest = KEYS[i], ARGV[3 * i - 3], tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1])
+  local waiters, emptied = {}, {}
   local present = redis.call('HGET', KEYS[1], integer(number))
   if present then
     for waiter in string.gmatch(string.match(present, '^%S+ %S+ %S+(.*)$'), '%S+') do waiters[waiter] = true end
     redis.call('HDEL', KEYS[1], integer(number))
   end
-  local value = redis.call('HGET', key, field)
+  local stored = redis.call('HMGET', key, field, '@')
+  local value, holders = stored[1], stored[2]
   local entry = value and parseEntry(value)
   if entry and entry.member == member then
     if entry.number == number then
@@ -373,7 +411,7 @@ for i = 2, #KEYS do
       if last then
         storeEntry(key, field, { token = entry.token, number = last.number, member = last.member, before = left })
       else
-        redis.call('HDEL', key, field)
+        table.insert(emptied, field)
       end
     end
   elseif entry then
@@ -386,6 +424,19 @@ for i = 2, #KEYS do
       storeEntry(key, field, entry)
     end
   end
+  if holders and newest > 0 then
+    local left = {}
+    for id, listed in string.gmatch(holders, '(%S+) (%d+)') do
+      local isLeft
+      if id == member then isLeft = tonumber(listed) > newest else isLeft = isAlive(id) end
+      if isLeft then
+        table.insert(left, id)
+        table.insert(left, listed)
+      end
+    end
+    if #left == 0 then table.insert(emptied, '@') else redis.call('HSET', key, '@', table.concat(left, ' ')) end
+  end
+  if #emptied > 0 then redis.call('HDEL', key, unpack(emptied)) end
   for waiter in pairs(waiters) do publish(waiter, table.concat({ 'gone', member, integer(number) }, ' ')) end
 end
 `)
@@ -423,8 +474,9 @@ end
 local page = redis.call('HSCAN', key, cursor, 'COUNT', 250)
 local digest, asked, words = digestOf(key), {}, {}
 for i = 1, #page[2], 2 do
-  local field, entry = page[2][i], parseEntry(page[2][i + 1])
-  if string.sub(field, 1, #prefix) == prefix then
+  local field = page[2][i]
+  if field ~= '@' and string.sub(field, 1, #prefix) == prefix then
+    local entry = parseEntry(page[2][i + 1])
     -- A claim that is not gone may be that of a process that has not heard of its end.
     local claims = notGone(entry.before, member)
     if #claims == 0 and not isAlive(entry.member) then redis.call('HDEL', key, field) end
@@ -460,9 +512,156 @@ export const COUNT = script(`
 local page = redis.call('HSCAN', KEYS[2], ARGV[3], 'COUNT', 250)
 local result = { page[1] }
 for i = 1, #page[2], 2 do
-  local owner = string.match(page[2][i + 1], '^%d+ %d+ (%S+)')
-  if owner ~= member and isAlive(owner) then table.insert(result, page[2][i]) end
+  if page[2][i] ~= '@' then
+    local owner = string.match(page[2][i + 1], '^%d+ %d+ (%S+)')
+    if owner ~= member and isAlive(owner) then table.insert(result, page[2][i]) end
+  end
 end
+return result
+`)
+
+/**
+ * Sends messages to the members that have claims in a scope, or to all members. Tells each member except the caller, and skips dead members.
+ *
+ * Input:
+ *   ARGV[1 + 2n, ...]  of message n: the digest of the scope, or '' to tell all members (in bucket 0 only); and the message
+ *
+ * Output:
+ *   { n, member, receivers, ... }  the members that were told of message n, and how many subscriptions received the message
+ *
+ * Sends: `send`, `list`
+ */
+export const SEND = script(`
+local base = string.sub(records, 1, -#'member:' - 1)
+-- All members except the caller and the dead. The caller's record may be missing in a bucket that the caller does not use.
+local function allMembers ()
+  local listed, found, cursor = {}, {}, '0'
+  repeat
+    local page = redis.call('HSCAN', base .. 'members', cursor, 'COUNT', 250)
+    cursor = page[1]
+    -- A cursor may return a field twice: https://redis.io/docs/latest/commands/scan/#scan-guarantees
+    for i = 1, #page[2], 2 do found[page[2][i]] = true end
+  until cursor == '0'
+  for id in pairs(found) do
+    if id ~= member and isAlive(id) then table.insert(listed, id)
+    -- Redis may refuse writes. The messages were sent, and the member is deleted another time.
+    elseif id ~= member then redis.pcall('HDEL', base .. 'members', id) end
+  end
+  return listed
+end
+local function holdersOf (digest)
+  local listed = {}
+  for id in string.gmatch(redis.call('HGET', base .. string.sub(digest, 2), '@') or '', '(%S+) %d+') do
+    if id ~= member and isAlive(id) then table.insert(listed, id) end
+  end
+  return listed
+end
+local told, result = {}, {}
+for i = 3, #ARGV, 2 do
+  local digest = ARGV[i]
+  told[digest] = told[digest] or (digest == '' and allMembers() or holdersOf(digest))
+  for _, id in ipairs(told[digest]) do
+    for _, word in ipairs({ (i - 1) / 2, id, publish(id, ARGV[i + 1]) }) do table.insert(result, word) end
+  end
+end
+return result
+`)
+
+/**
+ * Sends a member the replies to messages of that member.
+ *
+ * Input:
+ *   ARGV[3]  the member
+ *   ARGV[4]  the message
+ *
+ * Output: nil
+ *
+ * Sends: `reply`
+ */
+export const REPLY = script('publish(ARGV[3], ARGV[4])')
+
+const IS_HELD = `
+local function isHeld (key)
+  for id in string.gmatch(redis.call('HGET', key, '@') or '', '(%S+) %d+') do
+    if isAlive(id) then return true end
+  end
+  return false
+end
+`
+
+/**
+ * Marks scopes as online.
+ *
+ * Input:
+ *   KEYS[2]  marks of the bucket
+ *   ARGV[3]  how long the marks live, in milliseconds
+ *   ARGV[2 + 2n, ...]  digest and scope of mark n
+ *
+ * Output: { isNew, ... }  for each scope: 1 if the scope was not marked, else 0
+ */
+export const MARK = script(`
+local result = {}
+for i = 4, #ARGV, 2 do table.insert(result, redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 1])) end
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return result
+`)
+
+/**
+ * Removes the mark of a scope, unless a member has claims in the scope.
+ *
+ * Input:
+ *   KEYS[2]  marks of the bucket
+ *   KEYS[3]  scope
+ *   ARGV[3]  digest of the scope
+ *
+ * Output: 1 if a mark was removed, else 0
+ */
+export const UNMARK = script(`${IS_HELD}
+return isHeld(KEYS[3]) and 0 or redis.call('HDEL', KEYS[2], ARGV[3])
+`)
+
+/**
+ * Removes the marks of scopes in which no member has claims, some at a time.
+ *
+ * Input:
+ *   KEYS[2]  marks of the bucket
+ *   ARGV[3]  cursor, '0' at first
+ *
+ * Output: { cursor, scope, ... }  the next cursor, '0' at the end, and the scopes whose marks were removed
+ */
+export const SWEEP = script(`${IS_HELD}
+local base = string.sub(KEYS[2], 1, -#'online' - 1)
+local page = redis.call('HSCAN', KEYS[2], ARGV[3], 'COUNT', 100)
+local result = { page[1] }
+for i = 1, #page[2], 2 do
+  local digest = page[2][i]
+  if not isHeld(base .. string.sub(digest, 2)) and redis.call('HDEL', KEYS[2], digest) == 1 then table.insert(result, page[2][i + 1]) end
+end
+return result
+`)
+
+/**
+ * Adds the caller to the members that mark scopes, and reports those that are dead.
+ *
+ * Input:
+ *   KEYS[2]  members that mark scopes
+ *   ARGV[3]  how long the list of these members lives, in milliseconds
+ *   ARGV[4, ...]  dead members to forget
+ *
+ * Output: { member, ... }  the dead members that are not forgotten
+ */
+export const WATCH = script(`
+for i = 4, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
+redis.call('HSET', KEYS[2], member, 1)
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+local result, cursor = {}, '0'
+repeat
+  local page = redis.call('HSCAN', KEYS[2], cursor, 'COUNT', 250)
+  cursor = page[1]
+  for i = 1, #page[2], 2 do
+    if page[2][i] ~= member and not isAlive(page[2][i]) then table.insert(result, page[2][i]) end
+  end
+until cursor == '0'
 return result
 `)
 
@@ -470,11 +669,15 @@ return result
  * Deletes the records of a member that leaves.
  *
  * Input:
- *   KEYS[n]  record of the member in each bucket
+ *   KEYS[n]  record of the member in each bucket. Then the index of members, if bucket 0 is among the buckets
+ *   ARGV[3]  1 if the last key is the index, else 0
  *
  * Output: nil
  */
-export const LEAVE = script('for _, record in ipairs(KEYS) do redis.call(\'DEL\', record) end')
+export const LEAVE = script(`
+if ARGV[3] == '1' then redis.call('HDEL', table.remove(KEYS), member) end
+for _, record in ipairs(KEYS) do redis.call('DEL', record) end
+`)
 
 function script (body: string): Script {
   const lua = COMMON + body

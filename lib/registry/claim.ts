@@ -2,6 +2,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { reportReplace } from '../diagnostics.ts'
 import { Replacements } from './flapping.ts'
+import type { ReachableStream } from './reach.ts'
 import type { Delayed, DelayQueue } from '../delay-queue.ts'
 import type { ClusterClaim } from '../../types/cluster.ts'
 import type { CloseReason, Holder, StreamKey } from '../../types/stream.ts'
@@ -19,8 +20,8 @@ export interface ClaimOwner {
   giveUp (claim: Claim): void
 }
 
-/** A holder that is opened when the claim holds the key, and that reports when it begins to end and when it is gone: a stream. */
-export interface ReportingHolder extends Holder {
+/** A stream: a holder that is opened when the claim holds the key, and that reports when it begins to end and when it is gone. */
+export interface ReportingHolder extends ReachableStream {
   observer: HolderObserver | undefined
   open (): void
 }
@@ -43,6 +44,8 @@ export class Claim implements ClusterClaim, HolderObserver {
    * is no wait.
    */
   predecessorsReleased: Promise<void> | undefined
+  /** `true` if the stream was counted as present in the scope, see presence.ts. */
+  isPresent = false
   /** `true` if the claim was released although the holder was not gone. */
   isGivenUp = false
   readonly key: StreamKey

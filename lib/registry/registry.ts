@@ -1,44 +1,61 @@
 // Decides who holds which stream key: the newest holder wins, a key has a single holder at a time, and every wait is bounded.
 import type { FastifyBaseLogger } from 'fastify'
 import { DelayQueue } from '../delay-queue.ts'
-import { reportFlapping } from '../diagnostics.ts'
+import { reportFlapping, reportOffline } from '../diagnostics.ts'
 import { FST_ERR_OCTA_STAR_HOLDER, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_STREAM_KEY, show } from '../errors.ts'
+import type { Serializer } from '../event.ts'
 import { within } from '../wait.ts'
 import { Claim, isReporting, type ClaimOwner } from './claim.ts'
 import { FLAPPING_MS, FLAPPING_TIMES } from './flapping.ts'
 import { LocalClaims } from './local-claims.ts'
+import { audienceOf, Reach, type OwnStreams, type ReachableStream } from './reach.ts'
+import { Presence } from './presence.ts'
 import { Seats } from './seats.ts'
-import { canonical, streamKey } from './stream-key.ts'
-import type { Cluster } from '../../types/cluster.ts'
-import type { StreamRegistry } from '../../types/index.ts'
-import type { Holder, ScopeKey, Stream, StreamKey } from '../../types/stream.ts'
+import { canonical, scopeKeyOf, streamKey } from './stream-key.ts'
+import type { Cluster, ClusterMessage } from '../../types/cluster.ts'
+import type { SendOptions, StreamRegistry } from '../../types/index.ts'
+import type { Holder, MessageTarget, ScopeKey, Stream, StreamInfo, StreamKey, StreamMessage } from '../../types/stream.ts'
 
 export interface RegistryOptions {
   readonly replaceTimeout: number
   readonly maxStreamsPerScope: number
   readonly onLimit: 'replace-oldest' | 'reject'
+  readonly offlineDelay: number
+  /** Serialises the data of messages. Default: `JSON.stringify`. */
+  readonly serialize?: Serializer | undefined
 }
 
-export class Registry implements StreamRegistry, ClaimOwner {
+export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   readonly log: FastifyBaseLogger
   readonly deadlines: DelayQueue<Claim>
   readonly #claims = new LocalClaims<Claim>()
-  // Without a cluster nobody else can hold a key.
-  readonly #cluster: Cluster | undefined
   readonly #options: RegistryOptions
   readonly #seats: Seats | undefined
+  readonly #reach: Reach
+  readonly #presence: Presence
+  #cluster: Cluster | undefined
   // Claims that took their key and are not released yet. A replaced claim that cleans up is still in here.
   readonly #held = new Set<Claim>()
   #lastOrder = 0
   #givenUp = 0
   #isClosed = false
 
-  constructor (cluster: Cluster | undefined, options: RegistryOptions, log: FastifyBaseLogger) {
-    this.#cluster = cluster
+  constructor (options: RegistryOptions, log: FastifyBaseLogger) {
     this.#options = options
     this.log = log
     this.deadlines = new DelayQueue(options.replaceTimeout, claim => claim.giveUp())
+    this.#presence = new Presence(options.offlineDelay)
+    this.#reach = new Reach(this, options.serialize)
     if (options.maxStreamsPerScope !== Infinity) this.#seats = new Seats(options.maxStreamsPerScope)
+  }
+
+  /** Connects the registries of several processes. Set before the first claim. Without a cluster nobody else can hold a key. */
+  get cluster (): Cluster | undefined {
+    return this.#cluster
+  }
+
+  set cluster (cluster: Cluster | undefined) {
+    this.#cluster = this.#presence.cluster = cluster
   }
 
   get size (): number {
@@ -81,7 +98,7 @@ export class Registry implements StreamRegistry, ClaimOwner {
 
   /** Returns `true` if a claim on `key` would end another holder, as far as this process can know. */
   wouldEndHolder (key: StreamKey): boolean {
-    return this.#cluster !== undefined || this.#claims.get(key) !== undefined || this.#seats?.isFull(key.scope) === true
+    return this.cluster !== undefined || this.#claims.get(key) !== undefined || this.#seats?.isFull(key.scope) === true
   }
 
   /** @throws FST_ERR_OCTA_STAR_LIMIT if the scope of `key` is full and `onLimit` is `'reject'` */
@@ -111,7 +128,7 @@ export class Registry implements StreamRegistry, ClaimOwner {
     const predecessor = this.#claims.claim(claim)
     const evictee = this.#evicteeFor(key)
     const seated = this.#seats?.enter(claim, predecessor)
-    const elsewhere = this.#cluster?.claim(claim)
+    const elsewhere = this.cluster?.claim(claim)
     if (predecessor !== undefined || seated !== undefined || elsewhere !== undefined) {
       // Set before anybody is told to end: an end may set off the next claim on this key, and so the end of this claim.
       claim.predecessorsReleased = seated === undefined && elsewhere === undefined
@@ -141,7 +158,10 @@ export class Registry implements StreamRegistry, ClaimOwner {
     const holds = claim.hold()
     if (holds) {
       this.#held.add(claim)
-      if (isReporting(claim.holder)) claim.holder.open()
+      if (isReporting(claim.holder)) {
+        claim.holder.open()
+        claim.isPresent = this.#presence.opened(claim.key)
+      }
     }
     return holds
   }
@@ -155,10 +175,11 @@ export class Registry implements StreamRegistry, ClaimOwner {
 
   #release (claim: Claim): void {
     claim.release()
+    if (claim.isPresent) this.#presence.gone(claim.key)
     this.#held.delete(claim)
     this.#claims.release(claim)
     this.#seats?.leave(claim)
-    this.#cluster?.release(claim)
+    this.cluster?.release(claim)
   }
 
   claimEnding (claim: Claim): void {
@@ -174,15 +195,65 @@ export class Registry implements StreamRegistry, ClaimOwner {
     const scope = canonical(scopeKey, 'streamRegistry.evict')
     const claims = this.#claims.scope(scope).filter(({ key }) => tabId === undefined || key.tabId === tabId)
     for (const claim of claims) claim.end('evicted')
-    const [others] = await Promise.allSettled([this.#cluster?.evict(scope, tabId), whenAllReleased(claims)])
+    const [others] = await Promise.allSettled([this.cluster?.evict(scope, tabId), whenAllReleased(claims)])
     if (others.status === 'rejected') throw others.reason
     return claims.length + (others.value ?? 0)
   }
 
   async count (scopeKey: ScopeKey): Promise<number> {
     const scope = canonical(scopeKey, 'streamRegistry.count')
-    const others = await this.#cluster?.count(scope)
+    const others = await this.cluster?.count(scope)
     return this.#claims.countScope(scope) + (others ?? 0)
+  }
+
+  async send (scopeKey: ScopeKey, message: string | StreamMessage, options?: SendOptions): Promise<number> {
+    return await this.to(scopeKey, options).send(message)
+  }
+
+  async broadcast (message: string | StreamMessage): Promise<number> {
+    return await this.#reach.send(this.cluster, {}, message)
+  }
+
+  to (scopeKey: ScopeKey, options?: SendOptions): MessageTarget {
+    const audience = audienceOf(canonical(scopeKey, 'streamRegistry.send'), options)
+    return { send: async message => await this.#reach.send(this.cluster, audience, message) }
+  }
+
+  /** Sends a message of another process to the streams of this process. */
+  deliver (message: ClusterMessage): number {
+    return this.#reach.deliver(message)
+  }
+
+  streams (scopeKey: ScopeKey): Stream[] {
+    return [...this.streamsIn(canonical(scopeKey, 'streamRegistry.streams'))]
+  }
+
+  async list (scopeKey: ScopeKey): Promise<StreamInfo[]> {
+    const scope = canonical(scopeKey, 'streamRegistry.list')
+    const others = await this.cluster?.list(scope)
+    return [...this.#reach.list(scope), ...others ?? []]
+  }
+
+  /** The cluster has found that no process has a stream in `scope` any more, because a process has ended. */
+  wentOffline (scope: string): void {
+    reportOffline({ scopeKey: scopeKeyOf(scope) })
+  }
+
+  /** Tells another process of this process's open streams in `scope`. */
+  listOwn (scope: string): StreamInfo[] {
+    return this.#reach.list(scope)
+  }
+
+  * streamsIn (scope: string): Iterable<ReachableStream> {
+    for (const claim of this.#claims.scope(scope)) {
+      if (isOpenStream(claim)) yield claim.holder
+    }
+  }
+
+  * allStreams (): Iterable<ReachableStream> {
+    for (const claim of this.#held) {
+      if (isReporting(claim.holder)) yield claim.holder
+    }
   }
 
   /** Refuses new holders, ends all present holders, and waits for them, for at most `timeout` milliseconds. */
@@ -193,6 +264,7 @@ export class Registry implements StreamRegistry, ClaimOwner {
     if (!await within(whenAllReleased(claims), timeout)) {
       for (const claim of claims) claim.giveUp()
     }
+    this.#presence.close()
   }
 
   // The claim that must end because the scope is full. For every claim in line, a claim with a seat is ending.
@@ -216,6 +288,10 @@ export class Registry implements StreamRegistry, ClaimOwner {
       `a stream key was replaced more than ${FLAPPING_TIMES} times in ${FLAPPING_MS / 1000} s. Most likely two tabs use the same tab id`
     )
   }
+}
+
+function isOpenStream (claim: Claim): claim is Claim & { readonly holder: ReachableStream } {
+  return isReporting(claim.holder) && claim.holder.openedAt > 0 && !claim.isEnding
 }
 
 function whenAllReleased (claims: readonly Claim[]): Promise<void> {

@@ -46,6 +46,17 @@ export function canonical (scopeKey: ScopeKey, from: string): string {
   }
 }
 
+/** Decodes what {@link canonical} has encoded. */
+export function scopeKeyOf (scope: string): ScopeKey {
+  // Marks each string with an `s`, and turns a bigint into a string marked with an `n`, so that JSON.parse can read the text.
+  const json = scope.replace(/"((?:[^"\\]|\\.)*)"|(-?\d+)n/g, (_match, text, integer) => integer === undefined ? `"s${text}"` : `"n${integer}"`)
+  return JSON.parse(json, (_name, value) => {
+    if (typeof value === 'string') return value.startsWith('n') ? BigInt(value.slice(1)) : value.slice(1)
+    if (typeof value !== 'object' || Array.isArray(value)) return value
+    return Object.fromEntries(Object.entries(value).map(([name, item]) => [name.slice(1), item]))
+  })
+}
+
 // Quoting keeps a tab id apart from a number, and a tab id with a name apart from a tab id that contains a space.
 function slot (tabId: string | undefined, name: string | undefined): string {
   if (tabId === undefined) return String(++keysWithoutTab)

@@ -1,9 +1,7 @@
 // How each close reason ends a response, and the farewell event, which tells a client not to come back.
+import { FAREWELL } from '../event.ts'
 import type { StreamResponse } from '../http/response.ts'
 import type { CloseReason } from '../../types/stream.ts'
-
-/** The type of the farewell event, and the prefix of the event's id. No event of the application may use that prefix. */
-export const FAREWELL = 'octa-star-closed'
 
 // A farewell stops the client for this long, and for twice the client's reconnection time on top. After that, a client that
 // stored the farewell's id by itself may start a stream again.

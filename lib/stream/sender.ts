@@ -1,8 +1,8 @@
 // Sends the events of a stream: any event while the stream is open, last words while it is replaced, then nothing.
 import { FST_ERR_OCTA_STAR_NOT_OPEN, type StreamClosedError } from '../errors.ts'
+import { formatEvent, type Serializer, type SharedEvent } from '../event.ts'
 import type { StreamResponse } from '../http/response.ts'
 import { deferred, type Deferred } from '../wait.ts'
-import { formatEvent, type Serializer } from './event.ts'
 import type { StreamMessage } from '../../types/stream.ts'
 
 const SENT = Promise.resolve()
@@ -49,9 +49,28 @@ export class Sender {
     this.drained()
   }
 
+  /**
+   * Sends an event that is formatted already, and does not wait for a slow client. Returns `false` if the stream is not open, so
+   * that the event was not sent.
+   */
+  push (event: SharedEvent): boolean {
+    if (this.#accepts !== 'events') return false
+    if (this.#isStalled) {
+      // Not at once: the end of a stream runs callbacks of the application. An event that a callback sends must reach the other
+      // streams behind this event.
+      queueMicrotask(() => this.#stream.clientStalled())
+      return false
+    }
+    if (!this.#response.write(event)) {
+      if (this.#response.isDisconnected) return false
+      this.#drain ??= deferred()
+    }
+    if (event.retry !== undefined) this.retry = event.retry
+    return true
+  }
+
   send (message: string | StreamMessage): Promise<void> {
-    // Checked before the write, because a single large event is not a sign of a slow client.
-    if (this.#drain !== undefined && this.#response.buffered > this.#maxBufferedBytes) this.#stream.clientStalled()
+    if (this.#isStalled) this.#stream.clientStalled()
     const accepts = this.#accepts
     if (accepts === 'nothing') return ignoreIfNotAwaited(Promise.reject(this.#stream.closing ? this.#stream.closedError() : new FST_ERR_OCTA_STAR_NOT_OPEN()))
     let text: string
@@ -70,6 +89,11 @@ export class Sender {
   drained (): void {
     this.#drain?.resolve()
     this.#drain = undefined
+  }
+
+  // Read before a write, because a single large event is not a sign of a slow client.
+  get #isStalled (): boolean {
+    return this.#drain !== undefined && this.#response.buffered > this.#maxBufferedBytes
   }
 }
 

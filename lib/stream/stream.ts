@@ -6,12 +6,12 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { SSEReplyInterface } from '@fastify/sse'
 import { reportClose, reportOpen } from '../diagnostics.ts'
 import { FST_ERR_OCTA_STAR_CALLBACK, FST_ERR_OCTA_STAR_CYCLE, isAbort, show, streamClosed, type StreamClosedError } from '../errors.ts'
+import type { Serializer, SharedEvent } from '../event.ts'
 import type { ResponseListener, StreamResponse } from '../http/response.ts'
 import type { SocketOptions } from '../http/socket.ts'
 import { deferred, within, type Deferred } from '../wait.ts'
 import { Cleanups, type Cleanup } from './cleanups.ts'
 import { endResponse, endUnopened } from './ending.ts'
-import type { Serializer } from './event.ts'
 import { Sender, type SendingStream } from './sender.ts'
 import { sendEach } from './source.ts'
 import type { CloseReason, MessageSource, ScopeKey, Stream, StreamKey, StreamMessage } from '../../types/stream.ts'
@@ -153,6 +153,10 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
 
   send (message: string | StreamMessage): Promise<void> {
     return this.#sender.send(message)
+  }
+
+  push (event: SharedEvent): boolean {
+    return this.#sender.push(event)
   }
 
   sendAll (source: MessageSource): Promise<number> {

@@ -10,6 +10,7 @@ import t, { type Test } from 'tap'
 import { driverOf, type RedisClient } from '../../lib/redis/clients/index.ts'
 import { DrivenConnection } from '../../lib/redis/connection.ts'
 import { redisCluster } from '../../lib/redis/index.ts'
+import { clusterContext } from '../kit/cluster-context.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 import { redisNodes, redisOptions, redisSentinel, redisServer, type RedisServer } from '../kit/redis.ts'
 
@@ -271,7 +272,7 @@ t.test('a client of redis that the application connects later is warned of, and 
       t.equal(connection.canSend, false)
       connection.close()
       const { log, lines } = memoryLog()
-      const member = await redisCluster({ redis }).join({ log, replaceTimeout: 200 })
+      const member = await redisCluster({ redis }).join(clusterContext({ log, replaceTimeout: 200 }))
       t.teardown(async () => {
         await member.leave()
         await close()

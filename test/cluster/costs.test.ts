@@ -7,6 +7,7 @@ import { redisCluster } from '../../lib/redis/index.ts'
 import { claimCommand, countCommand, evictCommand, fieldPrefix, restateCommand, type Command, type Place, type Sender } from '../../lib/redis/protocol.ts'
 import { RESTATE } from '../../lib/redis/scripts.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
+import { clusterContext } from '../kit/cluster-context.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 import { redisOptions, redisServer } from '../kit/redis.ts'
 import type { ClusterClaim } from '../../types/cluster.ts'
@@ -92,7 +93,7 @@ t.test('Redis restarted empty under 200,000 claims of one process: each is resta
   const redis = server.client()
   const { log, lines } = memoryLog()
   // With the longest lease no claim is restated during this test but for the restart.
-  const cluster = await redisCluster({ redis, lease: 3_600_000 }).join({ log, replaceTimeout: 60_000 })
+  const cluster = await redisCluster({ redis, lease: 3_600_000 }).join(clusterContext({ log, replaceTimeout: 60_000 }))
   const never = new Promise(() => {})
   const claims: ClusterClaim[] = Array.from({ length: CLAIMS }, (_, i) => ({ key: streamKey(`user ${i}`, 'a'), released: never, end () { t.fail('no claim may end') } }))
   const begun = performance.now()
@@ -129,7 +130,8 @@ t.test('Redis restarted empty under 200,000 claims of one process: each is resta
   })
   t.comment(`claimed in ${Math.round(claiming)} ms, restated in ${Math.round(took)} ms; p99 of the event loop's delay ${busy.toFixed(1)} ms, idle ${idle.toFixed(1)} ms; ${restated} restated`)
   t.equal(restated, CLAIMS, 'each claim once')
-  t.ok(took < 10_000, `${Math.round(took)} ms`)
+  // A busy machine takes longer for the claims, too.
+  t.ok(took < Math.max(10_000, claiming), `${Math.round(took)} ms`)
   t.ok(busy < 50 + idle, `${busy.toFixed(1)} ms`)
   // A Redis that is back before the next command was never away.
   t.ok([0, 2].includes(lines.length), `away and back are said once: ${lines.map(({ message, details }) => message ?? details)}`)

@@ -12,7 +12,7 @@ const key = (tab?: string, scope = 'ann', name?: string) => streamKey(scope, tab
 
 /** The same registry, as often as a test asks for a process. */
 function build (processes: number): Registry[] {
-  const registry = new Registry(undefined, { ...defaults, onLimit: 'replace-oldest' }, memoryLog().log)
+  const registry = new Registry({ ...defaults, onLimit: 'replace-oldest' }, memoryLog().log)
   return Array<Registry>(processes).fill(registry)
 }
 

@@ -2,16 +2,17 @@
 import t, { type Test } from 'tap'
 import type { ConnectionListener, RedisConnection } from '../../lib/redis/connection.ts'
 import { Member } from '../../lib/redis/member.ts'
-import { claimCommand, digestOf, fieldName, type Command } from '../../lib/redis/protocol.ts'
+import { beatCommand, claimCommand, digestOf, fieldName, listText, parseMessage, replyCommand, sendText, type Command, type Message, type ReplyPage } from '../../lib/redis/protocol.ts'
 import * as scripts from '../../lib/redis/scripts.ts'
 import type { Script } from '../../lib/redis/scripts.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
+import { clusterContext } from '../kit/cluster-context.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 import { RedisModel } from '../kit/redis-model.ts'
 import { Owner, VirtualTime } from '../kit/virtual-time.ts'
-import type { ClusterClaim } from '../../types/index.ts'
+import type { ClusterClaim, ClusterContext, ClusterMessage } from '../../types/index.ts'
 
-type Name = 'CLAIM' | 'BEAT' | 'PROBE' | 'REQUESTS' | 'ASK' | 'RESTATE' | 'RELEASE' | 'EVICT' | 'COUNT' | 'LEAVE'
+type Name = 'CLAIM' | 'BEAT' | 'PROBE' | 'REQUESTS' | 'ASK' | 'RESTATE' | 'RELEASE' | 'EVICT' | 'COUNT' | 'SEND' | 'REPLY' | 'LEAVE'
 
 /** A command that the member has sent. */
 interface Sent {
@@ -32,13 +33,16 @@ class ModelConnection implements RedisConnection {
   /** Answers instead of the model, unless the result is `undefined`. */
   answer: (sent: Sent) => Promise<unknown> | undefined = () => undefined
   hears = true
+  /** Gets the messages to other members, and returns how many subscriptions receive each message. */
+  elsewhere: (channel: string, message: string) => number = () => 0
   readonly redis: RedisModel
   listener!: ConnectionListener
   resubscribed = 0
 
   constructor (time: VirtualTime) {
     this.redis = new RedisModel(() => (time.origin + time.now) * 1000, (channel, message) => {
-      if (channel !== this.listener.channel || !this.hears) return 0
+      if (channel !== this.listener.channel) return this.elsewhere(channel, message)
+      if (!this.hears) return 0
       setImmediate(() => this.listener.onMessage(message))
       return 1
     })
@@ -59,13 +63,13 @@ class ModelConnection implements RedisConnection {
 }
 
 /** A member in virtual time, without streams. */
-async function joined (t: Test, lease = 600_000) {
+async function joined (t: Test, lease = 600_000, streams: Partial<Pick<ClusterContext, 'deliver' | 'list'>> = {}) {
   const time = new VirtualTime(1_800_000_000_000)
   t.teardown(() => time.end())
   const process = time.current = new Owner(time)
   const connection = new ModelConnection(time)
   const { log, lines } = memoryLog()
-  const member = new Member({ prefix: '', lease, replaceTimeout: 5_000, log }, listener => {
+  const member = new Member({ prefix: '', lease, maxMessageBytes: 1_048_576, ...clusterContext({ log, replaceTimeout: 5_000 }), ...streams }, listener => {
     connection.listener = listener
     return connection
   })
@@ -87,11 +91,16 @@ function claimOf (scope: string, tab: string): ClusterClaim & { reasons: string[
 }
 
 /** Another member claims the same key. */
-function claimElsewhere ({ redis }: ModelConnection, scope: string, tab: string, number: number): void {
+function claimElsewhere ({ redis }: ModelConnection, scope: string, tab: string, number: number, id = 'another'): void {
   const key = streamKey(scope, tab)
-  const sender = { id: 'another', prefix: '', lease: 600_000 }
+  const sender = { id, prefix: '', lease: 600_000 }
   const place = { digest: digestOf(key.scope), field: fieldName(key, sender.id, number), number }
   run(redis, claimCommand(sender, place, { at: 0, tolerance: 0 }))
+}
+
+/** The commands, without the beats of a member without streams: the member renews its record in bucket 0, and its entry in the index. */
+function apartFromIdleBeats (sent: Sent[]): Name[] {
+  return sent.filter(({ name, keys }) => name !== 'BEAT' || keys[1] !== '{0}:members' || keys.length > 2).map(({ name }) => name)
 }
 
 function run (redis: RedisModel, { script, keys, args }: Command<unknown>): unknown {
@@ -199,10 +208,11 @@ t.test('a member that has left while Redis does not answer asks nothing more, an
   t.strictSame(lines, [])
 })
 
-t.test('a member without streams sends nothing', async t => {
+t.test('a member without streams sends nothing but the beats that keep it in the index of members', async t => {
   const { member, connection, run } = await joined(t)
   await run(60_000)
-  t.strictSame(connection.names(), [])
+  t.strictSame(apartFromIdleBeats(connection.sent), [])
+  t.ok(connection.sent.length > 60 && connection.sent.length <= 82, `${connection.sent.length} beats`)
   const claim = claimOf('ann', 'a')
   member.claim(claim)
   await run(1_000)
@@ -210,7 +220,7 @@ t.test('a member without streams sends nothing', async t => {
   await run(1_000)
   connection.sent.length = 0
   await run(60_000)
-  t.strictSame(connection.names(), [])
+  t.strictSame(apartFromIdleBeats(connection.sent), [])
 })
 
 t.test('after a loss each claim is restated once, in pages of 250, one bucket after another', async t => {
@@ -257,7 +267,7 @@ t.test('a claim that is gone before its restatement is answered is released agai
   t.strictSame(claim.reasons, [])
   t.strictSame(connection.names().filter(name => name === 'RELEASE'), ['RELEASE', 'RELEASE'])
   await run(10_000)
-  t.strictSame(connection.names(), [], 'nothing is waited for')
+  t.strictSame(apartFromIdleBeats(connection.sent), [], 'nothing is waited for')
 })
 
 t.test('a deaf member beats every 250 ms and says so once', async t => {
@@ -324,7 +334,7 @@ t.test('a claim that is released before Redis refuses the claim is not told to e
   t.equal(ended, 0)
   connection.sent.length = 0
   await run(10_000)
-  t.strictSame(connection.names(), [], 'the bucket is not used any longer')
+  t.strictSame(apartFromIdleBeats(connection.sent), [], 'the bucket is not used any longer')
 })
 
 t.test('a member that leaves while its periodic work is due does none of the work', async t => {
@@ -342,7 +352,7 @@ t.test('a member that leaves while its periodic work is due does none of the wor
 
 t.test('a claim that is made before Redis has told the time counts from its arrival', async t => {
   const { time, connection, run } = await joined(t)
-  const early = new Member({ prefix: '', lease: 600_000, replaceTimeout: 5_000, log: memoryLog().log }, () => connection)
+  const early = new Member({ prefix: '', lease: 600_000, maxMessageBytes: 1_048_576, ...clusterContext({ replaceTimeout: 5_000 }) }, () => connection)
   early.claim(claimOf('ann', 'a'))
   await run(10)
   t.ok(time.now > 0)
@@ -478,4 +488,374 @@ t.test('replies that arrive together are not taken for a loss', async t => {
   for (const { answer } of held) answer()
   await run(100)
   t.strictSame(connection.names(), [])
+})
+
+// Messages to streams of other processes.
+
+type Site = Awaited<ReturnType<typeof joined>>
+
+/** Another member holds the scope, and receives messages. Returns the messages that the other member has received. */
+function holdElsewhere ({ connection }: Site, scope: string, id = 'another'): Message[] {
+  const received: Message[] = []
+  const before = connection.elsewhere
+  connection.elsewhere = (channel, message) => {
+    if (channel !== `member:${id}`) return before(channel, message)
+    received.push(parseMessage(message))
+    return 1
+  }
+  claimElsewhere(connection, scope, `tab of ${id}`, 1, id)
+  return received
+}
+
+/** Another member keeps its records, as long as a test lasts that stops Redis's clock for this member. */
+function keepAlive ({ connection, time }: Site, id = 'another'): void {
+  const beat = () => {
+    const { script, keys, args } = beatCommand({ id, prefix: '', lease: 600_000 }, Array.from({ length: 16 }, (_, bucket) => bucket), false)
+    connection.redis.run(script, keys, args)
+    time.after(500, beat)
+  }
+  beat()
+}
+
+function sequences (messages: Message[]): number[] {
+  return messages.map(message => message.type === 'send' || message.type === 'list' ? message.sequence : NaN)
+}
+
+function bucketOfScope (scope: string): number {
+  return parseInt(digestOf(streamKey(scope).scope)[0]!, 16)
+}
+
+/** Another member replies to the message `sequence` of this member. */
+function replyElsewhere ({ connection, member }: Site, scope: string, replies: Array<Partial<ReplyPage>>, id = 'another'): void {
+  const pages = replies.map(reply => ({ sequence: 1, page: 0, pages: 1, body: '1', ...reply }))
+  run(connection.redis, replyCommand({ id, prefix: '', lease: 600_000 }, bucketOfScope(scope), member.id, pages))
+}
+
+const eventTo = (scope: string, text = 'data: 1\n\n'): ClusterMessage => ({ scope: streamKey(scope).scope, text })
+
+/** What `promise` has resolved to, or `'pending'`. */
+function outcomeOf<T> (promise: Promise<T>): { now: T | 'pending' } {
+  const outcome: { now: T | 'pending' } = { now: 'pending' }
+  promise.then(value => { outcome.now = value })
+  return outcome
+}
+
+/** The timers of `setTimeout` that have neither fired nor been cleared. */
+function watchTimers (): () => number {
+  const original = globalThis.setTimeout as unknown as (callback: () => void, delay?: number) => { callback?: unknown }
+  const timers: Array<{ callback?: unknown }> = []
+  globalThis.setTimeout = ((callback: () => void, delay?: number) => {
+    const timer = original(() => {
+      timer.callback = undefined
+      callback()
+    }, delay)
+    timers.push(timer)
+    return timer
+  }) as never
+  return () => timers.filter(({ callback }) => callback !== undefined).length
+}
+
+// A SEND that is answered NOSCRIPT is sent again, behind everything that was sent meanwhile.
+t.test('one SEND is in flight in a bucket, and the next carries what has come meanwhile', async t => {
+  const site = await joined(t)
+  const { member, connection, run } = site
+  const received = holdElsewhere(site, 'ann')
+  const answers: Array<() => void> = []
+  connection.answer = ({ name, keys, args }) => name === 'SEND' ? new Promise(resolve => answers.push(() => resolve(connection.redis.run(scripts.SEND, keys, args)))) : undefined
+  for (let i = 0; i < 250; i++) member.send(eventTo('ann', `data: ${i}\n\n`))
+  await run(10)
+  // Another bucket does not wait.
+  member.send(eventTo('bob'))
+  const sizes: number[] = []
+  while (answers.length > 0) {
+    sizes.push(...connection.sent.splice(0).filter(({ name }) => name === 'SEND').map(({ args }) => (args.length - 2) / 2))
+    for (const answer of answers.splice(0)) answer()
+    await run(10)
+  }
+  t.strictSame(sizes, [1, 1, 100, 100, 49])
+  t.strictSame(sequences(received), Array.from({ length: 250 }, (_, i) => i + 1))
+  t.strictSame(received.map(message => message.type === 'send' && message.message.text), Array.from({ length: 250 }, (_, i) => `data: ${i}\n\n`))
+})
+
+t.test('a SEND carries no more than 1 MiB, unless a single message is longer', async t => {
+  const site = await joined(t)
+  const { member, connection, run } = site
+  connection.elsewhere = () => 1
+  for (const length of [1, 400_000, 400_000, 400_000, 2_000_000, 1]) member.send(eventTo('ann', 'x'.repeat(length)))
+  await run(10)
+  t.strictSame(connection.sent.filter(({ name }) => name === 'SEND').map(({ args }) => (args.length - 2) / 2), [1, 2, 1, 1, 1])
+})
+
+t.test('a message resolves to the sum of the replies of all members that were told', async t => {
+  const site = await joined(t)
+  const { member, run } = site
+  for (const id of ['one', 'two']) holdElsewhere(site, 'ann', id)
+  claimElsewhere(site.connection, 'ann', 'a tab', 1, 'unheard')
+  const timers = watchTimers()
+  const sent = outcomeOf(member.send(eventTo('ann')))
+  await run(10)
+  replyElsewhere(site, 'ann', [{ body: '2' }], 'one')
+  await run(10)
+  t.equal(sent.now, 'pending')
+  // A client may send a command twice.
+  replyElsewhere(site, 'ann', [{ body: '2' }], 'one')
+  replyElsewhere(site, 'ann', [{ body: '3' }], 'two')
+  await run(10)
+  t.equal(sent.now, 5, 'nobody waits for a member without a subscription')
+  t.equal(timers(), 0)
+})
+
+t.test('a member without the scope, or a dead member, is not told', async t => {
+  const site = await joined(t)
+  const { member, connection, run } = site
+  const [dead, other] = [holdElsewhere(site, 'ann', 'dead'), holdElsewhere(site, 'bob', 'other')]
+  connection.redis.delete(`{${bucketOfScope('ann').toString(16)}}:member:dead`)
+  const sent = outcomeOf(member.send(eventTo('ann')))
+  await run(10)
+  t.equal(sent.now, 0)
+  t.strictSame([dead, other], [[], []])
+})
+
+// Messages travel on another connection.
+t.test('a reply may overtake the output of SEND', async t => {
+  const site = await joined(t)
+  const { member, connection, run } = site
+  holdElsewhere(site, 'ann')
+  connection.answer = ({ name, keys, args }) => {
+    if (name !== 'SEND') return undefined
+    const output = connection.redis.run(scripts.SEND, keys, args)
+    return new Promise(resolve => setTimeout(() => resolve(output), 100))
+  }
+  const sent = outcomeOf(member.send(eventTo('ann')))
+  replyElsewhere(site, 'ann', [{ body: '7' }])
+  await run(50)
+  t.equal(sent.now, 'pending')
+  await run(60)
+  t.equal(sent.now, 7)
+})
+
+t.test('a message waits for replies for half of replaceTimeout at most, and leaves no timer', async t => {
+  const site = await joined(t)
+  const { member, connection, run } = site
+  connection.countsReceivers = false
+  for (const id of ['silent', 'another']) holdElsewhere(site, 'ann', id)
+  const timers = watchTimers()
+  const first = outcomeOf(member.send(eventTo('ann')))
+  replyElsewhere(site, 'ann', [{ body: '3' }])
+  await run(1_000)
+  for (const id of ['silent', 'another']) keepAlive(site, id)
+  const second = outcomeOf(member.send(eventTo('ann')))
+  await run(1_490)
+  t.strictSame([first.now, second.now], ['pending', 'pending'])
+  await run(20)
+  t.strictSame([first.now, second.now], [3, 'pending'])
+  replyElsewhere(site, 'ann', [{ sequence: 1, body: '9' }, { sequence: 2, body: '4' }])
+  await run(970)
+  t.equal(second.now, 'pending')
+  await run(20)
+  t.equal(second.now, 4)
+  t.equal(timers(), 0)
+})
+
+t.test('while Redis is away a message resolves to 0, and is not sent later', async t => {
+  const site = await joined(t)
+  const { member, connection, run } = site
+  const received = holdElsewhere(site, 'ann')
+  keepAlive(site)
+  connection.answer = () => new Promise((_resolve, reject) => setTimeout(() => reject(new Error('Connection is closed.')), 100))
+  const timers = watchTimers()
+  const [inFlight, waiting] = [member.send(eventTo('ann')), member.send(eventTo('ann'))].map(outcomeOf)
+  await run(90)
+  t.strictSame([inFlight!.now, waiting!.now], ['pending', 'pending'])
+  await run(11)
+  t.strictSame([inFlight!.now, waiting!.now], [0, 0])
+  t.equal(timers(), 0)
+  connection.sent.length = 0
+  const [away, list] = [outcomeOf(member.send(eventTo('ann'))), outcomeOf(member.list(streamKey('ann').scope))]
+  await run(1)
+  t.strictSame([away.now, list.now], [0, []])
+  connection.answer = () => undefined
+  await run(5_000)
+  t.notOk(member.isAway)
+  t.notOk(connection.sent.some(({ name }) => name === 'SEND'))
+  t.strictSame(received, [])
+  member.send(eventTo('ann'))
+  await run(10)
+  t.strictSame(sequences(received), [3])
+})
+
+t.test('a message that waits for replies is settled when Redis goes away or has lost data, and when the subscription breaks', async t => {
+  for (const what of ['outage', 'loss', 'deafness'] as const) {
+    const site = await joined(t)
+    const { member, connection, run } = site
+    for (const id of ['silent', 'another']) holdElsewhere(site, 'ann', id)
+    member.claim(claimOf('ann', 'a'))
+    const sent = outcomeOf(member.send(eventTo('ann')))
+    replyElsewhere(site, 'ann', [{ body: '3' }])
+    await run(10)
+    t.equal(sent.now, 'pending')
+    if (what === 'outage') connection.answer = () => Promise.reject(new Error('Connection is closed.'))
+    if (what === 'loss') connection.redis.restart()
+    if (what === 'deafness') {
+      connection.isSubscribed = false
+      member.onDeaf(new Error('the connection of the subscription has ended'))
+    }
+    await run(1_000)
+    t.equal(sent.now, 3, what)
+    site.time.end()
+  }
+})
+
+t.test('a SEND whose messages nobody waits for any longer is not sent again', async t => {
+  const site = await joined(t)
+  const { member, connection, run } = site
+  holdElsewhere(site, 'ann')
+  connection.answer = ({ name }) => name === 'SEND' ? new Promise(() => {}) : undefined
+  connection.wanted.length = 0
+  const sent = outcomeOf(member.send(eventTo('ann')))
+  await run(2_400)
+  t.strictSame(connection.wanted.map(ask => ask()), [true])
+  await run(200)
+  t.strictSame(connection.wanted.map(ask => ask()), [false])
+  t.equal(sent.now, 0)
+})
+
+t.test('a member that leaves settles its messages, sends no more, and does not answer', async t => {
+  const site = await joined(t)
+  const { member, connection, run } = site
+  connection.countsReceivers = false
+  holdElsewhere(site, 'ann')
+  const timers = watchTimers()
+  const sent = outcomeOf(member.send(eventTo('ann')))
+  await run(10)
+  t.equal(sent.now, 'pending')
+  connection.sent.length = 0
+  member.onMessage(sendText({ sender: 'another', bucket: 1, sequence: 1 }, eventTo('ann')))
+  member.leave()
+  const late = outcomeOf(member.send(eventTo('ann')))
+  member.onMessage(sendText({ sender: 'another', bucket: 1, sequence: 2 }, eventTo('ann')))
+  await run(10)
+  t.strictSame([sent.now, late.now], [0, 0])
+  t.strictSame(connection.names().filter(name => name === 'SEND' || name === 'REPLY'), [])
+  t.equal(timers(), 0)
+})
+
+t.test('a message that arrives twice, or behind a later message, is not delivered', async t => {
+  const delivered: ClusterMessage[] = []
+  const { member, connection, run } = await joined(t, 600_000, { deliver: message => delivered.push(message) })
+  const arrive = (sender: string, bucket: number, sequence: number) => member.onMessage(sendText({ sender, bucket, sequence }, { scope: '"ann"', except: 'a b', retry: 5, text: `${sender} ${bucket} ${sequence}\n\n` }))
+  for (const sequence of [3, 3, 2, 4]) arrive('one', 1, sequence)
+  arrive('one', 2, 1)
+  arrive('two', 1, 3)
+  t.strictSame(delivered.map(({ text }) => text), ['one 1 3', 'one 1 4', 'one 2 1', 'two 1 3'].map(name => `${name}\n\n`))
+  t.strictSame(delivered[0], { scope: '"ann"', except: 'a b', retry: 5, text: 'one 1 3\n\n' })
+
+  // Bounded: of 10,000 other members the first is forgotten, unless it was heard again.
+  for (let i = 0; i < 9_999; i++) arrive(`other ${i}`.replace(' ', '-'), 1, 1)
+  arrive('two', 1, 4)
+  delivered.length = 0
+  arrive('last', 1, 1)
+  for (const sender of ['two', 'last', 'other-9998']) arrive(sender, 1, 1)
+  t.strictSame(delivered.map(({ text }) => text), ['last 1 1\n\n'])
+  arrive('one', 1, 1)
+  t.equal(delivered.length, 2)
+  await run(10)
+  t.ok(connection.sent.every(({ name }) => name === 'REPLY' || name === 'BEAT'))
+})
+
+t.test('the replies of one turn to a member and a bucket are one command', async t => {
+  const site = await joined(t, 600_000, { deliver: () => 2 })
+  const { member, connection, run } = site
+  const replies: Message[] = []
+  connection.elsewhere = (_channel, message) => replies.push(parseMessage(message))
+  for (let sequence = 1; sequence <= 3; sequence++) member.onMessage(sendText({ sender: 'one', bucket: 1, sequence }, eventTo('ann')))
+  member.onMessage(sendText({ sender: 'one', bucket: 2, sequence: 1 }, eventTo('ann')))
+  member.onMessage(sendText({ sender: 'two', bucket: 1, sequence: 1 }, eventTo('ann')))
+  await run(10)
+  const page = (sequence: number) => ({ sequence, page: 0, pages: 1, body: '2' })
+  t.strictSame(replies, [
+    { type: 'reply', member: member.id, bucket: 1, replies: [1, 2, 3].map(page) },
+    { type: 'reply', member: member.id, bucket: 2, replies: [page(1)] },
+    { type: 'reply', member: member.id, bucket: 1, replies: [page(1)] }
+  ])
+  // While Redis is away nobody waits for a reply.
+  connection.sent.length = 0
+  connection.canSend = false
+  member.onMessage(sendText({ sender: 'one', bucket: 1, sequence: 9 }, eventTo('ann')))
+  await run(10)
+  t.strictSame(connection.names(), [])
+})
+
+t.test('a long list is sent in pages of 1,000, and put together in any order of arrival', async t => {
+  const infos = (prefix: string, length: number) => Array.from({ length }, (_, i) => ({ id: `${prefix} ${i}`, tabId: 'a\u2028b', name: undefined, openedAt: i }))
+  const site = await joined(t, 600_000, { list: scope => scope === '"ann"' ? infos('own', 2_500) : [] })
+  const { member, connection, run } = site
+  const replies: Message[] = []
+  connection.elsewhere = (_channel, message) => replies.push(parseMessage(message))
+  member.onMessage(listText({ sender: 'one', bucket: 1, sequence: 1 }, '"ann"'))
+  member.onMessage(listText({ sender: 'one', bucket: 1, sequence: 2 }, '"bob"'))
+  await run(10)
+  const pages = replies.flatMap(message => message.type === 'reply' ? message.replies : [])
+  t.strictSame(pages.map(({ sequence, page, pages, body }) => [sequence, page, pages, JSON.parse(body).length]), [[1, 0, 3, 1_000], [1, 1, 3, 1_000], [1, 2, 3, 500], [2, 0, 1, 0]])
+
+  holdElsewhere(site, 'ann', 'one')
+  holdElsewhere(site, 'ann', 'two')
+  const list = outcomeOf(member.list('"ann"'))
+  await run(10)
+  replyElsewhere(site, 'ann', [2, 0, 2].map(page => ({ ...pages[page]!, sequence: 1 })), 'one')
+  replyElsewhere(site, 'ann', [{ body: JSON.stringify(infos('two', 1)) }], 'two')
+  await run(10)
+  t.equal(list.now, 'pending')
+  replyElsewhere(site, 'ann', [pages[1]!], 'one')
+  await run(10)
+  const ids = (list.now as Array<{ id: string, tabId: string }>).map(({ id, tabId }) => `${id} ${tabId}`).sort()
+  t.strictSame(ids, [...infos('own', 2_500), ...infos('two', 1)].map(({ id, tabId }) => `${id} ${tabId}`).sort())
+})
+
+t.test('a process is listed for a scope as long as the process has a claim there', async t => {
+  const { member, connection, run } = await joined(t)
+  const key = `{${digestOf('"ann"')[0]}}:${digestOf('"ann"').slice(1)}`
+  const listed = () => connection.redis.dump()[key]?.fields['@']
+  const claims = ['a', 'b', 'c'].map(tab => claimOf('ann', tab))
+  for (const claim of claims) member.claim(claim)
+  await run(10)
+  t.equal(listed(), `${member.id} 3`)
+  // The claim with the greatest number goes first, and a claim of another process comes between.
+  member.release(claims[2]!)
+  await run(10)
+  claimElsewhere(connection, 'ann', 'a', 1)
+  await run(10)
+  t.strictSame(claims[0]!.reasons, ['replaced'])
+  member.release(claims[1]!)
+  await run(10)
+  t.equal(listed(), `${member.id} 3 another 1`)
+  member.release(claims[0]!)
+  await run(10)
+  t.equal(listed(), 'another 1')
+
+  // A claim that is replaced in its own process is not told to Redis, unless it is the last one.
+  const [one, two] = [claimOf('eve', 'a'), claimOf('eve', 'a')]
+  member.claim(one)
+  member.claim(two)
+  member.release(two)
+  member.release(one)
+  await run(10)
+  t.strictSame(Object.keys(connection.redis.dump()).filter(name => !name.includes(':member')), [key])
+})
+
+// In a Redis Cluster a command that was first sent to the wrong node arrives behind later commands.
+t.test('the release of an old claim leaves a newer claim listed, whatever the order of arrival', async t => {
+  const { member, connection, run } = await joined(t)
+  const key = `{${digestOf('"ann"')[0]}}:${digestOf('"ann"').slice(1)}`
+  const old = claimOf('ann', 'a')
+  member.claim(old)
+  await run(10)
+  connection.answer = ({ name, keys, args }) => name === 'RELEASE' ? new Promise(resolve => setTimeout(() => resolve(connection.redis.run(scripts.RELEASE, keys, args)), 100)) : undefined
+  member.release(old)
+  await run(10)
+  member.claim(claimOf('ann', 'b'))
+  await run(10)
+  t.equal(connection.redis.dump()[key]!.fields['@'], `${member.id} 2`)
+  await run(100)
+  t.equal(connection.redis.dump()[key]!.fields['@'], `${member.id} 2`)
 })

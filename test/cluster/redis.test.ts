@@ -10,6 +10,7 @@ import { defaults } from '../../lib/options.ts'
 import { redisCluster } from '../../lib/redis/index.ts'
 import { Registry } from '../../lib/registry/registry.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
+import { clusterContext } from '../kit/cluster-context.ts'
 import { buildApp, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
 import { conformance } from '../kit/conformance.ts'
@@ -92,12 +93,12 @@ t.test('over HTTP', redisOptions, async t => {
     await three.fastify.close()
     t.equal(await one.registry.count('carl0'), 0)
     t.ok(await records() < recordsOfAll, 'the records of the process are deleted')
-    t.strictSame((await counter.keys('*')).filter(key => !/:member:|:evicted$/.test(key)).length, 1, 'the scope of the test before')
+    t.strictSame((await counter.keys('*')).filter(key => !/:member:|:members$|:evicted$/.test(key)).length, 1, 'the scope of the test before')
   })
 
   t.test('a process with 10,000 quiet streams sends fewer than two commands a second', async t => {
     const { log } = memoryLog()
-    const cluster = await redisCluster({ redis: server.client(), prefix: 'quiet:' }).join({ log, replaceTimeout: 5_000 })
+    const cluster = await redisCluster({ redis: server.client(), prefix: 'quiet:' }).join(clusterContext({ log }))
     const released = new Promise<void>(() => {})
     // Not all at once: a busy machine's Redis would count as away, and all be stated again when it is back.
     const clock = FakeTimers.install({ toFake: ['setTimeout', 'clearTimeout'] })
@@ -124,7 +125,7 @@ t.test('with fastify.redis of @fastify/redis, which closes its client after us',
   fastify.get('/', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
   await fastify.inject({ url: '/?tab=a', payloadAsStream: true })
   const observer = server.client()
-  t.equal((await observer.keys('*')).filter(key => !key.includes(':member:')).length, 1)
+  t.equal((await observer.keys('*')).filter(key => !/:member:|:members$/.test(key)).length, 1)
   await fastify.close()
   t.strictSame(await observer.keys('*'), [])
   t.equal((await observer.client('LIST') as string).split('\n').filter(line => line.includes('sub=1')).length, 0, 'no subscription is left')
@@ -132,7 +133,7 @@ t.test('with fastify.redis of @fastify/redis, which closes its client after us',
 
 t.test('a claim that is released twice, or after its process has left, is forgotten once', redisOptions, async t => {
   const server = await redisServer(t)
-  const cluster = await redisCluster({ redis: server.client() }).join({ log: memoryLog().log, replaceTimeout: 5_000 })
+  const cluster = await redisCluster({ redis: server.client() }).join(clusterContext())
   const claim = { key: streamKey('ann', 'a'), released: Promise.resolve(), end () {} }
   await cluster.claim(claim)
   cluster.release(claim)
@@ -151,7 +152,7 @@ t.test('an option of the adapter that is not valid, or that does not exist, is r
   t.throws(() => redisCluster({ redis: new Map() } as never), { code, message: /option 'cluster.redis' must be a client of ioredis, iovalkey or redis, got an instance of Map/ })
   t.throws(() => redisCluster({ redis, leese: 1000 } as never), {
     code: 'FST_ERR_OCTA_STAR_UNKNOWN_OPTION',
-    message: "octa-star-streams: unknown option 'cluster.leese'. Known options: redis, prefix, lease, log"
+    message: "octa-star-streams: unknown option 'cluster.leese'. Known options: redis, prefix, lease, maxMessageBytes, log"
   })
   redisCluster({ redis, prefix: 'x:', lease: 1000, log: undefined } as never)
 })
@@ -161,9 +162,11 @@ t.test('claims that race while Redis knows no script keep their order', redisOpt
   const server = await redisServer(t)
   const { log, lines } = memoryLog()
   // Longer than the time limit of this file: a test that waits for replaceTimeout fails.
-  const join = () => redisCluster({ redis: server.client() }).join({ log, replaceTimeout: 3_600_000 })
-  const members = [await join(), await join(), await join()]
-  const registries = members.map(member => new Registry(member, { ...defaults, replaceTimeout: 3_600_000, onLimit: 'replace-oldest' }, log))
+  const registries = Array.from({ length: 3 }, () => new Registry({ ...defaults, replaceTimeout: 3_600_000, onLimit: 'replace-oldest' }, log))
+  const members = await Promise.all(registries.map(async registry => {
+    registry.cluster = await redisCluster({ redis: server.client() }).join(clusterContext({ log, replaceTimeout: 3_600_000, registry }))
+    return registry.cluster
+  }))
   const admin = server.client()
   for (let round = 0; round < 30; round++) {
     admin.script('FLUSH')

@@ -7,7 +7,7 @@ import t, { type Test } from 'tap'
 import { redisCluster } from '../../lib/redis/index.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
 import type { Cluster, ClusterClaim } from '../../types/cluster.ts'
-import { memoryLog } from '../kit/memory-log.ts'
+import { clusterContext } from '../kit/cluster-context.ts'
 import { redisOptions, redisServer } from '../kit/redis.ts'
 
 const STREAMS = 20_000
@@ -40,7 +40,7 @@ for (const [tabs, bytes] of [[1, DOCUMENTED.alone], [5, DOCUMENTED.ofFive]] as c
     const server = await redisServer(t)
     waitForRedis(t)
     const admin = server.client()
-    const cluster = await redisCluster({ redis: server.client(), lease: LEASE }).join({ log: memoryLog().log, replaceTimeout: 5_000 })
+    const cluster = await redisCluster({ redis: server.client(), lease: LEASE }).join(clusterContext())
     const never = new Promise(() => {})
     const claims: ClusterClaim[] = Array.from({ length: STREAMS }, (_, i) => (
       { key: streamKey(`user-${Math.floor(i / tabs)}`, String(i).padEnd(32, 'x')), released: never, end () {} }
@@ -97,7 +97,7 @@ t.test(`one that replaced another process's takes ${DOCUMENTED.replacing} bytes 
   const server = await redisServer(t)
   waitForRedis(t)
   const admin = server.client()
-  const join = () => redisCluster({ redis: server.client() }).join({ log: memoryLog().log, replaceTimeout: 5_000 })
+  const join = () => redisCluster({ redis: server.client() }).join(clusterContext())
   const [one, two] = [await join(), await join()]
   const claims = (cluster: Cluster): ClusterClaim[] => Array.from({ length: REPLACED }, (_, i) => ({
     key: streamKey(`user-${i}`, String(i).padEnd(32, 'x'), 'a name'),

@@ -4,8 +4,8 @@ import fc from 'fast-check'
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import {
-  RECORD_LEASE, askCommand, beatCommand, claimCommand, countCommand, evictCommand, leaveCommand, parseMessage, probeCommand, recordKey, releaseCommand, requestsCommand, restateCommand,
-  type Command, type EndReason, type Place, type Sender
+  RECORD_LEASE, askCommand, beatCommand, claimCommand, countCommand, evictCommand, leaveCommand, listText, markCommand, parseMessage, probeCommand, recordKey, releaseCommand, replyCommand, requestsCommand,
+  restateCommand, sendCommand, sendText, sweepCommand, unmarkCommand, watchCommand, type Command, type EndReason, type Place, type Sender
 } from '../../lib/redis/protocol.ts'
 import * as scripts from '../../lib/redis/scripts.ts'
 import { redisOptions, redisServer } from '../kit/redis.ts'
@@ -50,7 +50,7 @@ t.test('protocol.ts reads the output and the messages of every script', redisOpt
   }, 'claim 9 of m1 is gone')
   t.strictSame(await run(askCommand(sender('m3'), BUCKET, 2, false, question)), { reply: { outcome: 'lost' }, messages: [] })
 
-  t.strictSame(await run(releaseCommand(sender('m1'), BUCKET, [place('x:', 1)])), {
+  t.strictSame(await run(releaseCommand(sender('m1'), BUCKET, [{ ...place('x:', 1), newest: 0 }])), {
     reply: undefined, messages: [{ to: 'm2', type: 'gone', member: 'm1', number: 1 }]
   }, 'm3 is told too, but has no subscription')
   t.strictSame(await run(restateCommand(sender('m2'), BUCKET, [{ ...place('x:', 1), token: 1 }, { ...place('y:', 2), token: 1 }])), {
@@ -62,8 +62,36 @@ t.test('protocol.ts reads the output and the messages of every script', redisOpt
   }, 'the replaced claim of m2 is not gone, and its process may not have heard of its end')
   t.strictSame(await run(evictCommand(sender('m1'), 'a1', '', '0', { at: 1, tolerance: 1 })), { reply: { outcome: 'late' }, messages: [] })
   t.strictSame(await run(restateCommand(sender('m2'), BUCKET, [{ ...place('y:', 2), token: 1 }])), { reply: { ops: 3, ended: [{ index: 0, reason: 'evicted' }] }, messages: [] })
-  t.strictSame(await run(releaseCommand(sender('m2'), BUCKET, [place('y:', 2)])), { reply: undefined, messages: [{ to: 'm1', type: 'gone', member: 'm2', number: 2 }] })
-  await run(leaveCommand(sender('m1'), [BUCKET, 11]))
+  t.strictSame(await run(releaseCommand(sender('m2'), BUCKET, [{ ...place('y:', 2), newest: 2 }])), { reply: undefined, messages: [{ to: 'm1', type: 'gone', member: 'm2', number: 2 }] })
+
+  const name = { sender: 'm1', bucket: BUCKET, sequence: 1 }
+  const message = { scope: '"ann lee\u2028"', tabId: 'a b', except: undefined, text: 'data: 1\ndata: 2\n\n', retry: 5 }
+  const { except, ...arrived } = message
+  t.strictSame(await run(sendCommand(sender('m1'), BUCKET, [
+    { digest: 'a1', text: sendText(name, message) }, { digest: 'a2', text: sendText({ ...name, sequence: 2 }, message) }, { digest: 'a1', text: listText({ ...name, sequence: 3 }, message.scope) }
+  ])), {
+    // The record of m3 is alive, and m3 has no subscription.
+    reply: { told: [1, 3].flatMap(n => [{ index: n - 1, member: 'm3', receivers: 0 }]) }, messages: []
+  }, 'm2 has no claim in the scope any longer')
+  await claim('m2', 'x:', 3)
+  t.strictSame(await run(sendCommand(sender('m1'), BUCKET, [{ digest: 'a1', text: sendText(name, message) }, { digest: 'a1', text: listText({ ...name, sequence: 2 }, message.scope) }])), {
+    reply: { told: [0, 1].flatMap(index => [{ index, member: 'm3', receivers: 0 }, { index, member: 'm2', receivers: 1 }]) },
+    messages: [{ to: 'm2', type: 'send', ...name, message: arrived }, { to: 'm2', type: 'list', ...name, sequence: 2, scope: message.scope }]
+  })
+  const pages = [{ sequence: 1, page: 0, pages: 1, body: '2' }, { sequence: 2, page: 1, pages: 2, body: '[{"name":"a b\u2028"}]' }]
+  t.strictSame(await run(replyCommand(sender('m2'), BUCKET, 'm1', pages)), { reply: undefined, messages: [{ to: 'm1', type: 'reply', member: 'm2', bucket: BUCKET, replies: pages }] })
+
+  for (const member of MEMBERS) await run(beatCommand(sender(member), [0, BUCKET], false))
+  await redis.del(recordKey(PREFIX, 0, 'm3'))
+  const everybody = () => sendCommand(sender('m1'), 0, [{ digest: undefined, text: sendText(name, { text: 'data: 1\n\n' }) }])
+  t.strictSame(await run(everybody()), {
+    reply: { told: [{ index: 0, member: 'm2', receivers: 1 }] }, messages: [{ to: 'm2', type: 'send', ...name, message: { text: 'data: 1\n\n' } }]
+  })
+  t.strictSame(await redis.hkeys(`${PREFIX}{0}:members`), ['m1', 'm2'], 'm3 is dead')
+  await run(leaveCommand(sender('m2'), [0, BUCKET]))
+  t.strictSame((await run(everybody())).reply, { told: [] })
+  await run(leaveCommand(sender('m1'), [0, BUCKET, 11]))
+  t.equal(await redis.exists(`${PREFIX}{0}:members`), 0)
   t.equal(await redis.exists(recordKey(PREFIX, BUCKET, 'm1'), recordKey(PREFIX, 11, 'm1')), 0)
 })
 
@@ -80,7 +108,7 @@ t.test('a claim between two others is told when the oldest claim is gone', redis
   const { redis, received } = await redisWithMembers(t, ['m1', 'm2', 'm3', 'm4'])
   for (const member of ['m1', 'm2', 'm3', 'm4']) await evaluate(redis, claimCommand(sender(member), place('x:', 1), NOW))
   await received()
-  await evaluate(redis, releaseCommand(sender('m1'), BUCKET, [place('x:', 1)]))
+  await evaluate(redis, releaseCommand(sender('m1'), BUCKET, [{ ...place('x:', 1), newest: 1 }]))
   t.strictSame((await received()).map(([channel]) => channel.slice(-2)).sort(), ['m2', 'm3', 'm4'])
 })
 
@@ -96,6 +124,21 @@ t.test('a claim waits for an older claim that is evicted and replaced at once', 
   t.strictSame(reply.outcome === 'newest' && reply.predecessors.map(({ member }) => member), ['m1', 'm2'])
 })
 
+// Both streams ended: the newest, because the older claim seemed to replace it, and the older stream, because it was replaced.
+t.test('a claim that a client sends twice does not replace the claim that has replaced it', redisOptions, async t => {
+  const { redis, received } = await redisWithMembers(t)
+  const claim = async (member: string) => {
+    const command = claimCommand(sender(member), place('x:', 1), NOW)
+    return command.parse(await evaluate(redis, command))
+  }
+  await claim('m1')
+  await claim('m2')
+  await received()
+  t.match(await claim('m1'), { outcome: 'superseded', reason: 'replaced' })
+  t.match(await claim('m2'), { outcome: 'newest' })
+  t.strictSame(await received(), [])
+})
+
 // Times in seconds before the run, far from what a run of the test lasts.
 const age = fc.constantFrom(-20, 0, 20, 40)
 const timing = fc.oneof(
@@ -106,12 +149,12 @@ const timing = fc.oneof(
 const member = fc.constantFrom(...MEMBERS)
 const scope = fc.constantFrom(...SCOPES)
 const places = fc.record({ digest: scope, field: fc.constantFrom('x:', 'x:n', 'y:'), number: fc.integer({ min: 1, max: 6 }) })
-const buckets = fc.constantFrom([BUCKET], [BUCKET, 11])
+const buckets = fc.constantFrom([BUCKET], [BUCKET, 11], [0, BUCKET])
 const step = fc.oneof(
   { weight: 6, arbitrary: fc.record({ type: fc.constant('claim' as const), member, place: places, timing, lease: fc.constantFrom(600_000, 1_800_000) }) },
   // A claim is restated with the token that the claim got, or with any token.
   { weight: 3, arbitrary: fc.record({ type: fc.constant('restate' as const), member, claims: fc.array(fc.record({ place: places, token: fc.option(age, { nil: undefined }) }), { maxLength: 4 }) }) },
-  { weight: 3, arbitrary: fc.record({ type: fc.constant('release' as const), member, places: fc.array(places, { minLength: 1, maxLength: 3 }) }) },
+  { weight: 3, arbitrary: fc.record({ type: fc.constant('release' as const), member, places: fc.array(fc.record({ place: places, newest: fc.constantFrom(0, 3, 6) }), { minLength: 1, maxLength: 3 }) }) },
   { weight: 2, arbitrary: fc.record({ type: fc.constant('evict' as const), member, scope, fields: fc.constantFrom('', 'x:'), timing }) },
   {
     weight: 3,
@@ -127,6 +170,13 @@ const step = fc.oneof(
   { weight: 1, arbitrary: fc.record({ type: fc.constant('probe' as const), member }) },
   { weight: 1, arbitrary: fc.record({ type: fc.constant('requests' as const), member }) },
   { weight: 1, arbitrary: fc.record({ type: fc.constant('count' as const), member, scope }) },
+  { weight: 3, arbitrary: fc.record({ type: fc.constant('send' as const), member, digests: fc.array(scope, { minLength: 1, maxLength: 3 }) }) },
+  { weight: 2, arbitrary: fc.record({ type: fc.constant('broadcast' as const), member }) },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('reply' as const), member, to: member }) },
+  { weight: 2, arbitrary: fc.record({ type: fc.constant('mark' as const), member, digests: fc.array(scope, { minLength: 1, maxLength: 3 }) }) },
+  { weight: 2, arbitrary: fc.record({ type: fc.constant('unmark' as const), member, scope }) },
+  { weight: 2, arbitrary: fc.record({ type: fc.constant('sweep' as const), member }) },
+  { weight: 2, arbitrary: fc.record({ type: fc.constant('watch' as const), member, forgotten: fc.array(member, { maxLength: 2 }) }) },
   { weight: 1, arbitrary: fc.record({ type: fc.constant('leave' as const), member, buckets }) },
   { weight: 1, arbitrary: fc.record({ type: fc.constant('expire' as const), member, buckets }) }
 )
@@ -180,8 +230,9 @@ t.test('each script and its model give the same replies, send the same messages,
 
   t.strictSame([...outcomes].sort(), [
     'ask asked', 'ask dead or gone', 'ask lost', 'ask receivers 0', 'ask receivers 1', 'beat -1', 'beat requests', 'claim late', 'claim newest', 'claim receivers -1', 'claim receivers 0', 'claim receivers 1',
-    'claim superseded', 'count', 'evict evicted', 'evict late', 'evict receivers 0', 'evict receivers 1', 'requests evicted', 'requests replaced', 'restate evicted', 'restate replaced'
-  ], 'the runs have shown every outcome')
+    'broadcast receivers 0', 'broadcast receivers 1', 'claim superseded', 'count', 'evict evicted', 'evict late', 'evict receivers 0', 'evict receivers 1', 'requests evicted', 'requests replaced', 'restate evicted', 'restate replaced', 'send receivers 0', 'send receivers 1',
+    'mark true', 'mark false', 'unmark true', 'unmark false', 'sweep', 'watch'
+  ].sort(), 'the runs have shown every outcome')
 })
 
 const CLAIMS = 3_000
@@ -295,19 +346,26 @@ function commandOf (step: Exclude<Step, { type: 'expire' }>, start: number, toke
     case 'restate': return restateCommand(from, BUCKET, step.claims.map(({ place, token }) => (
       { ...place, token: token === undefined ? tokenOf(claimName(step.member, place)) ?? start : time(token) }
     )))
-    case 'release': return releaseCommand(from, BUCKET, step.places)
+    case 'release': return releaseCommand(from, BUCKET, step.places.map(({ place, newest }) => ({ ...place, newest })))
     case 'evict': return evictCommand(from, step.scope, step.fields, '0', made(step.timing))
     case 'ask': return askCommand(from, BUCKET, step.ops, step.mayMiss, step.asked.map(({ place, ...rest }) => ({ ...place, ...rest, receivers: 1 })))
     case 'beat': return beatCommand(from, step.buckets, step.isDeaf, step.beat)
     case 'probe': return probeCommand(from, BUCKET, 9)
     case 'requests': return requestsCommand(from, BUCKET, '0')
     case 'count': return countCommand(from, step.scope, '0')
+    case 'send': return sendCommand(from, BUCKET, step.digests.map((digest, i) => ({ digest, text: listText({ sender: step.member, bucket: BUCKET, sequence: i }, 'ann') })))
+    case 'broadcast': return sendCommand(from, 0, [{ digest: undefined, text: sendText({ sender: step.member, bucket: 0, sequence: 1 }, { text: 'data: 1\n\n' }) }])
+    case 'reply': return replyCommand(from, BUCKET, step.to, [{ sequence: 1, page: 0, pages: 1, body: '1' }])
+    case 'mark': return markCommand(from, BUCKET, step.digests.map(digest => ({ digest, scope: `scope ${digest}` })))
+    case 'unmark': return unmarkCommand(from, step.scope)
+    case 'sweep': return sweepCommand(from, BUCKET, '0')
+    case 'watch': return watchCommand(from, step.forgotten)
     case 'leave': return leaveCommand(from, step.buckets)
   }
 }
 
 function outcomesOf (step: Step, reply: any): string[] {
-  const list = (reply?.predecessors ?? reply?.asked ?? reply?.pending ?? []) as Array<{ receivers: number }>
+  const list = (reply?.predecessors ?? reply?.asked ?? reply?.pending ?? reply?.told ?? []) as Array<{ receivers: number }>
   const outcomes = [reply?.outcome, ...list.map(({ receivers }) => `receivers ${receivers}`)].filter(outcome => outcome !== undefined)
   switch (step.type) {
     case 'ask': if (reply.outcome === 'asked' && list.length < step.asked.length) outcomes.push('dead or gone'); break
@@ -317,6 +375,10 @@ function outcomesOf (step: Step, reply: any): string[] {
       if (reply.records[0].ops === -1) outcomes.push('-1')
       if (reply.records[0].requests > 0) outcomes.push('requests')
       break
+    case 'mark': return reply.map((isNew: boolean) => `mark ${isNew}`)
+    case 'unmark': return [`unmark ${reply}`]
+    case 'sweep': return reply.scopes.length > 0 ? ['sweep'] : []
+    case 'watch': return reply.length > 0 ? ['watch'] : []
     case 'count': if (reply.fields.length > 0) return ['count']
   }
   return outcomes.map(outcome => `${step.type} ${outcome}`)
@@ -326,8 +388,8 @@ function outcomesOf (step: Step, reply: any): string[] {
 function comparable (output: unknown, start: number, type: Step['type']): unknown {
   if (!Array.isArray(output)) return output
   const words = output.map(word => typeof word === 'string' ? roundTimes(word, start) : word)
-  const first = type === 'evict' ? 5 : type === 'requests' || type === 'count' ? 1 : words.length
-  const size = type === 'count' ? 1 : 4
+  const first = type === 'evict' ? 5 : type === 'requests' || type === 'count' || type === 'sweep' ? 1 : type === 'broadcast' || type === 'watch' ? 0 : words.length
+  const size = type === 'count' || type === 'sweep' || type === 'watch' ? 1 : type === 'broadcast' ? 3 : 4
   const groups = Array.from({ length: (words.length - first) / size }, (_, i) => words.slice(first + size * i, first + size * i + size))
   return [...words.slice(0, first), groups.sort((a, b) => a.join() < b.join() ? -1 : 1)]
 }

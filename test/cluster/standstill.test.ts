@@ -8,6 +8,7 @@ import { redisCluster } from '../../lib/redis/index.ts'
 import { BEAT } from '../../lib/redis/scripts.ts'
 import { Registry } from '../../lib/registry/registry.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
+import { clusterContext } from '../kit/cluster-context.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 import { PlainHolder } from '../kit/plain-holder.ts'
 import { redisOptions, redisServer } from '../kit/redis.ts'
@@ -31,8 +32,8 @@ async function build (t: Test) {
   const start = async () => {
     const redis = server.client()
     const { log, lines } = memoryLog()
-    const cluster = await redisCluster({ redis, lease: 1_000 }).join({ log, replaceTimeout: REPLACE_TIMEOUT })
-    const registry = new Registry(cluster, { ...defaults, replaceTimeout: REPLACE_TIMEOUT }, log)
+    const registry = new Registry({ ...defaults, replaceTimeout: REPLACE_TIMEOUT }, log)
+    const cluster = registry.cluster = await redisCluster({ redis, lease: 1_000 }).join(clusterContext({ log, replaceTimeout: REPLACE_TIMEOUT, registry }))
     t.teardown(async () => {
       await cluster.leave()
     })
@@ -99,7 +100,7 @@ t.test('a beat that came while the process stood still is heard before the subsc
 
 t.test('a predecessor that was gone while the process stood still is not said to be late', async t => {
   const { log, lines } = memoryLog()
-  const registry = new Registry(undefined, { ...defaults, replaceTimeout: 2_000 }, log)
+  const registry = new Registry({ ...defaults, replaceTimeout: 2_000 }, log)
   const server = net.createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const socket = net.connect((server.address() as net.AddressInfo).port, '127.0.0.1')

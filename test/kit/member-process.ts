@@ -6,6 +6,7 @@ import { defaults } from '../../lib/options.ts'
 import { redisCluster, type RedisClient } from '../../lib/redis/index.ts'
 import { Registry } from '../../lib/registry/registry.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
+import { clusterContext } from './cluster-context.ts'
 import { memoryLog } from './memory-log.ts'
 import type { CloseReason, Holder } from '../../lib/index.ts'
 
@@ -42,8 +43,8 @@ export interface MemberProcess {
 
 export async function memberProcess (t: Test, redis: RedisClient, { lease = 600_000, replaceTimeout = 5_000 } = {}): Promise<MemberProcess> {
   const { log, lines } = memoryLog()
-  const cluster = await redisCluster({ redis, lease }).join({ log, replaceTimeout })
-  const registry = new Registry(cluster, { ...defaults, replaceTimeout }, log)
+  const registry = new Registry({ ...defaults, replaceTimeout }, log)
+  const cluster = registry.cluster = await redisCluster({ redis, lease }).join(clusterContext({ log, replaceTimeout, registry }))
   let hasLeft = false
   const leave = async () => {
     if (hasLeft) return

@@ -2,7 +2,7 @@
 // from the store. test/conformance.test.ts breaks each method once, to prove that the published tests notice.
 import { setImmediate as turn } from 'node:timers/promises'
 import { deferred, within } from '../../lib/wait.ts'
-import type { Cluster, ClusterAdapter, ClusterClaim, ClusterContext, StreamKey } from '../../lib/index.ts'
+import type { Cluster, ClusterAdapter, ClusterClaim, ClusterContext, ClusterMessage, StreamInfo, StreamKey } from '../../lib/index.ts'
 
 /** The number of messages so far, to and from the store and between members. */
 export const traffic = { messages: 0 }
@@ -26,11 +26,15 @@ export interface Entry {
 
 export class MemoryStore {
   readonly entries = new Map<string, Entry>()
+  readonly members = new Set<MemoryMember>()
+  /** The scopes that are marked as online, by their ids. */
+  readonly online = new Map<string, string>()
   orders = 0
 }
 
 export class MemoryMember implements Cluster {
   isAway = false
+  readonly maxMessageBytes: number = 1_048_576
   readonly store: MemoryStore
   readonly context: ClusterContext
   /** The members of the same process, including this member. */
@@ -44,6 +48,7 @@ export class MemoryMember implements Cluster {
     this.store = store
     this.context = context
     this.siblings = siblings
+    store.members.add(this)
   }
 
   claim (claim: ClusterClaim): Promise<unknown> | undefined {
@@ -93,6 +98,66 @@ export class MemoryMember implements Cluster {
     return this.isAway ? 0 : this.others(scope).length
   }
 
+  async send (message: ClusterMessage): Promise<number> {
+    const taken = await Promise.all(this.receivers(message.scope).map(member => this.ask(member, () => member.deliver(message), 0)))
+    return taken.reduce((a, b) => a + b, 0)
+  }
+
+  async list (scope: string): Promise<StreamInfo[]> {
+    const lists = await Promise.all(this.receivers(scope).map(member => this.ask(member, () => member.listOwn(scope), [])))
+    return lists.flat()
+  }
+
+  /** Delivers a message of another member. */
+  deliver (message: ClusterMessage): number {
+    return this.context.deliver(message)
+  }
+
+  /** Tells another member of the streams of this member. */
+  listOwn (scope: string): StreamInfo[] {
+    return this.context.list(scope)
+  }
+
+  /** Asks `member`. Resolves to `otherwise` if one of the two cannot reach the store. */
+  async ask<T> (member: MemoryMember, question: () => T, otherwise: T): Promise<T> {
+    await hop()
+    return this.isAway || member.isAway || !this.store.members.has(member) ? otherwise : question()
+  }
+
+  /** The other members that have claims in `scope`, or all other members if there is no scope. */
+  receivers (scope: string | undefined): MemoryMember[] {
+    if (scope !== undefined) return [...new Set(this.others(scope).map(({ member }) => member))]
+    return [...this.store.members].filter(member => member !== this && member.context.namespace === this.context.namespace)
+  }
+
+  async markOnline (scope: string): Promise<boolean> {
+    await hop()
+    if (this.isAway) return true
+    const isNew = !this.store.online.has(this.scopeId(scope))
+    this.store.online.set(this.scopeId(scope), scope)
+    return isNew
+  }
+
+  async markOffline (scope: string): Promise<boolean> {
+    await hop()
+    return this.isAway || (!this.isHeld(this.scopeId(scope)) && this.store.online.delete(this.scopeId(scope)))
+  }
+
+  isHeld (scopeId: string): boolean {
+    return [...this.store.entries.values()].some(entry => entry.scopeId === scopeId)
+  }
+
+  /** Another process of the cluster has ended. Nobody may have marked the scopes of that process as offline. */
+  onLeft (): void {
+    setTimeout(() => {
+      for (const [id, scope] of this.store.online) {
+        if (this.isAway || this.scopeId(scope) !== id || this.isHeld(id)) continue
+        this.store.online.delete(id)
+        this.context.wentOffline(scope)
+      }
+    }, this.context.offlineDelay).unref()
+  }
+
   /** The entries that other members have in `scope`. */
   others (scope: string): Entry[] {
     return [...this.store.entries.values()].filter(({ scopeId, member }) => scopeId === this.scopeId(scope) && member !== this)
@@ -101,6 +166,8 @@ export class MemoryMember implements Cluster {
   async leave (): Promise<void> {
     if (!this.isAway) for (const entry of this.own.values()) this.remove(entry)
     this.own.clear()
+    this.store.members.delete(this)
+    for (const member of this.store.members) member.onLeft()
     this.left.resolve()
   }
 

@@ -1,5 +1,5 @@
 // The protocol's Lua scripts in TypeScript, for the simulation. A test compares this model with the Lua scripts in a real Redis.
-import { ASK, BEAT, CLAIM, COUNT, EVICT, LEAVE, PROBE, RELEASE, REQUESTS, RESTATE, type Script } from '../../lib/redis/scripts.ts'
+import { ASK, BEAT, CLAIM, COUNT, EVICT, LEAVE, MARK, PROBE, RELEASE, REPLY, REQUESTS, RESTATE, SEND, SWEEP, UNMARK, WATCH, type Script } from '../../lib/redis/scripts.ts'
 
 type Reply = Array<string | number>
 
@@ -48,6 +48,12 @@ export class RedisModel {
       case RELEASE: return call.release()
       case EVICT: return call.evict()
       case COUNT: return call.count()
+      case SEND: return call.send()
+      case REPLY: return call.reply()
+      case MARK: return call.mark()
+      case UNMARK: return call.unmark()
+      case SWEEP: return call.sweep()
+      case WATCH: return call.watch()
       case LEAVE: return call.leave()
       default: throw new Error('the model does not know this script')
     }
@@ -92,7 +98,7 @@ class Call {
       const previous = parseEntry(value)
       const isOwn = previous.member === this.#member
       const lives = !isOwn && this.#isAlive(previous.member)
-      const hasNewer = previous.before.some(claim => claim.member === this.#member && claim.number > entry.number)
+      const hasNewer = previous.before.some(claim => claim.member === this.#member && claim.number >= entry.number)
       const isSuperseded = isOwn ? previous.number > entry.number : lives && countsFrom < this.#now && previous.token >= countsFrom
       if (hasNewer || isSuperseded) return ['superseded', integer(this.#now), ops, 'replaced']
       entry.token = Math.max(countsFrom, previous.token + 1)
@@ -110,14 +116,20 @@ class Call {
       }
     }
     this.#storeEntry(key, field!, entry)
+    this.#storeHolders(key, [...this.#holdersOf(key)], entry.number)
     this.#renew(key, Number(lease))
     return ['newest', integer(this.#now), ops, integer(entry.token), ...listed]
   }
 
   beat (): Reply {
-    const [,, lease, deaf, beat] = this.#args as [string, string, string, string, string]
+    const [,, lease, deaf, beat, indexLease] = this.#args as [string, string, string, string, string, string]
     const result: Reply = [integer(this.#now)]
-    for (const record of this.#keys) {
+    const [records, index] = this.#recordsAndIndex(indexLease !== '')
+    if (index !== undefined) {
+      this.#store.hset(index, this.#member, '')
+      this.#store.pexpire(index, Number(indexLease))
+    }
+    for (const record of records) {
       const ops = this.#store.hget(record, 'ops')
       this.#store.hset(record, 'deaf', deaf)
       this.#store.hset(record, 'ops', ops ?? '0')
@@ -160,6 +172,7 @@ class Call {
     for (const [i, key] of this.#keys.slice(1).entries()) {
       const [field, number, token] = [this.#args[3 * i + 4]!, Number(this.#args[3 * i + 5]), Number(this.#args[3 * i + 6])]
       const own = { member: this.#member, number }
+      this.#storeHolders(key, [...this.#holdersOf(key)].filter(([member]) => member === this.#member || this.#isAlive(member)), number)
       const value = this.#store.hget(key, field)
       const present = value === undefined ? undefined : parseEntry(value)
       const entry = present !== undefined && (present.member === this.#member || this.#isAlive(present.member)) ? present : undefined
@@ -186,7 +199,7 @@ class Call {
       this.#renew(key, Number(lease))
     }
     const scope = this.#keys[1]
-    for (const [field, value] of scope === undefined ? [] : this.#store.hgetall(scope)) {
+    for (const [field, value] of scope === undefined ? [] : this.#claimsOf(scope)) {
       const entry = parseEntry(value)
       if (!this.#isAlive(entry.member) && this.#notGone(entry.before).length === 0) this.#store.hdel(scope!, field)
     }
@@ -196,7 +209,7 @@ class Call {
   release (): null {
     const record = this.#keys[0]!
     for (const [i, key] of this.#keys.slice(1).entries()) {
-      const [field, number] = [this.#args[2 * i + 2]!, Number(this.#args[2 * i + 3])]
+      const [field, number, newest] = [this.#args[3 * i + 2]!, Number(this.#args[3 * i + 3]), Number(this.#args[3 * i + 4])]
       const waiters = new Set(this.#store.hget(record, integer(number))?.split(' ').slice(3))
       this.#store.hdel(record, integer(number))
       const value = this.#store.hget(key, field)
@@ -215,6 +228,11 @@ class Call {
           this.#storeEntry(key, field, { ...entry, before })
         }
       }
+      const holders = [...this.#holdersOf(key)]
+      if (newest > 0) {
+        const isListed = ([member, number]: [string, number]) => member === this.#member ? number > newest : this.#isAlive(member)
+        this.#storeHolders(key, holders.filter(isListed))
+      }
       for (const waiter of waiters) this.#publish(waiter, `gone ${this.#member} ${integer(number)}`)
     }
     return null
@@ -232,7 +250,7 @@ class Call {
     }
     const asked: Array<ClaimOf & { readonly field: string }> = []
     const words = new Map<string, string[]>()
-    for (const [field, value] of this.#store.hgetall(key)) {
+    for (const [field, value] of this.#claimsOf(key)) {
       const entry = parseEntry(value)
       if (!field.startsWith(prefix)) continue
       const claims: ClaimOf[] = this.#notGone(entry.before, this.#member)
@@ -250,13 +268,100 @@ class Call {
 
   count (): Reply {
     const counts = (owner: string) => owner !== this.#member && this.#isAlive(owner)
-    const counted = this.#store.hgetall(this.#keys[1]!).filter(([, value]) => counts(parseEntry(value).member))
+    const counted = this.#claimsOf(this.#keys[1]!).filter(([, value]) => counts(parseEntry(value).member))
     return ['0', ...counted.map(([field]) => field)]
   }
 
-  leave (): null {
-    for (const record of this.#keys) this.#store.del(record)
+  send (): Reply {
+    const base = this.#records.slice(0, -'member:'.length)
+    const allMembers = () => {
+      const members = this.#store.hgetall(`${base}members`).map(([member]) => member)
+      for (const member of members) if (member !== this.#member && !this.#isAlive(member)) this.#store.hdel(`${base}members`, member)
+      return members
+    }
+    const result: Reply = []
+    for (let n = 1; 2 * n < this.#args.length; n++) {
+      const [digest, message] = this.#args.slice(2 * n, 2 * n + 2) as [string, string]
+      const members = digest === '' ? allMembers() : [...this.#holdersOf(base + digest.slice(1)).keys()]
+      for (const member of members.filter(member => member !== this.#member && this.#isAlive(member))) result.push(n, member, this.#publish(member, message))
+    }
+    return result
+  }
+
+  reply (): null {
+    this.#publish(this.#args[2]!, this.#args[3]!)
     return null
+  }
+
+  mark (): Reply {
+    const [,,, ...pairs] = this.#args
+    const result = Array.from({ length: pairs.length / 2 }, (_, i) => {
+      const isNew = this.#store.hget(this.#keys[1]!, pairs[2 * i]!) === undefined
+      if (isNew) this.#store.hset(this.#keys[1]!, pairs[2 * i]!, pairs[2 * i + 1]!)
+      return Number(isNew)
+    })
+    this.#store.pexpire(this.#keys[1]!, Number(this.#args[2]))
+    return result
+  }
+
+  unmark (): number {
+    const [, marks, scope] = this.#keys as [string, string, string]
+    return this.#isHeld(scope) ? 0 : this.#unmark(marks, this.#args[2]!)
+  }
+
+  sweep (): Reply {
+    const marks = this.#keys[1]!
+    const base = marks.slice(0, -'online'.length)
+    const removed = this.#store.hgetall(marks).filter(([digest]) => !this.#isHeld(base + digest.slice(1)) && this.#unmark(marks, digest) === 1)
+    return ['0', ...removed.map(([, scope]) => scope)]
+  }
+
+  watch (): Reply {
+    const [, watchers] = this.#keys as [string, string]
+    for (const member of this.#args.slice(3)) this.#store.hdel(watchers, member)
+    this.#store.hset(watchers, this.#member, '1')
+    this.#store.pexpire(watchers, Number(this.#args[2]))
+    return this.#store.hgetall(watchers).map(([member]) => member).filter(member => member !== this.#member && !this.#isAlive(member))
+  }
+
+  #isHeld (key: string): boolean {
+    return [...this.#holdersOf(key).keys()].some(member => this.#isAlive(member))
+  }
+
+  #unmark (marks: string, digest: string): number {
+    const isMarked = this.#store.hget(marks, digest) !== undefined
+    this.#store.hdel(marks, digest)
+    return Number(isMarked)
+  }
+
+  leave (): null {
+    const [records, index] = this.#recordsAndIndex(this.#args[2] === '1')
+    if (index !== undefined) this.#store.hdel(index, this.#member)
+    for (const record of records) this.#store.del(record)
+    return null
+  }
+
+  #recordsAndIndex (hasIndex: boolean): [string[], string | undefined] {
+    return hasIndex ? [this.#keys.slice(0, -1), this.#keys.at(-1)] : [this.#keys, undefined]
+  }
+
+  // The members with claims in a scope, and the numbers of their newest claims.
+  #holdersOf (key: string): Map<string, number> {
+    return new Map(inPairs(this.#store.hget(key, '@') ?? ''))
+  }
+
+  // Stores the members with claims in a scope, and the caller with the claim `number`.
+  #storeHolders (key: string, holders: Array<[string, number]>, number?: number): void {
+    const own = holders.find(([member]) => member === this.#member)
+    const others = holders.filter(([member]) => member !== this.#member)
+    const list = number === undefined ? holders : [...others, [this.#member, Math.max(number, own?.[1] ?? 0)] as const]
+    const text = list.map(([member, number]) => `${member} ${integer(number)}`).join(' ')
+    if (text === '') this.#store.hdel(key, '@')
+    else if (text !== this.#store.hget(key, '@')) this.#store.hset(key, '@', text)
+  }
+
+  #claimsOf (key: string): Array<[string, string]> {
+    return this.#store.hgetall(key).filter(([field]) => field !== '@')
   }
 
   // `undefined` if the script runs too late. `index` is where the arguments begin that say when the claim or the eviction was made.
@@ -317,6 +422,10 @@ function integer (number: number): string {
 
 function digestOf (key: string): string {
   return /\{([\da-f])\}:([\da-f]+)$/.exec(key)!.slice(1).join('')
+}
+
+function inPairs (text: string): Array<[string, number]> {
+  return [...text.matchAll(/(\S+) (\d+)/g)].map(([, member, number]) => [member!, Number(number)])
 }
 
 function parseEntry (value: string): Entry {

@@ -72,11 +72,11 @@ export async function redisServer (t: Test, args: string[] = [], access: RedisOp
   }
 }
 
-/** The entries of all claims in Redis, as scripts.ts describes entries. Leaves out the records of members and the marks of evictions. */
+/** The entries of all claims in Redis, as scripts.ts describes entries. Leaves out the records of members, the index of members and the marks of evictions. */
 export async function entriesOf (redis: Redis): Promise<string[]> {
-  const names = (await redis.keys('*')).filter(name => !name.includes(':member:') && !name.endsWith(':evicted'))
-  const scopes = await Promise.all(names.map(name => redis.hvals(name)))
-  return scopes.flat()
+  const names = (await redis.keys('*')).filter(name => !/:members?(:|$)/.test(name) && !name.endsWith(':evicted'))
+  const scopes = await Promise.all(names.map(name => redis.hgetall(name)))
+  return scopes.flatMap(scope => Object.entries(scope).filter(([field]) => field !== '@').map(([, entry]) => entry))
 }
 
 /** Starts a Redis that accepts only TLS, and only clients with a certificate. */

@@ -7,7 +7,8 @@ import type { Random } from './random.ts'
 import { RedisModel } from './redis-model.ts'
 import type { Owner, VirtualTime } from './virtual-time.ts'
 
-const READS: readonly Script[] = [scripts.COUNT, scripts.REQUESTS]
+// SEND writes only to tidy up, and does not mind if Redis refuses.
+const READS: readonly Script[] = [scripts.COUNT, scripts.REQUESTS, scripts.SEND, scripts.REPLY]
 /** How many nodes a simulated Redis Cluster has. */
 const NODES = 3
 
@@ -92,7 +93,7 @@ export class SimulatedRedis {
     const to = [...this.connections].find(connection => connection.listener.channel === channel)
     this.trace?.('message to', channel, message, to?.isKnownToRedis)
     if (to?.isKnownToRedis !== true) return 0
-    if (!(this.isNoisy && this.random.chance(this.loss))) to.receive(message, this.delay())
+    if (!(this.isNoisy && this.random.chance(this.loss))) to.receive(message, this.delay(), this.nodes[node]!)
     return Number(!this.isCluster || to.node === node)
   }
 }
@@ -119,6 +120,7 @@ export class SimulatedConnection implements RedisConnection {
   readonly #inFlight = new Set<Command>()
   readonly #lastArrival = new Map<Node, number>()
   readonly #lastReply = new Map<Node, number>()
+  readonly #lastMessage = new Map<Node, number>()
 
   constructor (redis: SimulatedRedis, owner: Owner, listener: ConnectionListener) {
     this.#redis = redis
@@ -207,9 +209,17 @@ export class SimulatedConnection implements RedisConnection {
     })
   }
 
-  receive (message: string, delay: number): void {
+  // Messages of one node travel on one connection, and keep their order. The order of messages between members does not matter except for
+  // messages to streams, so the simulation reorders all other messages.
+  receive (message: string, delay: number, from: Node): void {
     const subscription = this.#subscription
-    this.#redis.time.after(delay, () => {
+    const { time } = this.#redis
+    if (/^(send|list) /.test(message)) {
+      const arrival = Math.max(this.#lastMessage.get(from) ?? 0, time.now + delay)
+      this.#lastMessage.set(from, arrival)
+      delay = arrival - time.now
+    }
+    time.after(delay, () => {
       if (this.#subscription === subscription && this.#delivers) this.#owner.run(() => this.listener.onMessage(message))
     })
   }

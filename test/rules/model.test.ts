@@ -88,8 +88,11 @@ class World {
   constructor (clock: Clock, limit: { max: number, onLimit: 'replace-oldest' | 'reject' } | undefined) {
     this.#clock = clock
     this.limit = limit?.max ?? Infinity
-    this.registry = new Registry(undefined, {
-      replaceTimeout: REPLACE_TIMEOUT, maxStreamsPerScope: this.limit, onLimit: limit?.onLimit ?? 'replace-oldest'
+    this.registry = new Registry({
+      offlineDelay: 5_000,
+      replaceTimeout: REPLACE_TIMEOUT,
+      maxStreamsPerScope: this.limit,
+      onLimit: limit?.onLimit ?? 'replace-oldest'
     }, this.log.log)
   }
 

@@ -117,7 +117,7 @@ t.test('a client that leaves while it waits never becomes a holder, and its succ
 
 t.test('100,000 replacements on one key: the heap grows by less than 1 MiB, one is registered, then none', async t => {
   const { log } = memoryLog()
-  const registry = new Registry(undefined, defaults, { ...log, warn () {}, debug () {} } as typeof log)
+  const registry = new Registry(defaults, { ...log, warn () {}, debug () {} } as typeof log)
   let last: FakeStream | undefined
   async function start () {
     const key = streamKey('ann', 'a')

@@ -1,9 +1,11 @@
-// Formats a message as an event of the stream, so that content cannot break out of a field.
-import { FST_ERR_OCTA_STAR_EVENT, FST_ERR_OCTA_STAR_MESSAGE, show } from '../errors.ts'
-import { FAREWELL } from './ending.ts'
-import type { StreamMessage } from '../../types/stream.ts'
+// Formats a message as an event of the stream, so that content cannot break out of a field. An event for many streams is encoded once.
+import { FST_ERR_OCTA_STAR_EVENT, FST_ERR_OCTA_STAR_MESSAGE, show } from './errors.ts'
+import type { StreamMessage } from '../types/stream.ts'
 
 export type Serializer = (data: unknown) => string
+
+/** The type of the farewell event, and the prefix of the event's id. No event of the application may use that prefix. */
+export const FAREWELL = 'octa-star-closed'
 
 // CR, LF and CRLF each end a line: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 const LINE_END = /\r\n|\r|\n/
@@ -16,6 +18,30 @@ const LIKE_FAREWELL = new RegExp(`^[\\t ]*${FAREWELL}`)
 
 // Clients count reconnection times in 32 bits. A longer time overflows in browsers and becomes a loop without any wait.
 const MAX_RETRY = 2 ** 31 - 1
+
+/** An event that many streams send, in the format of {@link formatEvent}. */
+export class SharedEvent {
+  readonly bytes: Buffer
+  /** Unit: milliseconds. */
+  readonly retry: number | undefined
+  #chunk: Buffer | undefined
+
+  constructor (text: string, retry: number | undefined) {
+    this.bytes = Buffer.from(text)
+    this.retry = retry
+  }
+
+  /** The bytes as a chunk of HTTP/1.1. */
+  get chunk (): Buffer {
+    this.#chunk ??= Buffer.concat([Buffer.from(`${this.bytes.length.toString(16)}\r\n`), this.bytes, Buffer.from('\r\n')])
+    return this.#chunk
+  }
+}
+
+/** `text` as a chunk of HTTP/1.1: RFC 9112, section 7.1. */
+export function chunkOf (text: string): string {
+  return `${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n`
+}
 
 /** @throws FST_ERR_OCTA_STAR_MESSAGE, FST_ERR_OCTA_STAR_EVENT if the message or a field cannot be sent */
 export function formatEvent (message: string | StreamMessage, serialize: Serializer): string {

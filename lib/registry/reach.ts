@@ -1,0 +1,95 @@
+// Sends messages to the streams of a scope, or of all scopes, in all processes. Formats each message once.
+import { FST_ERR_OCTA_STAR_SEND_OPTION, FST_ERR_OCTA_STAR_TOO_LARGE, show } from '../errors.ts'
+import { formatEvent, SharedEvent, type Serializer } from '../event.ts'
+import type { Cluster, ClusterMessage } from '../../types/cluster.ts'
+import type { SendOptions } from '../../types/index.ts'
+import type { Stream, StreamInfo, StreamMessage } from '../../types/stream.ts'
+
+/** A stream as the registry reaches the stream. */
+export interface ReachableStream extends Stream {
+  /** Sends an event that is formatted already, and does not wait for a slow client. Returns `false` if the stream is not open. */
+  push (event: SharedEvent): boolean
+}
+
+/** The streams that get a message, as in {@link ClusterMessage}. */
+export type Audience = Pick<ClusterMessage, 'scope' | 'tabId' | 'name' | 'except'>
+
+/** The streams of this process. */
+export interface OwnStreams {
+  /** The open streams in `scope`. */
+  streamsIn (scope: string): Iterable<ReachableStream>
+  /** All streams that have opened, and also streams that have begun to end. */
+  allStreams (): Iterable<ReachableStream>
+}
+
+export class Reach {
+  readonly #own: OwnStreams
+  readonly #serialize: Serializer
+
+  constructor (own: OwnStreams, serialize: Serializer = JSON.stringify) {
+    this.#own = own
+    this.#serialize = serialize
+  }
+
+  /** Resolves to the number of streams that took the message. `audience` is `undefined` for a message to nobody. */
+  async send (cluster: Cluster | undefined, audience: Audience | undefined, message: string | StreamMessage): Promise<number> {
+    const text = formatEvent(message, this.#serialize)
+    if (audience === undefined) return 0
+    const retry = typeof message === 'object' ? message.retry : undefined
+    const event = new SharedEvent(text, retry)
+    const { length } = event.bytes
+    if (cluster !== undefined && length > cluster.maxMessageBytes) throw new FST_ERR_OCTA_STAR_TOO_LARGE(cluster.maxMessageBytes, length)
+    const own = this.#push(audience, event)
+    if (cluster === undefined) return own
+    return own + await cluster.send({ ...audience, text, retry })
+  }
+
+  /** Sends a message of another process to the streams of this process. Returns the number of streams that took the message. */
+  deliver (message: ClusterMessage): number {
+    return this.#push(message, new SharedEvent(message.text, message.retry))
+  }
+
+  /** What other processes may know of the streams in `scope`. */
+  list (scope: string): StreamInfo[] {
+    return Array.from(this.#own.streamsIn(scope), ({ id, tabId, name, openedAt }) => ({ id, tabId, name, openedAt }))
+  }
+
+  #push ({ scope, tabId, name, except }: Audience, event: SharedEvent): number {
+    let taken = 0
+    for (const stream of scope === undefined ? this.#own.allStreams() : this.#own.streamsIn(scope)) {
+      if (tabId !== undefined && stream.tabId !== tabId) continue
+      if (name !== undefined && stream.name !== name) continue
+      if (except !== undefined && stream.tabId === except) continue
+      if (stream.push(event)) taken++
+    }
+    return taken
+  }
+}
+
+const SEND_OPTIONS = ['tabId', 'name', 'except'] satisfies Array<keyof SendOptions>
+
+/**
+ * The streams of `scope` that `options` name. `undefined` if the options name no stream.
+ *
+ * @throws FST_ERR_OCTA_STAR_SEND_OPTION
+ */
+export function audienceOf (scope: string, options: SendOptions | undefined): Audience | undefined {
+  if (options === undefined) return { scope }
+  if (!isPlain(options)) throw new FST_ERR_OCTA_STAR_SEND_OPTION('options', `a plain object with ${SEND_OPTIONS.join(', ')}`, show(options))
+  for (const [option, value] of Object.entries(options)) {
+    // A misspelt option would send a message to every tab.
+    if (!(SEND_OPTIONS as string[]).includes(option)) throw new FST_ERR_OCTA_STAR_SEND_OPTION(option, `one of ${SEND_OPTIONS.join(', ')}`, show(value))
+    if (value !== undefined && typeof value !== 'string') throw new FST_ERR_OCTA_STAR_SEND_OPTION(option, 'a string', show(value))
+  }
+  const { tabId, name, except } = options
+  // A request without a tab id has no tab to answer to.
+  if (tabId === undefined && Object.hasOwn(options, 'tabId')) return undefined
+  return { scope, tabId, name, except }
+}
+
+// A Map or an array has none of the options, and would send a message to every tab.
+function isPlain (options: unknown): boolean {
+  if (typeof options !== 'object' || options === null) return false
+  const prototype = Object.getPrototypeOf(options)
+  return prototype === Object.prototype || prototype === null
+}
