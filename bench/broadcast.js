@@ -1,56 +1,89 @@
-// A broadcast, one event to each stream until the last `send` has resolved: against `reply.sse.send` of bare @fastify/sse.
-import { inTurn, joined, ratios, row, startedAfresh } from './kit/pairs.js'
+// One event for many streams: `streamRegistry.broadcast` against a loop over the streams, and `streamRegistry.send` to a scope of one stream
+// against `stream.send`. The measure is the processor time of the server's process until every client has the event.
+import { needFiles } from './kit/limits.js'
+import { inTurn, joined, median, ratios, row, startedAfresh } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
-import { forEach, streamPath, Wire } from './kit/wire.js'
+
+/** How many events a server sends in a round, so that the benchmark's own messages to the server do not count. */
+const EVENTS = 5
 
 export const sizes = {
-  full: { starts: 5, rounds: 30, streams: 1_000, warmUp: 30 },
-  moment: { starts: 1, rounds: 2, streams: 20, warmUp: 2 }
+  full: {
+    broadcasts: [
+      { streams: 1_000, starts: 3, rounds: 12, warmUp: 8 },
+      { streams: 10_000, starts: 2, rounds: 4, warmUp: 2 }
+    ],
+    scopes: { streams: 500, starts: 3, rounds: 12, warmUp: 8 }
+  },
+  moment: {
+    broadcasts: [{ streams: 20, starts: 1, rounds: 2, warmUp: 2 }],
+    scopes: { streams: 20, starts: 1, rounds: 2, warmUp: 2 }
+  }
 }
 
-export async function run ({ starts, ...numbers }) {
-  const { octa, bare } = joined(await startedAfresh(starts, () => once(numbers)))
-  return {
+export async function run ({ broadcasts, scopes }) {
+  const rows = []
+  for (const { streams, starts, ...numbers } of broadcasts) {
+    needFiles(streams + 300)
+    const { octa, bare, channel } = joined(await startedAfresh(starts, () => measureBroadcast(streams, numbers)))
+    const what = `\`broadcast\` of 1 KiB to ${streams.toLocaleString('en')} streams`
     // Of throughput, so the other way round than the times.
-    rows: [row({ what: `broadcast: ${numbers.streams.toLocaleString('en')} streams, one event to each`, against: 'bare `reply.sse.send`', values: ratios(bare, octa), atLeast: 0.95, note: 'throughput; each client saw each event once' })]
+    rows.push(
+      row({ what, against: 'a loop over bare `reply.sse.send`', values: ratios(bare, octa), atLeast: 2.5, note: note(octa, bare, streams) }),
+      row({ what, against: '`channel.broadcast` of `better-sse`', values: ratios(channel, octa), atLeast: 1.5, note: note(octa, channel, streams) })
+    )
   }
+  const { streams, starts, ...numbers } = scopes
+  const { scope, stream } = joined(await startedAfresh(starts, () => measureScopes(streams, numbers)))
+  rows.push(row({ what: '`streamRegistry.send` of 1 KiB to a scope of one stream', against: '`stream.send`', values: ratios(scope, stream), atMost: 1.3, note: note(scope, stream, streams) }))
+  return { rows }
 }
 
-async function once ({ rounds, streams, warmUp }) {
+function note (as, bs, streams) {
+  const micros = times => `${(median(times) / streams * 1e6).toFixed(1)} us`
+  return `by the server's processor time: ${micros(as)} for each stream against ${micros(bs)}; each client got each event once`
+}
+
+function measureBroadcast (streams, numbers) {
+  return withStreams({ octa: ['octa', 'open'], bare: ['bare', 'send'], channel: ['channel', 'open'] }, streams, ({ octa, bare, channel }) => ({
+    octa: octa.broadcast, bare: bare.broadcast, channel: channel.broadcast
+  }), numbers)
+}
+
+function measureScopes (streams, numbers) {
+  return withStreams({ octa: ['octa', 'open'] }, streams, ({ octa: { server, broadcast } }) => {
+    const by = way => async () => {
+      await server.ask('sendBy', way)
+      return await broadcast()
+    }
+    return { scope: by('scope'), stream: by('stream') }
+  }, numbers)
+}
+
+/** Starts servers with `streams` streams each, and measures the contestants that `contestantsOf` makes of the servers. */
+async function withStreams (servers, streams, contestantsOf, { rounds, warmUp }) {
   const toClose = []
-  async function contestant (file, route) {
-    const server = await startServer(file)
-    const wires = await Wire.connect(server.port, streams)
-    toClose.push(server, { close: () => wires.forEach(wire => wire.leave()) })
-    let received = 0
-    let all
-    for (const wire of wires) {
-      let last = 0
-      wire.onBody = text => {
-        for (const [, number] of text.matchAll(/data: \{"number":(\d+)/g)) {
-          if (Number(number) !== ++last) throw new Error(`event ${number} came where ${last} was due`)
-          if (++received === streams) all()
-        }
-      }
-    }
-    await forEach(wires, 100, wire => wire.open(streamPath(route)))
-    let number = 0
-    const measure = async () => {
-      received = 0
-      const everybody = new Promise(resolve => { all = resolve })
-      const time = await server.ask('broadcast', ++number)
-      await everybody
-      return time
-    }
-    return measure
-  }
   try {
-    const contestants = { octa: await contestant('octa', 'open'), bare: await contestant('bare', 'send') }
-    // Until their code is compiled; and in turn, for the first sixteen packets after a pause Linux acknowledges at once, within
-    // the sender's write, which takes a third longer: the one that had waited for the other to warm up would pay for it.
+    const started = {}
+    for (const [name, [file, route]] of Object.entries(servers)) {
+      const server = await startServer(file)
+      toClose.push(server)
+      const audience = await startServer('audience')
+      toClose.push(audience)
+      await audience.ask('open', { port: server.port, route, streams })
+      const broadcast = async () => {
+        await server.ask('broadcast', EVENTS)
+        await audience.ask('received', EVENTS)
+        return await server.ask('spent') / EVENTS
+      }
+      started[name] = { server, broadcast }
+    }
+    const contestants = contestantsOf(started)
+    // Until the code is compiled. All contestants in turn, because Linux acknowledges the first sixteen packets after a pause within the
+    // sender's write, which takes a third longer: a contestant that had waited during another warm-up would pay for the pause.
     await inTurn(contestants, warmUp)
     return await inTurn(contestants, rounds)
   } finally {
-    for (const thing of toClose.reverse()) await thing.close()
+    for (const child of toClose.reverse()) await child.close()
   }
 }

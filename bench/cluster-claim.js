@@ -17,14 +17,14 @@ const PREFIX = 'octa-star-bench:'
 export async function run ({ rounds, milliseconds, atOnce, keys }) {
   const server = await startRedis()
   const redis = await redisClient(server.url, [CLAIM, RELEASE])
-  const member = await redisCluster({ redis, prefix: PREFIX }).join({ log: { warn: console.warn, info () {} }, replaceTimeout: 5_000 })
+  const member = await redisCluster({ redis, prefix: PREFIX }).join({ log: { warn: console.warn, info () {} }, replaceTimeout: 5_000, deliver: () => 0, list: () => [], offlineDelay: 5_000, observesScopes: () => false, wentOffline () {} })
   try {
     const pool = Array.from({ length: keys }, (_, i) => streamKey(`user${i}`, `tab${i}`))
     const raw = pool.map(key => {
-      const place = { digest: digestOf(`raw ${key.scope}`), field: fieldName(key, '', 0), number: 0 }
+      const place = { digest: digestOf(`raw ${key.scope}`), field: fieldName(key, '', 0), number: 1 }
       const sender = { id: member.id, prefix: PREFIX, lease: 600_000 }
       const claim = claimCommand(sender, place, { at: 1, tolerance: 1e16 })
-      const release = releaseCommand(sender, parseInt(place.digest[0], 16), [place])
+      const release = releaseCommand(sender, parseInt(place.digest[0], 16), [{ ...place, newest: place.number }])
       return { claim: [claim.script.sha, claim.keys.length, ...claim.keys, ...claim.args], release: [release.script.sha, release.keys.length, ...release.keys, ...release.args] }
     })
     const released = Promise.resolve()

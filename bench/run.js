@@ -8,7 +8,7 @@ import { parseArgs } from 'node:util'
 import { scalingPlot } from './kit/svg.js'
 import { table } from './kit/table.js'
 
-const BENCHMARKS = ['open-close', 'replace', 'registry', 'memory', 'plain-route', 'broadcast', 'cluster-claim', 'cluster-replace', 'load']
+const BENCHMARKS = ['open-close', 'replace', 'registry', 'memory', 'plain-route', 'broadcast', 'cluster-claim', 'cluster-replace', 'cluster-send', 'load']
 
 const { values: options } = parseArgs({
   options: {

@@ -77,6 +77,6 @@ fastify.get('/replace/:user', { sse: 'only' }, async (request, reply) => {
 await fastify.listen({ port: 0, host: '127.0.0.1' })
 
 serve(fastify.server.address().port, {
-  broadcast: broadcasting(() => [...opened]),
+  ...broadcasting(message => Promise.all(Array.from(opened, sse => sse.send(message)))),
   ...delayCommands()
 })

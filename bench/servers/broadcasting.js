@@ -1,11 +1,25 @@
-// One event to each stream there is, and how long it took until the last `send` had resolved.
-export function broadcasting (streams) {
-  return async (number) => {
-    // Making the list is not what is measured.
-    const list = streams()
-    const message = { event: 'tick', data: { number, text: 'what a page shows' } }
-    const start = performance.now()
-    await Promise.all(list.map(stream => stream.send(message)))
-    return performance.now() - start
+// Sends events to each stream, and tells how long the server's process has computed until every client had them.
+import { setImmediate as turn } from 'node:timers/promises'
+
+/** `send` sends an event to every stream. */
+export function broadcasting (send) {
+  let number = 0
+  let start
+  return {
+    /** Sends `count` events, one in each turn of the event loop. */
+    async broadcast (count) {
+      start = process.cpuUsage()
+      for (let i = 0; i < count; i++) {
+        // Close to 1 KiB as JSON.
+        const data = { number: ++number, name: 'what a page shows', rows: Array.from({ length: 20 }, (_, id) => ({ id, text: `the row with the number ${id}` })) }
+        await send({ event: 'tick', data })
+        await turn()
+      }
+    },
+    /** Unit: seconds of a processor since the last `broadcast` began. */
+    spent () {
+      const { user, system } = process.cpuUsage(start)
+      return (user + system) / 1e6
+    }
   }
 }

@@ -20,8 +20,10 @@ const subscriber = redis.duplicate()
 let answered
 let number = 0
 subscriber.on('message', (_channel, message) => {
-  if (message.startsWith('end')) redis.evalsha(RELEASE.sha, 2, RECORD, SCOPE, place, CHANNELS, 'field', message.split(' ')[4])
-  else answered()
+  if (message.startsWith('end')) {
+    const number = message.split(' ')[4]
+    redis.evalsha(RELEASE.sha, 2, RECORD, SCOPE, place, CHANNELS, 'field', number, number)
+  } else answered()
 })
 await subscriber.subscribe(CHANNELS + place)
 

@@ -25,8 +25,18 @@ for (const path of ['/open/:user', '/replace/:user']) {
 fastify.get('/plain', async () => ({ hello: 'world' }))
 await fastify.listen({ port: 0, host: '127.0.0.1' })
 
+const { streamRegistry } = fastify
+// The same event by each way to send: to all streams at once, to each stream by its scope, or to each stream itself.
+let way = 'broadcast'
+const ways = {
+  broadcast: message => streamRegistry.broadcast(message),
+  scope: async message => { for (const { scopeKey } of [...streamRegistry]) await streamRegistry.send(scopeKey, message) },
+  stream: async message => { for (const stream of [...streamRegistry]) await stream.send(message) }
+}
+
 serve(fastify.server.address().port, {
-  size: () => fastify.streamRegistry.size,
-  broadcast: broadcasting(() => [...fastify.streamRegistry]),
+  size: () => streamRegistry.size,
+  ...broadcasting(message => ways[way](message)),
+  sendBy (name) { way = name },
   ...delayCommands()
 })

@@ -1,0 +1,35 @@
+// The clients of a broadcast, in a process of their own: a process may open too few files for the clients of several servers.
+import { forEach, streamPath, Wire } from '../kit/wire.js'
+import { serve } from '../kit/processes.js'
+
+let wires = []
+let received = 0
+let expected = 0
+let allReceived = () => {}
+
+serve(0, {
+  /** Opens `streams` streams, and from then on checks that each client gets each event once and in order. */
+  async open ({ port, route, streams }) {
+    wires = await Wire.connect(port, streams)
+    for (const wire of wires) {
+      let last = 0
+      let rest = ''
+      wire.onBody = text => {
+        const lines = (rest + text).split('\n')
+        rest = lines.pop()
+        for (const line of lines) {
+          const number = /^data: ?\{"number":(\d+)/.exec(line)?.[1]
+          if (number === undefined) continue
+          if (Number(number) !== ++last) throw new Error(`event ${number} came instead of event ${last}`)
+          if (++received === expected) allReceived()
+        }
+      }
+    }
+    await forEach(wires, 100, wire => wire.open(streamPath(route)))
+  },
+  /** Resolves when each client has got `count` more events. */
+  async received (count) {
+    expected += count * wires.length
+    if (received < expected) await new Promise(resolve => { allReceived = resolve })
+  }
+})

@@ -1,0 +1,15 @@
+// better-sse on node:http: every session is registered in one channel.
+import http from 'node:http'
+import { createChannel, createSession } from 'better-sse'
+import { broadcasting } from './broadcasting.js'
+import { serve } from '../kit/processes.js'
+
+const channel = createChannel()
+const server = http.createServer({ keepAliveTimeout: 72_000 }, async (request, response) => {
+  // By default a session sends a `retry`, and a comment every ten seconds.
+  const session = await createSession(request, response, { retry: null, keepAlive: null })
+  response.flushHeaders()
+  channel.register(session)
+})
+// Without an id, because the events of the rivals have no id. By default each broadcast has a random UUID.
+server.listen(0, '127.0.0.1', () => serve(server.address().port, broadcasting(({ event, data }) => { channel.broadcast(data, event, { eventId: '' }) })))
