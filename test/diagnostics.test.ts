@@ -11,6 +11,22 @@ import type { Stream, StreamCloseEvent, StreamOpenEvent, StreamReplaceEvent } fr
 
 const path = withSignals('/stream/ann', { tabId: 'a' })
 
+t.test('a stream that ends in the turn in which it opens rejects its start', async t => {
+  const onOpen = (event: unknown) => { queueMicrotask(() => (event as StreamOpenEvent).stream.close()) }
+  const app = await buildApp(t)
+  const reasons: unknown[] = []
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    await reply.startStream('ann').then(stream => stream.keepAlive(), error => { reasons.push(error.reason) })
+  })
+  await app.listen()
+  await connect(app.url(withSignals('/stream', { tabId: 'a' })))
+  diagnostics.subscribe('octa-star:stream:open', onOpen)
+  t.teardown(() => diagnostics.unsubscribe('octa-star:stream:open', onOpen))
+  const client = await connect(app.url(withSignals('/stream', { tabId: 'a' })))
+  t.equal(await client.ended, 'clean')
+  t.strictSame(reasons, ['finished'])
+})
+
 t.test('opening, replacing and closing are published, with the stream, the reason and durations', async t => {
   const seen: Array<[string, any]> = []
   for (const name of ['open', 'replace', 'close']) {

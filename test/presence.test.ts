@@ -4,7 +4,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { canonical, scopeKeyOf } from '../lib/registry/stream-key.ts'
-import type { ScopeEvent, ScopeKey } from '../lib/index.ts'
+import type { Cluster, ClusterContext, ScopeEvent, ScopeKey } from '../lib/index.ts'
 import { buildApp, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { same } from './kit/decode-key.ts'
@@ -14,7 +14,7 @@ import { seeded } from './kit/seed.ts'
 function listen (t: Test) {
   const events: string[] = []
   for (const state of ['online', 'offline']) {
-    const note = (event: unknown) => { events.push(`${state} ${JSON.stringify((event as ScopeEvent).scopeKey)}`) }
+    const note = (event: unknown) => { events.push(`${state} ${JSON.stringify((event as ScopeEvent).scopeKey, (_, value) => typeof value === 'bigint' ? `${value}n` : value)}`) }
     diagnostics.subscribe(`octa-star:scope:${state}`, note)
     t.teardown(() => diagnostics.unsubscribe(`octa-star:scope:${state}`, note))
   }
@@ -78,6 +78,46 @@ t.test('without a subscriber no scope is counted, and a later subscriber hears o
   await connect(app.url('/stream/bob'))
   await next(1)
   t.strictSame(events, ['online "bob"'])
+})
+
+t.test('in a cluster a scope is reported by the process that the cluster tells, and the plugin offers the cluster what the contract says', async t => {
+  const { events, next } = listen(t)
+  let context!: ClusterContext
+  const answers = [true, false]
+  const cluster: Cluster = {
+    maxMessageBytes: 1_000,
+    claim: () => undefined,
+    release () {},
+    evict: async () => 0,
+    count: async () => 0,
+    send: async () => 0,
+    list: async () => [],
+    markOnline: async () => answers.shift()!,
+    markOffline: async () => true,
+    leave: async () => {}
+  }
+  const app = await buildApp(t, {
+    offlineDelay: 20,
+    cluster: {
+      async join (given) {
+        context = given
+        return cluster
+      }
+    }
+  })
+  const streams = streamRoute(app)
+  await app.listen()
+  await connect(app.url('/stream/ann'))
+  await next(1)
+  await connect(app.url('/stream/bob'))
+  t.equal(context.offlineDelay, 20)
+  t.equal(context.observesScopes(), true)
+  t.match(context.list('"ann"'), [{ id: streams[0]!.id }])
+  t.equal(context.deliver({ scope: '"ann"', text: 'data: 1\n\n' }), 1)
+  streams[0]!.close()
+  await next(2)
+  context.wentOffline('["carl",1n]')
+  t.strictSame(events, ['online "ann"', 'offline "ann"', 'offline ["carl","1n"]'])
 })
 
 t.test('a scope key can be read from its canonical form', async t => {

@@ -48,8 +48,6 @@ export class Marking {
     this.#marks.delete(digest)
     const restatedIn = losses.restatedIn(bucket)
     if (restatedIn > 0) await new Promise<void>(resolve => { setTimeout(resolve, restatedIn).unref() })
-    // The user may have come back meanwhile.
-    if (this.#marks.has(digest)) return false
     let isOffline = true
     if (health.checkReachable(bucket)) await health.run([bucket], unmarkCommand(sender, digest), reply => { isOffline = reply })
     return isOffline

@@ -146,7 +146,7 @@ t.test('a claim that is released twice, or after its process has left, is forgot
 t.test('an option of the adapter that is not valid, or that does not exist, is refused at once', async t => {
   const redis = { createBuiltinCommand () {}, duplicate () {} } as never
   const code = 'FST_ERR_OCTA_STAR_OPTION'
-  for (const options of [undefined, {}, { redis: {} }, { redis: null }, { redis, prefix: '{a}' }, { redis, prefix: 'a b' }, { redis, prefix: 1 }, { redis, lease: 999 }, { redis, lease: 1.5e3 + 0.5 }, { redis, lease: 3_600_001 }]) {
+  for (const options of [undefined, {}, { redis: {} }, { redis: null }, { redis, prefix: '{a}' }, { redis, prefix: 'a b' }, { redis, prefix: 1 }, { redis, lease: 999 }, { redis, lease: 1.5e3 + 0.5 }, { redis, lease: 3_600_001 }, { redis, maxMessageBytes: 0 }, { redis, maxMessageBytes: 134_217_729 }]) {
     t.throws(() => redisCluster(options as never), { code })
   }
   t.throws(() => redisCluster({ redis: new Map() } as never), { code, message: /option 'cluster.redis' must be a client of ioredis, iovalkey or redis, got an instance of Map/ })
