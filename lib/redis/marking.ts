@@ -23,6 +23,7 @@ export class Marking {
   readonly #ended = new Map<string, number>()
   #forgotten: string[] = []
   #isWatching = false
+  #isStopped = false
   #watchedAt = -Infinity
 
   constructor (options: MarkingOptions) {
@@ -48,9 +49,16 @@ export class Marking {
     this.#marks.delete(digest)
     const restatedIn = losses.restatedIn(bucket)
     if (restatedIn > 0) await new Promise<void>(resolve => { setTimeout(resolve, restatedIn).unref() })
+    // The mark is left to the other processes.
+    if (this.#isStopped) return false
     let isOffline = true
     if (health.checkReachable(bucket)) await health.run([bucket], unmarkCommand(sender, digest), reply => { isOffline = reply })
     return isOffline
+  }
+
+  /** This process leaves. */
+  stop (): void {
+    this.#isStopped = true
   }
 
   /** Redis may have lost the marks of `bucket`, or was away when the marks were made. */

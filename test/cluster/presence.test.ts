@@ -136,6 +136,23 @@ t.test('a Redis that restarts empty forgets no scope that is online', redisOptio
   t.equal(events.filter(event => event === 'offline ann').length, 1)
 })
 
+t.test('a process that leaves before it is known whether a scope is offline leaves that to the others', redisOptions, async t => {
+  const { events, next } = listen(t)
+  const server = await redisServer(t)
+  const one = await join(t, server)
+  const stream = await one.open('ann', 'a')
+  await next(1)
+  await server.kill()
+  await server.start()
+  const admin = server.client()
+  while (await admin.exists('octa-star:{0}:members') === 0) await pause(10)
+  await one.close(stream)
+  await pause(300)
+  await one.leave()
+  await pause(2_600)
+  t.strictSame(events, ['online ann'])
+})
+
 t.test('while Redis is away each process tells of its own scopes, and the marks are made up for afterwards', redisOptions, async t => {
   const { events, next } = listen(t)
   const server = await redisServer(t)
