@@ -38,6 +38,10 @@ export class Bucket {
   /** Claims that are gone, and that Redis must be told of. */
   released: Released[] = []
   readonly evictions = new Set<Eviction>()
+  /** The scopes that this process has marked as online, by their digests. */
+  readonly marks = new Map<string, string>()
+  /** The digests of scopes that are offline, and whose marks this process could not remove. */
+  readonly staleMarks = new Set<string>()
   isAway = false
   /** The node of a Redis Cluster to which the last command went. While the bucket is away, the node that went away. */
   node: string | undefined

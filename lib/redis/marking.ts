@@ -1,13 +1,13 @@
 // Which scopes are online in the whole cluster: marks in Redis, and the marks of processes that have ended.
-import type { Bucket } from './claims.ts'
+import type { Bucket, RedisClaims } from './claims.ts'
 import type { RedisHealth } from './health.ts'
 import type { Losses } from './losses.ts'
-import { bucketOf, digestOf, INDEX_BUCKET, markCommand, PAGE, sweepCommand, unmarkCommand, watchCommand, type Mark, type Sender } from './protocol.ts'
+import { digestOf, INDEX_BUCKET, markCommand, PAGE, sweepCommand, unmarkCommand, watchCommand, type Sender } from './protocol.ts'
 import type { ClusterContext } from '../../types/index.ts'
 
 export interface MarkingOptions extends Pick<ClusterContext, 'offlineDelay' | 'observesScopes' | 'wentOffline'> {
   readonly sender: Sender
-  readonly buckets: readonly Bucket[]
+  readonly claims: RedisClaims
   readonly health: RedisHealth
   readonly losses: Losses
 }
@@ -17,8 +17,6 @@ const WATCH_MS = 1_000
 
 export class Marking {
   readonly #options: MarkingOptions
-  /** The scopes that this process has marked, by their digests. */
-  readonly #marks = new Map<string, Mark>()
   /** The processes that have ended, and when this process noticed. Unit: milliseconds of `performance.now()`. */
   readonly #ended = new Map<string, number>()
   #forgotten: string[] = []
@@ -31,29 +29,43 @@ export class Marking {
   }
 
   async markOnline (scope: string): Promise<boolean> {
-    const { sender, health } = this.#options
-    const mark = { digest: digestOf(scope), scope }
-    const bucket = this.#bucketOf(mark)
-    this.#marks.set(mark.digest, mark)
+    const { sender, claims, health } = this.#options
+    const digest = digestOf(scope)
+    const bucket = claims.bucket(digest)
+    bucket.marks.set(digest, scope)
+    bucket.staleMarks.delete(digest)
     // If this process ends before the next tick, the others must know that this process has made marks.
     this.watchDue()
     let isNew = true
-    if (health.checkReachable(bucket)) await health.run([bucket], markCommand(sender, bucket.number, [mark]), reply => { isNew = reply[0]! })
+    if (health.checkReachable(bucket)) await health.run([bucket], markCommand(sender, bucket.number, [{ digest, scope }]), reply => { isNew = reply[0]! })
     return isNew
   }
 
   async markOffline (scope: string): Promise<boolean> {
-    const { sender, health, losses } = this.#options
+    const { claims, losses } = this.#options
     const digest = digestOf(scope)
-    const bucket = this.#bucketOf({ digest })
-    this.#marks.delete(digest)
+    const bucket = claims.bucket(digest)
+    bucket.marks.delete(digest)
     const restatedIn = losses.restatedIn(bucket)
     if (restatedIn > 0) await new Promise<void>(resolve => { setTimeout(resolve, restatedIn).unref() })
     // The mark is left to the other processes.
     if (this.#isStopped) return false
-    let isOffline = true
-    if (health.checkReachable(bucket)) await health.run([bucket], unmarkCommand(sender, digest), reply => { isOffline = reply })
-    return isOffline
+    return await this.#unmark(bucket, digest) ?? true
+  }
+
+  /** Resolves to whether a mark was removed, or to `undefined` if Redis does not answer. */
+  async #unmark (bucket: Bucket, digest: string): Promise<boolean | undefined> {
+    const { sender, health } = this.#options
+    let isRemoved: boolean | undefined
+    // Otherwise the mark would stay, and the scope would never come online again.
+    bucket.staleMarks.add(digest)
+    if (health.checkReachable(bucket)) {
+      await health.run([bucket], unmarkCommand(sender, digest), reply => {
+        isRemoved = reply
+        bucket.staleMarks.delete(digest)
+      })
+    }
+    return isRemoved
   }
 
   /** This process leaves. */
@@ -61,11 +73,18 @@ export class Marking {
     this.#isStopped = true
   }
 
-  /** Redis may have lost the marks of `bucket`, or was away when the marks were made. */
-  restate (bucket: Bucket): void {
+  /** Redis may have lost the marks of `bucket`, or was away when marks were made or removed. */
+  async restate (bucket: Bucket): Promise<void> {
     const { sender, health } = this.#options
-    const marks = [...this.#marks.values()].filter(mark => this.#bucketOf(mark) === bucket)
-    for (let i = 0; i < marks.length; i += PAGE) health.run([bucket], markCommand(sender, bucket.number, marks.slice(i, i + PAGE)), () => {})
+    // The list of the members that mark scopes may be lost too.
+    this.#watchedAt = -Infinity
+    const marks = Array.from(bucket.marks, ([digest, scope]) => ({ digest, scope }))
+    // A page at a time, so that neither Redis nor the event loop stalls.
+    for (let i = 0; i < marks.length && !bucket.isAway; i += PAGE) {
+      const page = marks.slice(i, i + PAGE).filter(({ digest }) => bucket.marks.has(digest))
+      await health.run([bucket], markCommand(sender, bucket.number, page), () => {})
+    }
+    for (const digest of bucket.staleMarks) if (!bucket.isAway) await this.#unmark(bucket, digest)
   }
 
   /** Looks for processes that have ended, if that is due, and reports their scopes. */
@@ -79,7 +98,7 @@ export class Marking {
   }
 
   async #watch (): Promise<void> {
-    const { sender, buckets, health, losses, offlineDelay } = this.#options
+    const { sender, claims: { buckets }, health, losses, offlineDelay } = this.#options
     const index = buckets[INDEX_BUCKET]!
     if (!health.checkReachable(index)) return
     const forgotten = this.#forgotten
@@ -108,9 +127,5 @@ export class Marking {
       if (!isAnswered) return false
     } while (cursor !== '0')
     return true
-  }
-
-  #bucketOf ({ digest }: Pick<Mark, 'digest'>): Bucket {
-    return this.#options.buckets[bucketOf(digest)]!
   }
 }

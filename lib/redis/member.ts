@@ -74,7 +74,7 @@ export class Member implements Cluster, ConnectionListener {
     this.#releasing = new Releasing(sender, claims, health)
     this.#evicting = new Evicting({ sender, claims, health, clock, losses, ends })
     this.#reaching = new Reaching({ sender, buckets, connection, health, replyTimeout, deliver, list })
-    this.#marking = new Marking({ sender, buckets, health, losses, offlineDelay, observesScopes, wentOffline })
+    this.#marking = new Marking({ sender, claims, health, losses, offlineDelay, observesScopes, wentOffline })
     // Buckets are not restated all at once.
     for (const bucket of buckets) bucket.restatedAt -= lease / 2 * bucket.number / buckets.length
     this.#ticking = setInterval(() => afterReading(() => this.#tick()), TICK_MS).unref()

@@ -1,64 +1,57 @@
 // Presence across processes, through a real Redis: a scope comes online once and goes offline once, wherever its streams are and however they end.
 import diagnostics from 'node:diagnostics_channel'
 import { setTimeout as pause } from 'node:timers/promises'
-import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { ScopeEvent } from '../../lib/index.ts'
-import { defaults } from '../../lib/options.ts'
-import { redisCluster } from '../../lib/redis/index.ts'
-import { Registry } from '../../lib/registry/registry.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
-import { clusterContext } from '../kit/cluster-context.ts'
 import { pendingStream, startOn, type FakeStream } from '../kit/fake-stream.ts'
-import { memoryLog } from '../kit/memory-log.ts'
-import { redisOptions, redisServer, type RedisServer } from '../kit/redis.ts'
+import { memberProcess } from '../kit/member-process.ts'
+import { redisOptions, redisServer } from '../kit/redis.ts'
 
 // Stops only a test that hangs.
 t.setTimeout(120_000)
 
-/** Listens to the events of scopes in all processes, which are one process here. */
-function listen (t: Test) {
+/** Starts a Redis, and listens to the events of scopes in all processes, which are one process here. */
+async function site (t: Test, offlineDelay = 100) {
   const events: string[] = []
   for (const state of ['online', 'offline']) {
     const note = (event: unknown) => { events.push(`${state} ${(event as ScopeEvent).scopeKey}`) }
     diagnostics.subscribe(`octa-star:scope:${state}`, note)
     t.teardown(() => diagnostics.unsubscribe(`octa-star:scope:${state}`, note))
   }
-  const next = async (count: number) => { while (events.length < count) await pause(5) }
-  return { events, next }
-}
-
-async function join (t: Test, server: RedisServer, offlineDelay = 100) {
-  const redis: Redis = server.client()
-  const { log } = memoryLog()
-  const registry = new Registry({ ...defaults, onLimit: 'replace-oldest', offlineDelay }, log)
-  const cluster = registry.cluster = await redisCluster({ redis }).join(clusterContext({ log, offlineDelay, observesScopes: true, registry }))
-  let hasLeft = false
-  const leave = async () => {
-    if (hasLeft) return
-    hasLeft = true
-    await registry.close(1_000)
-    await cluster.leave()
+  const server = await redisServer(t)
+  return {
+    server,
+    events,
+    /** Resolves when `count` events have come. */
+    async next (count: number) { while (events.length < count) await pause(5) },
+    async join () {
+      const redis = server.client()
+      const { registry, said, leave } = await memberProcess(t, redis, { offlineDelay, observesScopes: true })
+      return {
+        redis,
+        registry,
+        said,
+        leave,
+        async open (scope: string, tab: string): Promise<FakeStream> {
+          const key = streamKey(scope, tab)
+          const pending = pendingStream({ key })
+          await startOn(registry, pending, key)
+          return pending
+        },
+        async close ({ stream }: FakeStream) {
+          stream.close()
+          stream.handlerReturned()
+          await stream.gone
+        }
+      }
+    }
   }
-  t.teardown(leave)
-  const open = async (scope: string, tab: string): Promise<FakeStream> => {
-    const key = streamKey(scope, tab)
-    const pending = pendingStream({ key })
-    await startOn(registry, pending, key)
-    return pending
-  }
-  const close = async ({ stream }: FakeStream) => {
-    stream.close()
-    stream.handlerReturned()
-    await stream.gone
-  }
-  return { redis, registry, open, close, leave }
 }
 
 t.test('a scope with streams in two processes comes online once, and goes offline once, when the last stream is gone', redisOptions, async t => {
-  const { events, next } = listen(t)
-  const server = await redisServer(t)
-  const [one, two] = [await join(t, server), await join(t, server)]
+  const { events, next, join } = await site(t)
+  const [one, two] = [await join(), await join()]
   const first = await one.open('ann', 'a')
   await next(1)
   const second = await two.open('ann', 'b')
@@ -77,9 +70,8 @@ t.test('a scope with streams in two processes comes online once, and goes offlin
 })
 
 t.test('a navigation to another process is no absence', redisOptions, async t => {
-  const { events, next } = listen(t)
-  const server = await redisServer(t)
-  const [one, two] = [await join(t, server), await join(t, server)]
+  const { events, next, join } = await site(t)
+  const [one, two] = [await join(), await join()]
   const stream = await one.open('ann', 'a')
   await next(1)
   const replaced = stream.stream.signal
@@ -92,9 +84,8 @@ t.test('a navigation to another process is no absence', redisOptions, async t =>
 })
 
 t.test('the scope of a process that is cut off for good goes offline once, in another process', redisOptions, async t => {
-  const { events, next } = listen(t)
-  const server = await redisServer(t)
-  const [one, two, three] = [await join(t, server), await join(t, server), await join(t, server)]
+  const { events, next, join } = await site(t)
+  const [one, two, three] = [await join(), await join(), await join()]
   await one.open('ann', 'a')
   await one.open('bob', 'a')
   await two.open('bob', 'b')
@@ -107,9 +98,8 @@ t.test('the scope of a process that is cut off for good goes offline once, in an
 })
 
 t.test('the scopes of a process that has left in good order go offline, unless their users come to another process', redisOptions, async t => {
-  const { events, next } = listen(t)
-  const server = await redisServer(t)
-  const [one, two] = [await join(t, server, 300), await join(t, server, 300)]
+  const { events, next, join } = await site(t, 300)
+  const [one, two] = [await join(), await join()]
   await one.open('ann', 'a')
   await one.open('bob', 'a')
   await next(2)
@@ -121,9 +111,8 @@ t.test('the scopes of a process that has left in good order go offline, unless t
 })
 
 t.test('a Redis that restarts empty forgets no scope that is online', redisOptions, async t => {
-  const { events, next } = listen(t)
-  const server = await redisServer(t)
-  const [one, two] = [await join(t, server), await join(t, server)]
+  const { server, events, next, join } = await site(t)
+  const [one, two] = [await join(), await join()]
   const stream = await one.open('ann', 'a')
   await next(1)
   await server.kill()
@@ -137,9 +126,8 @@ t.test('a Redis that restarts empty forgets no scope that is online', redisOptio
 })
 
 t.test('a process that leaves before it is known whether a scope is offline leaves that to the others', redisOptions, async t => {
-  const { events, next } = listen(t)
-  const server = await redisServer(t)
-  const one = await join(t, server)
+  const { server, events, next, join } = await site(t)
+  const one = await join()
   const stream = await one.open('ann', 'a')
   await next(1)
   await server.kill()
@@ -154,9 +142,8 @@ t.test('a process that leaves before it is known whether a scope is offline leav
 })
 
 t.test('while Redis is away each process tells of its own scopes, and the marks are made up for afterwards', redisOptions, async t => {
-  const { events, next } = listen(t)
-  const server = await redisServer(t)
-  const one = await join(t, server)
+  const { server, events, next, join } = await site(t)
+  const one = await join()
   await server.kill()
   const stream = await one.open('ann', 'a')
   await next(1)
@@ -166,7 +153,7 @@ t.test('while Redis is away each process tells of its own scopes, and the marks 
   await one.open('bob', 'a')
   await next(3)
   await server.start()
-  const two = await join(t, server)
+  const two = await join()
   const admin = server.client()
   const marked = async () => (await Promise.all((await admin.keys('octa-star:*:online')).map(key => admin.hvals(key)))).flat()
   while (!(await marked()).includes('"bob"')) await pause(10)
@@ -174,4 +161,22 @@ t.test('while Redis is away each process tells of its own scopes, and the marks 
   await two.registry.count('bob')
   await pause(100)
   t.strictSame(events.filter(event => event.endsWith('bob')), ['online bob'])
+})
+
+t.test('a scope that went offline while Redis was away comes online again', redisOptions, async t => {
+  const { server, events, next, join } = await site(t)
+  const one = await join()
+  const stream = await one.open('ann', 'a')
+  await next(1)
+  server.signal('SIGSTOP')
+  // A command that is under way would arrive late.
+  while (!one.said().some(message => message.startsWith('Redis is away'))) await pause(10)
+  await one.close(stream)
+  await next(2)
+  server.signal('SIGCONT')
+  const admin = server.client()
+  while ((await admin.keys('octa-star:*:online')).length > 0) await pause(10)
+  await one.open('ann', 'a')
+  await next(3)
+  t.strictSame(events, ['online ann', 'offline ann', 'online ann'])
 })

@@ -41,10 +41,10 @@ export interface MemberProcess {
   readonly leave: () => Promise<void>
 }
 
-export async function memberProcess (t: Test, redis: RedisClient, { lease = 600_000, replaceTimeout = 5_000 } = {}): Promise<MemberProcess> {
+export async function memberProcess (t: Test, redis: RedisClient, { lease = 600_000, replaceTimeout = 5_000, offlineDelay = 5_000, observesScopes = false } = {}): Promise<MemberProcess> {
   const { log, lines } = memoryLog()
-  const registry = new Registry({ ...defaults, replaceTimeout }, log)
-  const cluster = registry.cluster = await redisCluster({ redis, lease }).join(clusterContext({ log, replaceTimeout, registry }))
+  const registry = new Registry({ ...defaults, replaceTimeout, offlineDelay }, log)
+  const cluster = registry.cluster = await redisCluster({ redis, lease }).join(clusterContext({ log, replaceTimeout, offlineDelay, observesScopes, registry }))
   let hasLeft = false
   const leave = async () => {
     if (hasLeft) return
