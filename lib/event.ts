@@ -19,21 +19,27 @@ const LIKE_FAREWELL = new RegExp(`^[\\t ]*${FAREWELL}`)
 // Clients count reconnection times in 32 bits. A longer time overflows in browsers and becomes a loop without any wait.
 const MAX_RETRY = 2 ** 31 - 1
 
-/** An event that many streams send, in the format of {@link formatEvent}. */
+/** An event that many streams send, in the format of {@link formatEvent}. Encoded at the first use. */
 export class SharedEvent {
-  readonly bytes: Buffer
+  readonly text: string
   /** Unit: milliseconds. */
   readonly retry: number | undefined
+  #bytes: Buffer | undefined
   #chunk: Buffer | undefined
 
   constructor (text: string, retry: number | undefined) {
-    this.bytes = Buffer.from(text)
+    this.text = text
     this.retry = retry
+  }
+
+  get bytes (): Buffer {
+    this.#bytes ??= Buffer.from(this.text)
+    return this.#bytes
   }
 
   /** The bytes as a chunk of HTTP/1.1. */
   get chunk (): Buffer {
-    this.#chunk ??= Buffer.concat([Buffer.from(`${this.bytes.length.toString(16)}\r\n`), this.bytes, Buffer.from('\r\n')])
+    this.#chunk ??= Buffer.from(chunkOf(this.text))
     return this.#chunk
   }
 }

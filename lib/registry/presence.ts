@@ -19,10 +19,11 @@ export class Presence {
   readonly #leaving: DelayQueue<PresentScope>
   /** The last report of each scope that the cluster has not answered yet. */
   readonly #turns = new Map<string, Promise<void>>()
-  cluster: Cluster | undefined
+  readonly #registry: { readonly cluster: Cluster | undefined }
 
   /** `offlineDelay` is in milliseconds. */
-  constructor (offlineDelay: number) {
+  constructor (registry: { readonly cluster: Cluster | undefined }, offlineDelay: number) {
+    this.#registry = registry
     this.#leaving = new DelayQueue(offlineDelay, present => this.#onLeft(present))
   }
 
@@ -50,19 +51,19 @@ export class Presence {
   close (): void {
     for (const { scope, scopeKey, leaving } of this.#scopes.values()) {
       if (leaving !== undefined) this.#leaving.delete(leaving)
-      if (this.cluster === undefined) reportOffline({ scopeKey })
+      if (this.#registry.cluster === undefined) reportOffline({ scopeKey })
       this.#scopes.delete(scope)
     }
   }
 
   #onCame (scope: string, scopeKey: ScopeKey): void {
-    const { cluster } = this
+    const { cluster } = this.#registry
     if (cluster === undefined) reportOnline({ scopeKey })
     else this.#inTurn(scope, async () => { if (await cluster.markOnline(scope)) reportOnline({ scopeKey }) })
   }
 
   #onLeft ({ scope, scopeKey }: PresentScope): void {
-    const { cluster } = this
+    const { cluster } = this.#registry
     this.#scopes.delete(scope)
     if (cluster === undefined) reportOffline({ scopeKey })
     else this.#inTurn(scope, async () => { if (await cluster.markOffline(scope)) reportOffline({ scopeKey }) })

@@ -36,25 +36,15 @@ export class Reach {
     const text = formatEvent(message, this.#serialize)
     if (audience === undefined) return 0
     const retry = typeof message === 'object' ? message.retry : undefined
+    if (cluster !== undefined) checkLength(text, cluster)
+    const delivery = { ...audience, text, retry }
+    const own = this.deliver(delivery)
+    return cluster === undefined ? own : own + await cluster.send(delivery)
+  }
+
+  /** Sends a message to the streams of this process. Returns the number of streams that took the message. */
+  deliver ({ scope, tabId, name, except, text, retry }: ClusterMessage): number {
     const event = new SharedEvent(text, retry)
-    const { length } = event.bytes
-    if (cluster !== undefined && length > cluster.maxMessageBytes) throw new FST_ERR_OCTA_STAR_TOO_LARGE(cluster.maxMessageBytes, length)
-    const own = this.#push(audience, event)
-    if (cluster === undefined) return own
-    return own + await cluster.send({ ...audience, text, retry })
-  }
-
-  /** Sends a message of another process to the streams of this process. Returns the number of streams that took the message. */
-  deliver (message: ClusterMessage): number {
-    return this.#push(message, new SharedEvent(message.text, message.retry))
-  }
-
-  /** What other processes may know of the streams in `scope`. */
-  list (scope: string): StreamInfo[] {
-    return Array.from(this.#own.streamsIn(scope), ({ id, tabId, name, openedAt }) => ({ id, tabId, name, openedAt }))
-  }
-
-  #push ({ scope, tabId, name, except }: Audience, event: SharedEvent): number {
     let taken = 0
     for (const stream of scope === undefined ? this.#own.allStreams() : this.#own.streamsIn(scope)) {
       if (tabId !== undefined && stream.tabId !== tabId) continue
@@ -64,6 +54,16 @@ export class Reach {
     }
     return taken
   }
+
+  /** What other processes may know of the streams in `scope`. */
+  list (scope: string): StreamInfo[] {
+    return Array.from(this.#own.streamsIn(scope), ({ id, tabId, name, openedAt }) => ({ id, tabId, name, openedAt }))
+  }
+}
+
+function checkLength (text: string, { maxMessageBytes }: Cluster): void {
+  const length = Buffer.byteLength(text)
+  if (length > maxMessageBytes) throw new FST_ERR_OCTA_STAR_TOO_LARGE(maxMessageBytes, length)
 }
 
 const SEND_OPTIONS = ['tabId', 'name', 'except'] satisfies Array<keyof SendOptions>

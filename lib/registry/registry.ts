@@ -26,6 +26,8 @@ export interface RegistryOptions {
 }
 
 export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
+  /** Connects the registries of several processes. Set before the first claim. Without a cluster nobody else can hold a key. */
+  cluster: Cluster | undefined
   readonly log: FastifyBaseLogger
   readonly deadlines: DelayQueue<Claim>
   readonly #claims = new LocalClaims<Claim>()
@@ -33,7 +35,6 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   readonly #seats: Seats | undefined
   readonly #reach: Reach
   readonly #presence: Presence
-  #cluster: Cluster | undefined
   // Claims that took their key and are not released yet. A replaced claim that cleans up is still in here.
   readonly #held = new Set<Claim>()
   #lastOrder = 0
@@ -44,18 +45,9 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     this.#options = options
     this.log = log
     this.deadlines = new DelayQueue(options.replaceTimeout, claim => claim.giveUp())
-    this.#presence = new Presence(options.offlineDelay)
+    this.#presence = new Presence(this, options.offlineDelay)
     this.#reach = new Reach(this, options.serialize)
     if (options.maxStreamsPerScope !== Infinity) this.#seats = new Seats(options.maxStreamsPerScope)
-  }
-
-  /** Connects the registries of several processes. Set before the first claim. Without a cluster nobody else can hold a key. */
-  get cluster (): Cluster | undefined {
-    return this.#cluster
-  }
-
-  set cluster (cluster: Cluster | undefined) {
-    this.#cluster = this.#presence.cluster = cluster
   }
 
   get size (): number {
