@@ -39,11 +39,8 @@ const NO_HOLDER = {} as Holder
 
 export class Claim implements ClusterClaim, HolderObserver {
   #state: 'waiting' | 'holding' | 'ending' | 'released' = 'waiting'
-  /**
-   * Resolves when the wait for predecessors, in this process and in the cluster, and for a seat is over. `undefined` if there
-   * is no wait.
-   */
-  predecessorsReleased: Promise<void> | undefined
+  /** `true` while this claim waits for predecessors, in this process and in the cluster, or for a seat. */
+  isBehindOthers = false
   /** `true` if the stream was counted as present in the scope, see presence.ts. */
   isPresent = false
   /** `true` if the claim was released although the holder was not gone. */
@@ -57,7 +54,7 @@ export class Claim implements ClusterClaim, HolderObserver {
   readonly #owner: ClaimOwner
   /** Set when the end begins. */
   #deadline: Delayed<Claim> | undefined
-  #isHolderGone = false
+  isHolderGone = false
   #onRelease: Array<() => void> | undefined
   /** Passed on from claim to claim of a key. Created by the first replacement. */
   #replacements: Replacements | undefined
@@ -109,26 +106,32 @@ export class Claim implements ClusterClaim, HolderObserver {
     if (this.#state === 'ending' || this.#state === 'released') return
     if (reason === 'replaced' && this.#state === 'holding' && !this.isEnding) reportReplace(this.#holder, successor, this.since)
     this.#state = 'ending'
-    this.holderEnding()
+    this.#owner.claimEnding(this)
     this.#callHolder('close', reason)
+    // Most replaced holders are gone at once. The successor starts the deadline of the others.
+    if (successor === undefined) this.startDeadline()
   }
 
-  /** The holder has begun to end. From now on the holder has `replaceTimeout` to be gone. */
+  /** The holder has begun to end. */
   holderEnding (): void {
-    if (this.#deadline !== undefined || this.#state === 'released') return
-    this.#deadline = this.#owner.deadlines.add(this)
     this.#owner.claimEnding(this)
+    this.startDeadline()
+  }
+
+  /** From now on the holder has `replaceTimeout` to be gone. */
+  startDeadline (): void {
+    if (this.#deadline === undefined && this.#state !== 'released') this.#deadline = this.#owner.deadlines.add(this)
   }
 
   holderGone (): void {
-    this.#isHolderGone = true
+    this.isHolderGone = true
     this.#owner.holderGone(this)
   }
 
   /** Stops waiting for the holder, with a warning. Destroys what can be destroyed, and has the claim released. */
   giveUp (): void {
     // A claim whose holder is gone only waits for its predecessors, which have deadlines of their own.
-    if (this.#state === 'released' || this.#isHolderGone) return
+    if (this.#state === 'released' || this.isHolderGone) return
     // A stream's `destroy` writes a warning that names the route and what still runs.
     if (!isReporting(this.#holder)) this.#warn(undefined, 'a holder was not gone within replaceTimeout and is not waited for any longer')
     this.isGivenUp = true

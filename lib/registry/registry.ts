@@ -80,7 +80,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     }
     const newest = this.#claims.get(key)
     if (newest?.holder === holder) return Promise.resolve(!newest.isEnding)
-    return this.register(key, holder, this.nextOrder())
+    return this.register(key, holder, this.nextOrder(), newest)
   }
 
   /** Returns the next place in the order of starts. Call it when a start is requested, before the first await. */
@@ -107,8 +107,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
    *
    * @throws FST_ERR_OCTA_STAR_LIMIT, see `checkLimit`
    */
-  async register (key: StreamKey, holder: Holder, order: number): Promise<boolean> {
-    const newest = this.#claims.get(key)
+  async register (key: StreamKey, holder: Holder, order: number, newest = this.#claims.get(key)): Promise<boolean> {
     const isSuperseded = newest !== undefined && newest.order > order && !newest.isEnding
     if (this.#isClosed || isSuperseded) {
       holder.close(this.#isClosed ? 'shutdown' : 'replaced')
@@ -123,22 +122,22 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     const elsewhere = this.cluster?.claim(claim)
     if (predecessor !== undefined || seated !== undefined || elsewhere !== undefined) {
       // Set before anybody is told to end: an end may set off the next claim on this key, and so the end of this claim.
-      claim.predecessorsReleased = seated === undefined && elsewhere === undefined
-        ? predecessor!.released
-        : this.#whenReleased(claim, predecessor, seated, elsewhere)
+      claim.isBehindOthers = true
       if (predecessor !== undefined) this.#replace(predecessor, claim)
       evictee?.end('evicted')
-      await claim.predecessorsReleased
-      claim.predecessorsReleased = undefined
+      // A predecessor whose holder is gone at once is released during this await, and needs no deadline and no promise.
+      await undefined
+      if (predecessor?.isReleased === false) {
+        predecessor.startDeadline()
+        await predecessor.released
+      }
+      if (seated !== undefined) await seated
+      if (elsewhere !== undefined) await within(elsewhere, Math.max(0, claim.since + this.replaceTimeout - performance.now()))
+      claim.isBehindOthers = false
     }
-    return this.#hold(claim)
-  }
-
-  /** Resolves when everything that `claim` has to wait for is released, or was waited for long enough. */
-  async #whenReleased (claim: Claim, predecessor: Claim | undefined, seated: Promise<void> | undefined, elsewhere: Promise<unknown> | undefined): Promise<void> {
-    if (predecessor !== undefined && !predecessor.isReleased) await predecessor.released
-    if (seated !== undefined) await seated
-    if (elsewhere !== undefined) await within(elsewhere, Math.max(0, claim.since + this.replaceTimeout - performance.now()))
+    const holds = this.#hold(claim)
+    if (claim.isHolderGone && !claim.isReleased) this.#release(claim)
+    return holds
   }
 
   #replace (predecessor: Claim, claim: Claim): void {
@@ -158,11 +157,10 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     return holds
   }
 
-  // A claim that ends while waiting is released only after the predecessors, because the successor must wait for these as well.
+  // A claim that ends while waiting is released only after the wait, because the successor must wait for the same claims.
   holderGone (claim: Claim): void {
     if (claim.isGivenUp) this.#givenUp--
-    else if (claim.predecessorsReleased === undefined) this.#release(claim)
-    else claim.predecessorsReleased.then(() => this.#release(claim))
+    else if (!claim.isBehindOthers) this.#release(claim)
   }
 
   #release (claim: Claim): void {
