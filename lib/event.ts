@@ -24,12 +24,20 @@ export class SharedEvent {
   readonly text: string
   /** Unit: milliseconds. */
   readonly retry: number | undefined
+  #isTaken = false
   #bytes: Buffer | undefined
   #chunk: Buffer | undefined
 
   constructor (text: string, retry: number | undefined) {
     this.text = text
     this.retry = retry
+  }
+
+  /** What a stream writes. The first stream writes the text, because most events have one stream, and all others share the bytes. */
+  take (): string | SharedEvent {
+    if (this.#isTaken) return this
+    this.#isTaken = true
+    return this.text
   }
 
   get bytes (): Buffer {

@@ -145,15 +145,14 @@ export function listText ({ sender, bucket, sequence }: MessageName, scope: stri
 }
 
 export function parseMessage (text: string): Message {
-  // An event may be large, so a message is not split as a whole. JSON contains no line feed.
+  // The frequent message goes the short way.
+  if (text.startsWith('send ')) return parseSend(text)
+  // A reply may be long, so a message is not split as a whole.
   const end = text.indexOf('\n')
   const head = end === -1 ? text : text.slice(0, end)
   const [type, ...words] = head.split(' ') as [string, ...string[]]
-  const name = () => ({ sender: words[0]!, bucket: Number(words[1]), sequence: Number(words[2]) })
-  const json = () => JSON.parse(words.slice(3).join(' '))
   switch (type) {
-    case 'send': return { type, ...name(), message: { ...json(), text: text.slice(end + 1) } }
-    case 'list': return { type, ...name(), scope: json() }
+    case 'list': return { type, sender: words[0]!, bucket: Number(words[1]), sequence: Number(words[2]), scope: JSON.parse(words.slice(3).join(' ')) }
     case 'reply': return { type, member: words[0]!, bucket: Number(words[1]), replies: text.slice(end + 1).split('\n').map(parseReply) }
     case 'end': {
       const [reason, digest, ...names] = words as [EndReason, string, ...string[]]
@@ -161,6 +160,22 @@ export function parseMessage (text: string): Message {
     }
     case 'gone': return { type, member: words[0]!, number: Number(words[1]) }
     default: return { type: 'beat', number: Number(words[0]) }
+  }
+}
+
+// JSON contains no line feed, but the event behind the header does.
+function parseSend (text: string): SendMessage {
+  const sender = 'send '.length
+  const bucket = text.indexOf(' ', sender) + 1
+  const sequence = text.indexOf(' ', bucket) + 1
+  const header = text.indexOf(' ', sequence) + 1
+  const event = text.indexOf('\n', header) + 1
+  return {
+    type: 'send',
+    sender: text.slice(sender, bucket - 1),
+    bucket: Number(text.slice(bucket, sequence)),
+    sequence: Number(text.slice(sequence, header)),
+    message: { ...JSON.parse(text.slice(header, event)), text: text.slice(event) }
   }
 }
 

@@ -1,5 +1,6 @@
 // Messages to streams of other processes: sends each message to the processes that hold the scope, and collects the replies.
-import { afterReading, deferred } from '../wait.ts'
+import { DelayQueue, type Delayed } from '../delay-queue.ts'
+import { deferred } from '../wait.ts'
 import { bucketOf, digestOf, INDEX_BUCKET, listText, replyCommand, sendCommand, sendText } from './protocol.ts'
 import type { Bucket } from './claims.ts'
 import type { RedisConnection } from './connection.ts'
@@ -26,8 +27,8 @@ interface Pending extends Outgoing {
   readonly answered: Set<string>
   /** The members whose replies are waited for. `undefined` until the output of SEND has told. */
   awaited: readonly string[] | undefined
-  /** When the wait for the replies is over. Unit: milliseconds of `performance.now()`. */
-  due: number
+  /** Ends the wait after `replyTimeout`. Set when the message is sent. */
+  deadline: Delayed<Pending> | undefined
   /** Ends the wait, with the replies that have come. */
   readonly settle: () => void
 }
@@ -53,9 +54,7 @@ const REMEMBERED = 10_000
 export class Reaching {
   readonly #options: ReachingOptions
   readonly #lanes: readonly Lane[]
-  // All messages that were sent and not settled, in the order of `due`: every message waits for the same time.
-  readonly #pending = new Set<Pending>()
-  #timer: NodeJS.Timeout | undefined
+  readonly #deadlines: DelayQueue<Pending>
   // The sequence number of the last message of each member in each bucket. The member heard last is the last entry.
   readonly #heard = new Map<string, number[]>()
   // Replies of this turn, by bucket and member.
@@ -64,6 +63,7 @@ export class Reaching {
 
   constructor (options: ReachingOptions) {
     this.#options = options
+    this.#deadlines = new DelayQueue(options.replyTimeout, pending => this.#settle(pending))
     this.#lanes = options.buckets.map(bucket => ({ bucket, lastSequence: 0, waiting: [], isSending: false, sent: new Map() }))
   }
 
@@ -87,7 +87,7 @@ export class Reaching {
     const { promise, resolve } = deferred<void>()
     const sequence = ++lane.lastSequence
     const text = textOf({ sender: sender.id, bucket: lane.bucket.number, sequence })
-    const pending: Pending = { lane, sequence, digest, text, pages: new Map(), answered: new Set(), awaited: undefined, due: Infinity, settle: resolve }
+    const pending: Pending = { lane, sequence, digest, text, pages: new Map(), answered: new Set(), awaited: undefined, deadline: undefined, settle: resolve }
     lane.waiting.push(pending)
     if (!lane.isSending) this.#sendWaiting(lane)
     await promise
@@ -96,16 +96,14 @@ export class Reaching {
 
   /** Sends what waits in `lane`, one batch after another. */
   async #sendWaiting (lane: Lane): Promise<void> {
-    const { sender, health, replyTimeout } = this.#options
+    const { sender, health } = this.#options
     lane.isSending = true
     while (lane.waiting.length > 0) {
       const batch = takeBatch(lane.waiting)
       for (const pending of batch) {
         lane.sent.set(pending.sequence, pending)
-        pending.due = performance.now() + replyTimeout
-        this.#pending.add(pending)
+        pending.deadline = this.#deadlines.add(pending)
       }
-      this.#timer ??= this.#wakeIn(replyTimeout)
       await health.run([lane.bucket], sendCommand(sender, lane.bucket.number, batch), ({ told }) => {
         const awaited = batch.map((): string[] => [])
         for (const { index, member, receivers } of told) {
@@ -118,7 +116,7 @@ export class Reaching {
         }
       }, {
         // A message that is not waited for any more must not arrive late.
-        isWanted: () => batch.some(pending => this.#pending.has(pending))
+        isWanted: () => batch.some(({ sequence }) => lane.sent.has(sequence))
       })
     }
     lane.isSending = false
@@ -193,7 +191,7 @@ export class Reaching {
 
   /** The subscription is lost, and with the subscription the replies that are under way. */
   onDeaf (): void {
-    for (const pending of this.#pending) this.#check(pending)
+    for (const { sent } of this.#lanes) for (const pending of sent.values()) this.#check(pending)
   }
 
   /** Redis has lost data of `bucket`: replies may be lost. */
@@ -214,29 +212,9 @@ export class Reaching {
   }
 
   #settle (pending: Pending): void {
-    this.#pending.delete(pending)
     pending.lane.sent.delete(pending.sequence)
+    if (pending.deadline !== undefined) this.#deadlines.delete(pending.deadline)
     pending.settle()
-    if (this.#pending.size > 0) return
-    clearTimeout(this.#timer)
-    this.#timer = undefined
-  }
-
-  #wakeIn (milliseconds: number): NodeJS.Timeout {
-    // Node rounds a delay down to whole milliseconds.
-    return setTimeout(() => afterReading(() => this.#settleDue()), Math.ceil(milliseconds))
-  }
-
-  #settleDue (): void {
-    const now = performance.now()
-    this.#timer = undefined
-    for (const pending of this.#pending) {
-      if (pending.due > now) {
-        this.#timer = this.#wakeIn(pending.due - now)
-        return
-      }
-      this.#settle(pending)
-    }
   }
 }
 

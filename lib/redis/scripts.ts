@@ -29,18 +29,21 @@ export interface Script {
 //
 // Each script gets the record of the calling member as KEYS[1], the member as ARGV[1], and the prefix of the members' channels
 // as ARGV[2]. The scripts build the names of further keys of the same bucket, and so of the same hash slot.
-const COMMON = `
+// A prelude runs each time that its script runs, and takes longer than a short script itself: scripts without claims have the shorter prelude.
+const MEMBERS = `
 local member, channels = ARGV[1], ARGV[2]
 local records = string.sub(KEYS[1], 1, -#member - 1)
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local function integer (number) return string.format('%.0f', number) end
 local existing = {}
 local function isAlive (id)
   if existing[id] == nil then existing[id] = redis.call('EXISTS', records .. id) == 1 end
   return existing[id]
 end
 local function publish (id, message) return redis.call('PUBLISH', channels .. id, message) end
+`
+const CLAIMS = `${MEMBERS}
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local function integer (number) return string.format('%.0f', number) end
 local function digestOf (key) return table.concat({ string.match(key, '{(%x)}:(%x+)$') }) end
 -- A key of a scope lives as long as the longest lease that is used in the scope.
 local function renew (key, lease)
@@ -136,7 +139,7 @@ end
  *
  * Sends: `end replaced`
  */
-export const CLAIM = script(`
+export const CLAIM = script(CLAIMS, `
 local key, field, number, lease = KEYS[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local madeAt, tolerance = tonumber(ARGV[7]), tonumber(ARGV[8])
 if madeAt > 0 and tolerance >= 0 and now - madeAt > tolerance then return { 'late', integer(now) } end
@@ -200,7 +203,7 @@ return result
  *
  * Sends: `beat`, to the caller
  */
-export const BEAT = script(`
+export const BEAT = script(CLAIMS, `
 local result = { integer(now) }
 if ARGV[6] ~= '' then
   local index = table.remove(KEYS)
@@ -231,7 +234,7 @@ return result
  * Sends: `beat`, to the caller
  */
 export const PROBE: Script = {
-  ...script(`
+  ...script(CLAIMS, `
 local probe = KEYS[2]
 redis.call('EXISTS', probe)
 redis.call('PTTL', probe)
@@ -263,7 +266,7 @@ return { integer(now) }
  * Output:
  *   { cursor, number, reason, digest, field, ... }  the next cursor, '0' at the end, and some requests
  */
-export const REQUESTS = script(`
+export const REQUESTS = script(MEMBERS, `
 local page = redis.call('HSCAN', KEYS[1], ARGV[3], 'COUNT', 250)
 local result = { page[1] }
 for i = 1, #page[2], 2 do
@@ -289,7 +292,7 @@ return result
  *
  * Sends: `end`
  */
-export const ASK = script(`
+export const ASK = script(CLAIMS, `
 if tonumber(redis.call('HGET', KEYS[1], 'ops') or 0) < tonumber(ARGV[3]) then return { 'lost', integer(now) } end
 local mayMiss = ARGV[4] == '1'
 local result = { 'asked', integer(now) }
@@ -326,7 +329,7 @@ return result
  *
  * Sends: `end replaced`, for each older entry of another member
  */
-export const RESTATE = script(`
+export const RESTATE = script(CLAIMS, `
 local lease = tonumber(ARGV[3])
 local result = { integer(now), countOperation(tonumber(ARGV[4])) }
 for i = 2, #KEYS do
@@ -391,7 +394,7 @@ return result
  *
  * Sends: `gone`
  */
-export const RELEASE = script(`
+export const RELEASE = script(CLAIMS, `
 for i = 2, #KEYS do
   local key, field, number, newest = KEYS[i], ARGV[3 * i - 3], tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1])
   local waiters, emptied = {}, {}
@@ -461,7 +464,7 @@ end
  *
  * Sends: `end evicted`
  */
-export const EVICT = script(`
+export const EVICT = script(CLAIMS, `
 local key, cursor, prefix, madeAt, tolerance = KEYS[2], ARGV[3], ARGV[4], tonumber(ARGV[7]), tonumber(ARGV[8])
 if madeAt > 0 and tolerance >= 0 and now - madeAt > tolerance then return { 'late', integer(now) } end
 local token = madeAt > 0 and tolerance < 0 and madeAt or now
@@ -508,7 +511,7 @@ return result
  *
  * Output: { cursor, field, ... }  the next cursor, '0' at the end, and the fields of the claims
  */
-export const COUNT = script(`
+export const COUNT = script(MEMBERS, `
 local page = redis.call('HSCAN', KEYS[2], ARGV[3], 'COUNT', 250)
 local result = { page[1] }
 for i = 1, #page[2], 2 do
@@ -531,7 +534,7 @@ return result
  *
  * Sends: `send`, `list`
  */
-export const SEND = script(`
+export const SEND = script(MEMBERS, `
 local base = string.sub(records, 1, -#'member:' - 1)
 -- All members except the caller and the dead. The caller's record may be missing in a bucket that the caller does not use.
 local function allMembers ()
@@ -578,7 +581,7 @@ return result
  *
  * Sends: `reply`
  */
-export const REPLY = script('publish(ARGV[3], ARGV[4])')
+export const REPLY = script(MEMBERS, 'publish(ARGV[3], ARGV[4])')
 
 const IS_HELD = `
 local function isHeld (key)
@@ -599,7 +602,7 @@ end
  *
  * Output: { isNew, ... }  for each scope: 1 if the scope was not marked, else 0
  */
-export const MARK = script(`
+export const MARK = script(MEMBERS, `
 local result = {}
 for i = 4, #ARGV, 2 do table.insert(result, redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 1])) end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
@@ -616,7 +619,7 @@ return result
  *
  * Output: 1 if a mark was removed, else 0
  */
-export const UNMARK = script(`${IS_HELD}
+export const UNMARK = script(MEMBERS, `${IS_HELD}
 return isHeld(KEYS[3]) and 0 or redis.call('HDEL', KEYS[2], ARGV[3])
 `)
 
@@ -629,7 +632,7 @@ return isHeld(KEYS[3]) and 0 or redis.call('HDEL', KEYS[2], ARGV[3])
  *
  * Output: { cursor, scope, ... }  the next cursor, '0' at the end, and the scopes whose marks were removed
  */
-export const SWEEP = script(`${IS_HELD}
+export const SWEEP = script(MEMBERS, `${IS_HELD}
 local base = string.sub(KEYS[2], 1, -#'online' - 1)
 local page = redis.call('HSCAN', KEYS[2], ARGV[3], 'COUNT', 100)
 local result = { page[1] }
@@ -650,7 +653,7 @@ return result
  *
  * Output: { member, ... }  the dead members that are not forgotten
  */
-export const WATCH = script(`
+export const WATCH = script(MEMBERS, `
 for i = 4, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
 redis.call('HSET', KEYS[2], member, 1)
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
@@ -674,12 +677,12 @@ return result
  *
  * Output: nil
  */
-export const LEAVE = script(`
+export const LEAVE = script(MEMBERS, `
 if ARGV[3] == '1' then redis.call('HDEL', table.remove(KEYS), member) end
 for _, record in ipairs(KEYS) do redis.call('DEL', record) end
 `)
 
-function script (body: string): Script {
-  const lua = COMMON + body
+function script (prelude: string, body: string): Script {
+  const lua = prelude + body
   return { lua, sha: hash('sha1', lua) }
 }

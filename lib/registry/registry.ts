@@ -197,16 +197,16 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   }
 
   async send (scopeKey: ScopeKey, message: string | StreamMessage, options?: SendOptions): Promise<number> {
-    return await this.to(scopeKey, options).send(message)
+    return this.#reach.send(this.cluster, audienceOf(canonical(scopeKey, 'streamRegistry.send'), options), message)
   }
 
-  async broadcast (message: string | StreamMessage): Promise<number> {
-    return await this.#reach.send(this.cluster, {}, message)
+  broadcast (message: string | StreamMessage): Promise<number> {
+    return this.#reach.send(this.cluster, {}, message)
   }
 
   to (scopeKey: ScopeKey, options?: SendOptions): MessageTarget {
-    const audience = audienceOf(canonical(scopeKey, 'streamRegistry.send'), options)
-    return { send: async message => await this.#reach.send(this.cluster, audience, message) }
+    const audience = audienceOf(canonical(scopeKey, 'streamRegistry.to'), options)
+    return { send: message => this.#reach.send(this.cluster, audience, message) }
   }
 
   /** Sends a message of another process to the streams of this process. */
@@ -215,7 +215,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   }
 
   streams (scopeKey: ScopeKey): Stream[] {
-    return [...this.streamsIn(canonical(scopeKey, 'streamRegistry.streams'))]
+    return this.streamsIn(canonical(scopeKey, 'streamRegistry.streams'))
   }
 
   async list (scopeKey: ScopeKey): Promise<StreamInfo[]> {
@@ -234,10 +234,8 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     return this.#reach.list(scope)
   }
 
-  * streamsIn (scope: string): Iterable<ReachableStream> {
-    for (const claim of this.#claims.scope(scope)) {
-      if (isOpenStream(claim)) yield claim.holder
-    }
+  streamsIn (scope: string): ReachableStream[] {
+    return this.#claims.scope(scope).filter(isOpenStream).map(({ holder }) => holder)
   }
 
   * allStreams (): Iterable<ReachableStream> {

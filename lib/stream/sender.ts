@@ -61,7 +61,7 @@ export class Sender {
       queueMicrotask(() => this.#stream.clientStalled())
       return false
     }
-    if (!this.#response.write(event)) {
+    if (!this.#response.write(event.take())) {
       if (this.#response.isDisconnected) return false
       this.#drain ??= deferred()
     }
