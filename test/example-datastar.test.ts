@@ -1,81 +1,183 @@
-// The example shop: its pages are whole, its streams bring what changes, and one tab has one stream, over HTTP and in a browser.
+// The example shop: a POST patches the user's tabs and everybody's stock, in a single process and in two, over HTTP and in a browser.
+import { randomUUID } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { withSignals } from './kit/app.ts'
 import { startExample } from './kit/child.ts'
 import { browserOptions, launch } from './kit/chromium.ts'
-import { connect } from './kit/client.ts'
+import { connect, type Client } from './kit/client.ts'
+import { redisOptions, redisServer } from './kit/redis.ts'
 import { datastarClients } from './kit/site.ts'
 
-const openShop = async (t: Test, datastarJs?: string) => (await startExample(t, 'examples/datastar/server.js', datastarJs === undefined ? {} : { DATASTAR_JS: datastarJs })).url
+const openShop = async (t: Test, env: Record<string, string> = {}) => (await startExample(t, 'examples/datastar/server.js', env)).url
+
+/** Starts two processes of the shop on a Redis. */
+async function openTwice (t: Test, env: Record<string, string> = {}) {
+  const { port } = await redisServer(t)
+  const REDIS_URL = `redis://127.0.0.1:${port}`
+  return await Promise.all([openShop(t, { REDIS_URL, ...env }), openShop(t, { REDIS_URL, ...env })])
+}
+
+/** A user with a cookie of the shop. */
+function newUser () {
+  const cookie = `shopper=${randomUUID()}`
+  return {
+    /** Opens a tab's stream, and resolves when the tab has the stock and the orders. */
+    async open (url: string, tabId: string) {
+      const tab = await connect(url + withSignals('/stream', { tabId }), { headers: { cookie } })
+      await tab.event(2)
+      return tab
+    },
+    /** Orders in a tab, and resolves to the status of the response. */
+    async order (url: string, product: string, tabId?: string) {
+      const headers = { cookie, 'content-type': 'application/json' }
+      return (await fetch(`${url}/orders/${product}`, { method: 'POST', headers, body: JSON.stringify({ tabId }) })).status
+    },
+    async page (url: string, path = '/') {
+      return await (await fetch(url + path, { headers: { cookie } })).text()
+    }
+  }
+}
+
+/** The text of each event, from event number `from` to the first event that contains `last`. */
+async function until (tab: Client, from: number, last: string) {
+  let end = from
+  while (!(await tab.event(end)).data.includes(last)) end++
+  return tab.events.slice(from - 1, end).map(({ data }) => data)
+}
+
+/** Returns the texts of the notices among the events of `until`. */
+const notices = (events: string[]) => events.flatMap(data => /id="notice" role="status">(.*)<\/p>/.exec(data)?.[1] ?? [])
+
+/** Orders in tab a1 at `second`. Tab a1 streams from `first`, and so does Bob's tab, whose id is the same. Tab a2 streams from `second`. */
+async function orderAcross (t: Test, first: string, second: string) {
+  const [ann, bob] = [newUser(), newUser()]
+  const [a1, a2, b1] = await Promise.all([ann.open(first, 'a1'), ann.open(second, 'a2'), bob.open(first, 'a1')])
+  t.equal(await ann.order(second, 'pan', 'a1'), 204)
+
+  for (const [tab, notice] of [[a1, 'Thank you! Ordered: A copper pan'], [a2, 'Ordered in another tab: A copper pan']] as const) {
+    const events = await until(tab, 3, '"pan":2')
+    t.strictSame(notices(events), [notice])
+    t.match(events.join(), '<li>A copper pan</li>')
+  }
+  for (const url of [first, second]) t.match(await ann.page(url, '/office'), '<li>A copper pan</li>')
+
+  // What Ann's order sent to Bob, if anything, comes before what his own order sends: Ann's order has been answered.
+  t.equal(await bob.order(second, 'cups'), 204)
+  const events = await until(b1, 3, '"cups":23')
+  t.ok(events.includes('signals {"_stock":{"cups":24,"lemons":40,"pan":2,"paper":60,"pen":12,"lamp":2}}'), 'everybody gets the stock')
+  t.strictSame(notices(events), ['Ordered in another tab: Espresso cups'])
+  t.notMatch(events.filter(data => data.startsWith('elements')).join(), 'pan')
+  t.notMatch(await bob.page(second), '<li>A copper pan</li>')
+
+  t.equal(await ann.order(first, 'pan', 'a1'), 204)
+  t.equal(await bob.order(second, 'pan', 'a1'), 204)
+  await until(b1, 3, '"pan":0')
+  const before = a1.events.length
+  t.equal(await ann.order(second, 'pan', 'a1'), 409)
+  t.strictSame(notices(await until(a1, before + 1, 'Sold out')), ['Sold out: A copper pan'])
+
+  // The tab goes to a page of the second process.
+  const next = await ann.open(second, 'a1')
+  t.equal(await a1.ended, 'clean')
+  t.equal(a1.events.at(-1)!.event, 'octa-star-closed')
+  for (const tab of [next, a2, b1]) tab.leave()
+}
 
 t.test('the pages are whole, and load Datastar from its CDN', async t => {
   const url = await openShop(t)
-  for (const [path, part] of [['/', '<ul id="orders">'], ['/summary', '<dl id="summary">']]) {
+  for (const [path, name] of [['/', 'Espresso cups'], ['/office', 'Printer paper']] as const) {
     const page = await (await fetch(url + path)).text()
-    t.match(page, part)
+    t.match(page, `<span>${name}</span>`)
+    t.match(page, '<section id="orders">')
     t.match(page, 'src="https://cdn.jsdelivr.net/gh/starfederation/datastar@1.')
-    t.match(page, '{tabId: octaStar.tabId()}')
+    t.match(page, '{tabId: octaStar.tabId()')
   }
   for (const path of ['/style.css', '/octa-star/tab-id.js']) t.equal((await fetch(url + path)).status, 200, path)
   t.equal((await fetch(`${url}/datastar.js`)).status, 404)
 })
 
-t.test('an order reaches the open page, a page of the same tab ends its stream, and markup in an order is text', async t => {
+t.test('a browser gets a cookie that names the user, and another browser gets another cookie', async t => {
   const url = await openShop(t)
-  const post = (path: string, body: object) => fetch(url + path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
-  const orders = await connect(url + withSignals('/orders/stream', { tabId: 'a' }))
-  t.match(await orders.event(1), { event: 'datastar-patch-elements', data: /elements <ul id="orders">/ })
+  const [first, second] = [await fetch(url), await fetch(url)].map(({ headers }) => headers.get('set-cookie')!)
+  t.match(first, /^shopper=[\da-f-]{36}; Path=\/; HttpOnly; SameSite=Lax$/)
+  t.not(first, second)
+  t.equal((await fetch(url, { headers: { cookie: first!.split(';')[0]! } })).headers.get('set-cookie'), null)
+})
 
-  t.strictSame(await (await post('/orders', { tabId: 'a', item: '<b>Bread</b>' })).json(), { item: '' })
-  let count = 1
-  while (!(await orders.event(count)).data.includes('Bread')) count++
-  t.match((await orders.event(count)).data, '&#60;b&#62;Bread&#60;/b&#62;')
+t.test('an order reaches the tab that sent the order, the other tabs of the user, and everybody\'s stock', async t => {
+  const url = await openShop(t)
+  await orderAcross(t, url, url)
+})
 
-  const summary = await connect(url + withSignals('/summary/stream', { tabId: 'a' }))
-  t.match(await summary.event(1), { data: /elements <dl id="summary">/ })
-  await orders.ended
-  t.equal(orders.events.at(-1)!.event, 'octa-star-closed')
+t.test('two processes are one shop: an order in one process reaches tabs of the other process in the same way', redisOptions, async t => {
+  const [first, second] = await openTwice(t)
+  await orderAcross(t, first, second)
+})
 
-  t.equal((await post('/orders/1/advance', {})).status, 204)
-  t.equal((await post('/orders/999/advance', {})).status, 404)
-  for (const item of [undefined, '', ' ', 'x'.repeat(61)]) t.equal((await post('/orders', { item })).status, 400)
-  summary.leave()
+t.test('of twenty orders at once in two processes, three get the three pieces', redisOptions, async t => {
+  const [first, second] = await openTwice(t)
+  const statuses = await Promise.all(Array.from({ length: 20 }, (_, i) => newUser().order(i % 2 === 0 ? first : second, 'pan', 'a')))
+  t.strictSame(statuses.sort(), [...Array(3).fill(204), ...Array(17).fill(409)])
+  t.match(await newUser().page(second), '"pan":0')
+})
+
+t.test('an order of an unknown product, or with a bad tab id, is refused and changes nothing', async t => {
+  const url = await openShop(t)
+  const ann = newUser()
+  const before = await ann.page(url)
+  for (const product of ['bread', 'constructor', '__proto__']) t.equal(await ann.order(url, product, 'a'), 404, product)
+  t.equal(await ann.order(url, 'cups', ''), 400)
+  t.equal(await ann.page(url), before)
 })
 
 t.test('a post from a page of another site is refused, and changes nothing', async t => {
   const url = await openShop(t)
-  const post = async (site: string, item: string) => {
-    const headers = { 'content-type': 'application/json', 'sec-fetch-site': site }
-    // Unlike fetch, this client lets a test set the headers that only browsers set.
-    return (await connect(`${url}/orders`, { method: 'POST', headers, body: JSON.stringify({ item }) })).status
-  }
-  for (const site of ['cross-site', 'same-site']) t.equal(await post(site, 'Forged order'), 403, site)
-  t.equal(await post('same-origin', 'Own order'), 200)
-  const page = await (await fetch(url)).text()
-  t.match(page, 'Own order')
-  t.notMatch(page, 'Forged order')
+  // Unlike fetch, this client lets a test set the headers that only browsers set.
+  const post = async (site: string) => (await connect(`${url}/orders/lamp`, { method: 'POST', headers: { 'sec-fetch-site': site } })).status
+  for (const site of ['cross-site', 'same-site']) t.equal(await post(site), 403, site)
+  t.match(await newUser().page(url), '"lamp":2')
+  t.equal(await post('same-origin'), 204)
+  t.match(await newUser().page(url), '"lamp":1')
 })
 
-// Betas know other attributes than those of the example.
-const released = datastarClients().filter(({ name }) => /v1\.\d+\.\d+$/.test(name))
-const options = { ...browserOptions, skip: browserOptions.skip || (released.length === 0 ? 'DATASTAR_JS names no bundle of Datastar 1.x' : false as const) }
+t.test('with Redis the shop stops on a signal, and on a port in use with one clear line', redisOptions, async t => {
+  const REDIS_URL = `redis://127.0.0.1:${(await redisServer(t)).port}`
+  const { url, signal, exited } = await startExample(t, 'examples/datastar/server.js', { REDIS_URL })
+  await t.rejects(openShop(t, { REDIS_URL, PORT: new URL(url).port }), { message: /did not start: Port \d+ is in use\. Choose another port: PORT=3001 node examples\/datastar\/server\.js\n$/ })
+  const tab = await newUser().open(url, 'a')
+  signal('SIGINT')
+  t.strictSame(await exited, [0, null])
+  t.equal(await tab.ended, 'broken', 'so that the client reconnects')
+})
 
-t.test('in a browser an order is placed and goes on, and the next page keeps itself up to date', options, async t => {
+// Betas do not know the attributes of the example.
+const released = datastarClients().filter(({ name }) => /v1\.\d+\.\d+$/.test(name))
+const options = { skip: browserOptions.skip || redisOptions.skip || (released.length === 0 ? 'DATASTAR_JS names no bundle of Datastar 1.x' : false as const) }
+
+t.test('in a browser two tabs of two processes show the order, and another browser shows only the stock', options, async t => {
   for (const { name, file } of released) {
-    const url = await openShop(t, file)
-    const { newTab, errors } = await launch(t)
-    const tab = await newTab()
-    await tab.goto(`${url}/`)
-    await tab.fill('input', 'Bread & "butter"')
-    await tab.click('form button')
-    const bread = tab.locator('li:has-text("Bread")')
-    await bread.waitFor()
-    t.equal(await tab.inputValue('input'), '', `${name}: the field is empty again`)
-    await bread.locator('button').click()
-    await tab.waitForFunction(() => !(document.querySelector('li:first-child .step') ?? document.body).textContent!.includes('received'))
-    await tab.click('nav a:last-child')
-    const before = await tab.textContent('#summary')
-    await tab.waitForFunction(before => document.querySelector('#summary')!.textContent !== before, before)
-    t.strictSame(errors, [])
+    const [first, second] = await openTwice(t, { DATASTAR_JS: file! })
+    const [ann, bob] = [await launch(t), await launch(t)]
+    const [a1, a2, b1] = [await ann.newTab(), await ann.newTab(), await bob.newTab()]
+    const streaming = [a1, a2, b1].map(tab => tab.waitForResponse(/\/stream/))
+    await a1.goto(`${first}/`)
+    await a2.goto(`${second}/`)
+    await b1.goto(`${second}/`)
+    await Promise.all(streaming)
+
+    await a1.click('li:has-text("pan") button')
+    await a1.locator('#notice:has-text("Thank you! Ordered: A copper pan")').waitFor()
+    await a2.locator('#notice:has-text("Ordered in another tab: A copper pan")').waitFor()
+    for (const tab of [a1, a2]) await tab.locator('#orders li:has-text("A copper pan")').waitFor()
+    for (const tab of [a1, a2, b1]) await tab.locator('li:has-text("pan") .left:has-text("2 left")').waitFor()
+    t.equal(await b1.textContent('#notice'), '', name)
+
+    await a1.click('nav a:last-child')
+    await a1.click('li:has-text("lamp") button')
+    await a2.locator('#orders li:has-text("A desk lamp")').waitFor()
+    await a1.click('li:has-text("lamp") button')
+    await a1.locator('li:has-text("lamp") button:disabled').waitFor()
+    t.equal(await a1.textContent('li:has-text("lamp") .left'), '0 left')
+    t.strictSame([...ann.errors, ...bob.errors], [])
   }
 })

@@ -1,52 +1,47 @@
-// The HTML: two whole pages, and the fragments that the streams send.
-import { STEPS } from './shop.js'
+// The HTML: a whole page for each department, and the fragments that the streams send.
+import { PRODUCTS } from './shop.js'
 
-const PAGES = { '/': 'Orders', '/summary': 'Summary' }
+export const DEPARTMENTS = { '/': 'Kitchen', '/office': 'Office' }
 
-export function page (path, datastar, content) {
-  const links = Object.entries(PAGES).map(([to, title]) => `<a href="${to}"${to === path ? ' aria-current="page"' : ''}>${title}</a>`)
+// By default Datastar gives up after ten attempts, and never reconnects after a clean end. Some engines take a broken connection for a clean
+// end. With these options a page always reconnects. The page stops at the 204 that follows a farewell.
+const OPEN = "@get('/stream', {retry: 'always', retryMaxCount: Infinity})"
+
+export function page (path, datastar, stock, orders) {
+  const links = Object.entries(DEPARTMENTS).map(([to, name]) => `<a href="${to}"${to === path ? ' aria-current="page"' : ''}>${name}</a>`)
+  const products = Object.keys(PRODUCTS).filter(product => PRODUCTS[product].department === DEPARTMENTS[path])
   return `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${PAGES[path]} – octa-star-streams with Datastar</title>
+<title>${DEPARTMENTS[path]} – octa-star-streams with Datastar</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="/style.css">
 <script type="module" src="/octa-star/tab-id.js"></script>
 <script type="module" src="${datastar}"></script>
-<body data-signals="{tabId: octaStar.tabId()}">
+<body data-signals='{tabId: octaStar.tabId(), _stock: ${JSON.stringify(stock)}}' data-init="${OPEN}">
   <header><strong>The shop</strong><nav>${links.join('')}</nav></header>
-  ${content}
+  <main>
+    <ul>${products.map(product => productRow(product, stock)).join('')}</ul>
+    ${notice('')}
+    ${orderList(orders)}
+  </main>
 </body>
 </html>`
 }
 
-// With `retry: 'error'` a page also reconnects after a 503, the response of a server that is closing.
-export const ordersPage = orders => `
-  <main data-init="@get('/orders/stream', {retry: 'error'})">
-    <form data-on:submit="@post('/orders')">
-      <input data-bind:item placeholder="What would you like?" aria-label="What to order" required maxlength="60">
-      <button>Order it</button>
-    </form>
-    ${ordersList(orders)}
-  </main>`
-
-export const ordersList = orders => `<ul id="orders">${orders.map(orderRow).join('')}</ul>`
-
-const orderRow = ({ id, item, step }) => `
-  <li id="order-${id}" class="${STEPS[step]}">
-    <span class="item">${escape(item)}</span>
-    <span class="step">${STEPS[step]}</span>
-    <button data-on:click="@post('/orders/${id}/advance')"${step === STEPS.length - 1 ? ' disabled' : ''}>Next step</button>
+// The stock is a signal, because a patch of a signal does no harm on the page of another department, which does not show the product.
+const productRow = (product, stock) => `
+  <li>
+    <span>${PRODUCTS[product].name}</span>
+    <span class="left" data-text="$_stock.${product} + ' left'">${stock[product]} left</span>
+    <button data-on:click="@post('/orders/${product}')" data-attr:disabled="$_stock.${product} === 0">Order</button>
   </li>`
 
-export const summaryPage = orders => `
-  <main data-init="@get('/summary/stream', {retry: 'error'})">
-    ${summary(orders)}
-  </main>`
+export const orderList = orders => `
+  <section id="orders">
+    <h2>Your orders</h2>
+    ${orders.length === 0 ? '<p>None yet</p>' : `<ol reversed>${orders.map(product => `<li>${PRODUCTS[product].name}</li>`).join('')}</ol>`}
+  </section>`
 
-export const summary = orders => `<dl id="summary">${STEPS.map((name, step) => `
-  <div class="${name}"><dt>${name}</dt><dd>${orders.filter(order => order.step === step).length}</dd></div>`).join('')}
-</dl>`
-
-const escape = text => text.replace(/[&<>"']/g, character => `&#${character.charCodeAt(0)};`)
+export const notice = text => `<p id="notice" role="status">${text}</p>`

@@ -1,51 +1,36 @@
-// The shop's orders. Emits `change` with all orders whenever an order is placed or advances. No HTTP, no HTML.
-import { EventEmitter } from 'node:events'
+// The products, and a shop that keeps the state in memory. No HTTP, no HTML.
+export const PRODUCTS = {
+  cups: { name: 'Espresso cups', department: 'Kitchen', pieces: 24 },
+  lemons: { name: 'Two lemons', department: 'Kitchen', pieces: 40 },
+  pan: { name: 'A copper pan', department: 'Kitchen', pieces: 3 },
+  paper: { name: 'Printer paper', department: 'Office', pieces: 60 },
+  pen: { name: 'A fountain pen', department: 'Office', pieces: 12 },
+  lamp: { name: 'A desk lamp', department: 'Office', pieces: 2 }
+}
 
-export const STEPS = ['received', 'packed', 'sent', 'delivered']
-const KEPT = 12
-const ITEMS = ['Espresso cups', 'A bicycle bell', 'Two lemons', 'Printer paper', 'Running shoes']
+/** How many pieces of each product are left when the pieces in `sold` are sold. */
+export function stockAfter (sold) {
+  return Object.fromEntries(Object.entries(PRODUCTS).map(([product, { pieces }]) => [product, pieces - (sold[product] ?? 0)]))
+}
 
-export class Shop extends EventEmitter {
+export class MemoryShop {
+  #sold = {}
   #orders = new Map()
-  #nextId = 1
 
-  constructor () {
-    super()
-    // Each open stream adds a listener, so a large number of listeners is not a leak here.
-    this.setMaxListeners(0)
-    for (const item of ITEMS) this.place(item)
+  async stock () {
+    return stockAfter(this.#sold)
   }
 
-  /** All orders, the newest first. */
-  get orders () {
-    return [...this.#orders.values()].reverse()
+  /** The products that a user has ordered, the newest order first. */
+  async orders (userId) {
+    return this.#orders.get(userId) ?? []
   }
 
-  place (item) {
-    const order = { id: this.#nextId++, item, step: 0 }
-    this.#orders.set(order.id, order)
-    if (this.#orders.size > KEPT) this.#orders.delete(this.#orders.keys().next().value)
-    this.emit('change', this.orders)
-  }
-
-  /** Moves an order to the next step. Returns `false` if no order has this id. */
-  advance (id) {
-    const order = this.#orders.get(id)
-    if (order === undefined) return false
-    if (order.step < STEPS.length - 1) {
-      order.step++
-      this.emit('change', this.orders)
-    }
+  /** Sells a piece to a user. Returns `false` if the product is sold out. */
+  async order (userId, product) {
+    if (stockAfter(this.#sold)[product] === 0) return false
+    this.#sold[product] = (this.#sold[product] ?? 0) + 1
+    this.#orders.set(userId, [product, ...this.#orders.get(userId) ?? []])
     return true
-  }
-
-  /** Plays the customers and couriers: every two seconds an order is placed or advances. Returns a function that stops them. */
-  open () {
-    const timer = setInterval(() => {
-      const open = this.orders.filter(order => order.step < STEPS.length - 1)
-      if (open.length < 4) this.place(ITEMS[this.#nextId % ITEMS.length])
-      else this.advance(open[Math.floor(Math.random() * open.length)].id)
-    }, 2000)
-    return () => clearInterval(timer)
   }
 }
