@@ -19,6 +19,11 @@ export const FST_ERR_OCTA_STAR_ALREADY_REGISTERED = createError<[]>(
   'octa-star-streams is already registered in this context or in a parent context. Register it once. Sibling contexts may each register it'
 )
 
+export const FST_ERR_OCTA_STAR_DECORATOR = createError<[]>(
+  'FST_ERR_OCTA_STAR_DECORATOR',
+  'octa-star-streams decorates requests with `tabId`, but `tabId` is already decorated. Give the other decorator a different name'
+)
+
 export const FST_ERR_OCTA_STAR_REDIS_VERSION = createError<[version: string]>(
   'FST_ERR_OCTA_STAR_REDIS_VERSION',
   'octa-star-streams: expected Redis 6.2 or later, or Valkey, got Redis %s. Update Redis'

@@ -5,7 +5,7 @@ import fp from 'fastify-plugin'
 import { readBrowserModule } from './browser-module.ts'
 import { isPresenceObserved } from './diagnostics.ts'
 import {
-  FST_ERR_OCTA_STAR_ALREADY_REGISTERED, FST_ERR_OCTA_STAR_CROSS_SITE, FST_ERR_OCTA_STAR_NAME, FST_ERR_OCTA_STAR_NOT_ACCEPTABLE,
+  FST_ERR_OCTA_STAR_ALREADY_REGISTERED, FST_ERR_OCTA_STAR_CROSS_SITE, FST_ERR_OCTA_STAR_DECORATOR, FST_ERR_OCTA_STAR_NAME, FST_ERR_OCTA_STAR_NOT_ACCEPTABLE,
   FST_ERR_OCTA_STAR_NOT_IN_HANDLER, FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_REPLY_SENT, FST_ERR_OCTA_STAR_ROUTE,
   FST_ERR_OCTA_STAR_STARTED_TWICE, isAbort, show, streamClosed
 } from './errors.ts'
@@ -53,6 +53,7 @@ type Request = FastifyRequest & { [kStreamRequest]?: StreamRequest }
 
 async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsOptions): Promise<void> {
   if (fastify.hasReplyDecorator('startStream')) throw new FST_ERR_OCTA_STAR_ALREADY_REGISTERED()
+  if (fastify.hasRequestDecorator('tabId')) throw new FST_ERR_OCTA_STAR_DECORATOR()
   const options = resolveOptions(opts)
   await registerSSE(fastify, options)
   if (options.browser !== undefined) await serveBrowserModule(fastify, options.browser)

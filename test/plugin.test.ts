@@ -363,6 +363,14 @@ t.test('registering twice in one context, or below it, fails with a clear error'
   await fastify.close()
 })
 
+t.test('registering beside another decorator of `request.tabId` fails with a clear error', async t => {
+  const fastify = Fastify()
+  fastify.decorateRequest('tabId', '')
+  const message = 'octa-star-streams decorates requests with `tabId`, but `tabId` is already decorated. Give the other decorator a different name'
+  await t.rejects(async () => { await fastify.register(octaStarStreams) }, { code: 'FST_ERR_OCTA_STAR_DECORATOR', message })
+  await fastify.close()
+})
+
 t.test('two sibling contexts have a registry each, and do not touch each other; a child shares its parent\'s', async t => {
   const fastify = Fastify()
   const streams: Record<string, Stream[]> = { left: [], right: [] }
