@@ -100,11 +100,8 @@ export class Reaching {
     lane.isSending = true
     while (lane.waiting.length > 0) {
       const batch = takeBatch(lane.waiting)
-      for (const pending of batch) {
-        lane.sent.set(pending.sequence, pending)
-        pending.deadline = this.#deadlines.add(pending)
-      }
-      await health.run([lane.bucket], sendCommand(sender, lane.bucket.number, batch), ({ told }) => {
+      // No reply can come in this turn, so the bookkeeping does not hold up the messages.
+      const running = health.run([lane.bucket], sendCommand(sender, lane.bucket.number, batch), ({ told }) => {
         const awaited = batch.map((): string[] => [])
         for (const { index, member, receivers } of told) {
           // Nobody can answer a message that nobody received.
@@ -118,6 +115,11 @@ export class Reaching {
         // A message that is not waited for any more must not arrive late.
         isWanted: () => batch.some(({ sequence }) => lane.sent.has(sequence))
       })
+      for (const pending of batch) {
+        lane.sent.set(pending.sequence, pending)
+        pending.deadline = this.#deadlines.add(pending)
+      }
+      await running
     }
     lane.isSending = false
   }

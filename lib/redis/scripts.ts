@@ -552,19 +552,19 @@ local function allMembers ()
   end
   return listed
 end
-local function holdersOf (digest)
-  local listed = {}
-  for id in string.gmatch(redis.call('HGET', base .. string.sub(digest, 2), '@') or '', '(%S+) %d+') do
-    if id ~= member and isAlive(id) then table.insert(listed, id) end
-  end
-  return listed
+local result, everybody = {}, nil
+local function tell (i, id)
+  local n = #result
+  result[n + 1], result[n + 2], result[n + 3] = (i - 1) / 2, id, publish(id, ARGV[i + 1])
 end
-local told, result = {}, {}
 for i = 3, #ARGV, 2 do
-  local digest = ARGV[i]
-  told[digest] = told[digest] or (digest == '' and allMembers() or holdersOf(digest))
-  for _, id in ipairs(told[digest]) do
-    for _, word in ipairs({ (i - 1) / 2, id, publish(id, ARGV[i + 1]) }) do table.insert(result, word) end
+  if ARGV[i] == '' then
+    everybody = everybody or allMembers()
+    for _, id in ipairs(everybody) do tell(i, id) end
+  else
+    for id in string.gmatch(redis.call('HGET', base .. string.sub(ARGV[i], 2), '@') or '', '(%S+) %d+') do
+      if id ~= member and isAlive(id) then tell(i, id) end
+    end
   end
 end
 return result
