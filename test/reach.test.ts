@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
-import type { Holder, MessageTarget, ScopeKey, SendOptions, Stream } from '../lib/index.ts'
+import type { Holder, MessageTarget, ScopeKey, SendOptions, Stream, StreamRegistry } from '../lib/index.ts'
 import { defaults } from '../lib/options.ts'
 import { Registry } from '../lib/registry/registry.ts'
 import { streamKey } from '../lib/registry/stream-key.ts'
@@ -376,6 +376,7 @@ t.test('over HTTP/2 a slow stream ends as stalled alone, and its neighbour in th
 
 t.test('a message leaves in a single write, and all further messages of the turn in one more', async t => {
   const app = await listen(t)
+  const first = await app.open('ann', 'a')
   let writes = 0
   const counted = new Promise<void>(resolve => app.fastify.server.once('connection', (socket: Socket & { _write: Write, _writev: Write }) => {
     const { _write, _writev } = socket
@@ -383,7 +384,7 @@ t.test('a message leaves in a single write, and all further messages of the turn
     socket._writev = function (...args) { writes++; _writev.apply(this, args) }
     resolve()
   }))
-  const client = await app.open('ann', 'a')
+  const second = await app.open('ann', 'b')
   await counted
   const { streamRegistry } = app.fastify
   let count = 0
@@ -394,7 +395,8 @@ t.test('a message leaves in a single write, and all further messages of the turn
     await turn()
     t.equal(writes, expected, `${messages} messages`)
   }
-  t.strictSame(await dataOf(app.streams, [client]), [Array.from({ length: count }, (_, i) => String(i))])
+  const numbers = Array.from({ length: count }, (_, i) => String(i))
+  t.strictSame(await dataOf(app.streams, [first, second]), [numbers, numbers])
 })
 
 t.test('a client that reads late gets everything in order, and its stream goes on', async t => {
@@ -645,32 +647,43 @@ for (const [name, open] of Object.entries(transports)) {
 
 t.test('events of each size around the socket\'s limit arrive intact', async t => {
   const app = await listen(t)
-  const client = await app.open('ann', 'a')
+  const clients = [await app.open('ann', 'a'), await app.open('ann', 'b')]
   const sizes = Array.from({ length: 60 }, (_, i) => 16_384 - 45 + i)
   for (const size of sizes) {
     await app.fastify.streamRegistry.send('ann', 'x'.repeat(size))
     await turn()
   }
-  await client.event(sizes.length)
-  t.strictSame(client.events.map(({ data }) => data.length), sizes)
-})
-
-t.test('a header in latin1 and a first event that is not ASCII arrive intact in one packet', async t => {
-  for (const version of ['1.1', '1.0']) {
-    const app = await buildApp(t)
-    app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
-      reply.header('x-name', 'Zoë')
-      const stream = await reply.startStream('ann')
-      stream.keepAlive()
-      app.fastify.streamRegistry.send('ann', SHORT)
-    })
-    await app.listen()
-    const { bytes } = await rawClient(t, app.port(), '/stream', version)
-    const head = bytes().subarray(0, bytes().indexOf('\r\n\r\n'))
-    t.match(head.toString('latin1'), /^x-name: Zoë\r$/m, version)
-    t.ok(bytes().includes(formatted(SHORT)), 'the event came with the head')
+  for (const client of clients) {
+    await client.event(sizes.length)
+    t.strictSame(client.events.map(({ data }) => data.length), sizes)
   }
 })
+
+const FIRST_BYTES: Record<string, [(stream: Stream, registry: StreamRegistry) => unknown, expected: string]> = {
+  'an event of stream.send': [stream => stream.send(SHORT), formatted(SHORT)],
+  'an event of streamRegistry.send': [(_stream, registry) => registry.send('ann', SHORT), formatted(SHORT)],
+  'the first empty line': [() => {}, '\n'],
+  'a farewell': [stream => stream.close('evicted'), 'data: evicted']
+}
+
+for (const [name, [act, expected]] of Object.entries(FIRST_BYTES)) {
+  t.test(`a header in latin1 and ${name} arrive intact in one packet`, async t => {
+    for (const version of ['1.1', '1.0']) {
+      const app = await buildApp(t)
+      app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+        reply.header('x-name', 'Zoë')
+        const stream = await reply.startStream('ann')
+        stream.keepAlive()
+        act(stream, app.fastify.streamRegistry)
+      })
+      await app.listen()
+      const { bytes } = await rawClient(t, app.port(), '/stream', version)
+      const end = bytes().indexOf('\r\n\r\n')
+      t.match(bytes().subarray(0, end).toString('latin1'), /^x-name: Zoë\r$/m, version)
+      t.ok(bytes().subarray(end + 4).includes(expected), 'the bytes came with the head')
+    }
+  })
+}
 
 t.test('a response behind the stream on the same connection is not touched by the stream\'s events', async t => {
   const app = await listen(t, UNBOUNDED)

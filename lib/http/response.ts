@@ -143,10 +143,14 @@ export class StreamResponse {
     if (this.#isSevered) return false
     this.#hasBody = true
     if (this.#isFlushed && typeof event !== 'string' && this.#writeAtOnce(event)) return true
-    const keepsUp = this.#isFlushed ? writeChunk(this.#raw, event) : this.#raw.write(typeof event === 'string' ? event : event.bytes)
+    const keepsUp = this.#put(event)
     // Most clients keep up, so most responses never need this listener.
     if (!keepsUp && !this.#awaitsDrain) this.#awaitDrain()
     return keepsUp
+  }
+
+  #put (event: string | SharedEvent): boolean {
+    return this.#isFlushed ? writeChunk(this.#raw, event) : writeWithHead(this.#raw, event)
   }
 
   /**
@@ -167,7 +171,7 @@ export class StreamResponse {
   /** Ends the response cleanly after `lastEvent`. If the client has not read everything after `grace` milliseconds, aborts. */
   finish (lastEvent: string, grace: number): void {
     if (this.#closed || this.#isSevered) return
-    if (lastEvent !== '') this.#raw.write(lastEvent)
+    if (lastEvent !== '') this.#put(lastEvent)
     // Also stops the heartbeat of @fastify/sse, which would write after the end.
     this.#sse?.close()
     this.#cancelWatch()
@@ -188,7 +192,7 @@ export class StreamResponse {
   abort (): void {
     if (this.#closed) return
     // Send the head first, so that the client knows that the server accepted the request.
-    if (this.#sse !== undefined && !this.#isFlushed && !this.#raw.writableEnded) this.#raw.flushHeaders()
+    if (this.#sse !== undefined && !this.#isFlushed && !this.#raw.writableEnded) flushHead(this.#raw)
     denyAbort(this.#raw)
     if (this.#raw.stream === undefined) breakOff(this.#raw)
     else this.#raw.stream.close(constants.NGHTTP2_CANCEL)
@@ -231,15 +235,27 @@ export class StreamResponse {
 
 function writeFirstByte (raw: RawResponse): void {
   if (!sendsChunks(raw)) {
-    raw.write('\n')
+    writeWithHead(raw, '\n')
     return
   }
   // Two pieces in one packet. Node would prepend the head to the first piece, and V8 would go on keeping the head as the many
   // strings of which the head was made.
   raw.cork()
-  raw.flushHeaders()
+  flushHead(raw)
   writeChunk(raw, '\n')
   raw.uncork()
+}
+
+// Node's flushHeaders encodes the head as UTF-8, but a header is latin1. https://github.com/nodejs/node/blob/v20.x/lib/_http_outgoing.js
+function flushHead (raw: RawResponse): void {
+  if (isPlain(raw)) raw.write('', 'latin1')
+  else raw.flushHeaders()
+}
+
+// Without chunks Node joins the head and a string, and encodes both as UTF-8.
+function writeWithHead (raw: RawResponse, event: string | SharedEvent): boolean {
+  if (typeof event !== 'string') return raw.write(event.bytes)
+  return raw.write(raw.chunkedEncoding ? event : Buffer.from(event))
 }
 
 /** Writes a chunk of HTTP/1.1 (RFC 9112, section 7.1) in a single piece, after the head. Node would write four pieces, which takes longer. */
@@ -270,7 +286,12 @@ function endTurn (): void {
 
 // HTTP/1.0 and HTTP/2 have no chunks. Who replaces `write` expects the text alone: `inject`, and middleware that compresses.
 function sendsChunks (raw: RawResponse): boolean {
-  return raw.chunkedEncoding && raw.write === OutgoingMessage.prototype.write
+  return raw.chunkedEncoding && isPlain(raw)
+}
+
+/** Whether `raw` is a response over HTTP/1 whose `write` is Node's. */
+function isPlain (raw: RawResponse): boolean {
+  return raw.write === OutgoingMessage.prototype.write
 }
 
 // Fastify runs onRequestAbort hooks if `aborted` is true when the request closes, but here the server breaks the connection off:
