@@ -10,7 +10,7 @@ export const defaults = Object.freeze({
   closeGrace: 1_000,
   maxAge: Infinity,
   maxBufferedBytes: 1_048_576,
-  stallTimeout: Infinity,
+  stallTimeout: 30_000,
   deadPeerProbe: 10_000,
   maxStreamsPerScope: Infinity,
   onLimit: 'replace-oldest',

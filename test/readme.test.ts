@@ -1,8 +1,9 @@
 // The README does what it says: every code block in it is run here, and what it claims of the result is checked.
-import { EventEmitter, on, once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import net, { type AddressInfo } from 'node:net'
+import { PassThrough } from 'node:stream'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { EventSource } from 'eventsource'
 import { JSDOM, VirtualConsole } from 'jsdom'
@@ -132,6 +133,28 @@ t.test('the quick start: server and page, and a second page of the tab replaces 
   t.match(first.logged, [{ id: 1 }])
 })
 
+t.test('the quick start with a client that reads nothing: the stream ends as stalled, and memory stays below a bound', async t => {
+  const { fastify, orders } = await run(block('Quick start', 'js'), {}, 'fastify', 'orders') as { fastify: FastifyInstance, orders: EventEmitter }
+  t.teardown(() => fastify.close())
+  const client = await connect(`${fastify.listeningOrigin}/orders`)
+  client.socket.pause()
+  const [stream] = streamsOf(fastify)
+  const ended: { reason?: string } = {}
+  stream!.closed.then(reason => { ended.reason = reason })
+  const before = process.memoryUsage().rss
+  let most = 0
+  // maxBufferedBytes is 1 MiB, and the rest is garbage. Without a limit, events in the emitter's queue would pass this bound in a few seconds.
+  const BOUND = 100 * 1024 * 1024
+  for (let id = 0; ended.reason === undefined && most < BOUND;) {
+    for (const end = id + 50; id < end; id++) orders.emit('change', { id, text: `order ${id} ${'x'.repeat(200)}` })
+    most = Math.max(most, process.memoryUsage().rss - before)
+    await new Promise(setImmediate)
+  }
+  t.equal(ended.reason, 'stalled')
+  t.ok(most < BOUND, `${Math.round(most / 1024 / 1024)} MiB`)
+  t.equal(orders.listenerCount('change'), 0)
+})
+
 t.test('the quick start\'s Datastar line names the tab as the server reads it', async t => {
   const { window } = await page('http://127.0.0.1/', block('Quick start', 'html', 1))
   const { signals, init } = window.document.querySelector('[data-signals]').dataset
@@ -235,6 +258,19 @@ t.test('recipe: subscriptions', async t => {
   await until(() => items.listenerCount('item') === 0)
 })
 
+t.test('recipe: slow clients', async t => {
+  const fastify = await app(t)
+  const orders = new PassThrough({ objectMode: true })
+  async function * readOrders () { yield 'from the cursor' }
+  await run(block('Slow clients', 'js'), { fastify, readOrders, subscribe: () => orders })
+  const client = await connect(`${await listen(fastify)}/history`)
+  t.equal((await client.event(1)).data, 'from the cursor')
+  orders.write('live')
+  t.equal((await client.event(2)).data, 'live')
+  client.leave()
+  await once(orders, 'close')
+})
+
 t.test('recipe: resuming delivers each entry exactly once over ten broken connections', async t => {
   const fastify = await app(t)
   const log = Object.assign(new EventEmitter(), { entries: [] as string[] })
@@ -242,7 +278,7 @@ t.test('recipe: resuming delivers each entry exactly once over ten broken connec
     log.entries.push(`entry ${log.entries.length}`)
     log.emit('append')
   }
-  await run(block('Resuming', 'js'), { fastify, log, on })
+  await run(block('Resuming', 'js'), { fastify, log, once })
   const origin = await listen(fastify)
   const received: string[] = []
   const source = new EventSource(origin + withSignals('/log', { tabId: 'a' }))

@@ -78,6 +78,63 @@ t.test('sendAll takes nothing more from its source while the client does not kee
   await t.rejects(sent, { code: 'FST_ERR_OCTA_STAR_STREAM_CLOSED' })
 })
 
+t.test('with onSlowClient at \'end\', sendAll takes every message, and ends the stream as stalled beyond maxBufferedBytes', async t => {
+  const { stream, response } = await openStream({ maxBufferedBytes: 1_000 })
+  const news = new EventEmitter()
+  async function * source () { for await (const [item] of on(news, 'item', { signal: stream.signal })) yield item as string }
+  const sent = stream.sendAll(source(), { onSlowClient: 'end' })
+  await turn()
+  response.frozen = true
+  for (let n = 1; n <= 5; n++) {
+    news.emit('item', `item ${n} ${'x'.repeat(300)}`)
+    await turn()
+    t.equal(response.written.includes(`item ${n} `), n < 5, `item ${n}`)
+  }
+  await t.rejects(sent, { code: 'FST_ERR_OCTA_STAR_STREAM_CLOSED', reason: 'stalled' })
+  t.equal(await stream.closed, 'stalled')
+  t.equal(news.listenerCount('item'), 0)
+})
+
+t.test('with onSlowClient at \'end\', sendAll resolves when the source is done and the client has read what waited', async t => {
+  const { stream, response } = await openStream()
+  response.frozen = true
+  let isDone = false
+  const sent = stream.sendAll(['one', 'two', 'three'], { onSlowClient: 'end' })
+  sent.then(() => { isDone = true })
+  for (let turns = 0; turns < 10; turns++) await turn()
+  t.match(response.written, /one[^]*two[^]*three/)
+  t.notOk(isDone)
+  response.thaw()
+  t.equal(await sent, 3)
+  t.equal(await stream.sendAll([], { onSlowClient: 'end' }), 0)
+})
+
+t.test('with onSlowClient at \'end\', an item that cannot be sent rejects sendAll at once, although the source is quiet', async t => {
+  const { stream } = await openStream()
+  let returned = 0
+  const items: unknown[] = ['one', { data: 10n }]
+  const source = {
+    [Symbol.asyncIterator]: () => ({
+      next: () => items.length > 0 ? Promise.resolve({ done: false, value: items.shift() }) : new Promise(() => {}),
+      async return () { returned++; return { done: true, value: undefined } }
+    })
+  } as AsyncIterable<string>
+  await t.rejects(stream.sendAll(source, { onSlowClient: 'end' }), { name: 'TypeError', message: /BigInt/ })
+  t.equal(returned, 1)
+  t.notOk(stream.closing)
+})
+
+for (const [options, message] of [
+  [{ onSlowClient: 'drop' }, /'onSlowClient' must be 'wait' or 'end', got/],
+  [{ onslowclient: 'end' }, /'onslowclient' must be left out: the only option is onSlowClient, got/]
+] as const) {
+  t.test(`sendAll refuses ${JSON.stringify(options)}, and the stream goes on`, async t => {
+    const { stream } = await openStream()
+    await t.rejects(stream.sendAll(['one'], options as never), { code: 'FST_ERR_OCTA_STAR_SEND_OPTION', message })
+    t.notOk(stream.closing)
+  })
+}
+
 const ends: Record<string, (sending: Sending) => unknown> = {
   'its client disconnects': ({ client }) => client.leave(),
   'the stream is replaced or evicted': ({ app }) => app.fastify.streamRegistry.evict('ann'),
@@ -233,4 +290,21 @@ t.test('a send that nobody awaits, of an item that cannot be serialised: the pro
   const lines = app.log.filter(line => line.level >= LEVELS.warn)
   t.match(lines, Array.from({ length: 4 }, () => ({ level: LEVELS.warn, msg: 'a message could not be sent on GET /stream/:scope', streamId: streams[0]!.id, route: 'GET /stream/:scope' })))
   t.match(lines.map(line => (line.err as Error).message), [/BigInt/, /circular/, /serializer/, /a fault in toJSON/])
+})
+
+t.test('a sendAll that nobody awaits does not end the process when the client disconnects', async t => {
+  const app = await buildApp(t)
+  const closed = new Promise(resolve => {
+    app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+      const stream = await reply.startStream('ann')
+      stream.keepAlive()
+      stream.sendAll(on(new EventEmitter(), 'never') as never)
+      resolve(stream.closed)
+    })
+  })
+  await app.listen()
+  const client = await connect(`http://127.0.0.1:${app.port()}/stream`)
+  client.leave()
+  t.equal(await closed, 'disconnected')
+  await turn()
 })

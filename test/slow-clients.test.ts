@@ -88,25 +88,44 @@ function watchProbing (server: Server) {
   return probing
 }
 
-t.test('after a stream, the timeout of its kept-alive socket is the server\'s own again', async t => {
-  const app = await buildApp(t, { stallTimeout: 200, deadPeerProbe: 7_000 })
+t.test('a stream whose client keeps up has no timeout on its socket, and its server hears of none', async t => {
+  const app = await buildApp(t, { stallTimeout: 50 })
+  const streams = streamRoute(app)
+  const probing = watchProbing(app.fastify.server)
+  app.fastify.server.on('timeout', () => t.fail('a quiet stream timed out'))
+  await app.listen()
+  const client = await rawClient(t, app.port(), '/stream/ann')
+  await once(probing, 'call')
+  t.notOk(probing.socket!.timeout)
+  await pause(200)
+  streams[0]!.send('news')
+  await once(client, 'data')
+  t.notOk(streams[0]!.closing)
+})
+
+t.test('after a stream that was slow, the timeout of its kept-alive socket is the server\'s own again', async t => {
+  const app = await buildApp(t, { stallTimeout: 20_000, deadPeerProbe: 7_000 })
   const streams = streamRoute(app)
   app.fastify.get('/other', async () => 'other')
   const probing = watchProbing(app.fastify.server)
   await app.listen()
   const client = await rawClient(t, app.port(), '/stream/ann')
-  await once(probing, 'call')
+  client.pause()
+  const sent = streams[0]!.send(FLOOD)
   const { calls } = probing
   const socket = probing.socket!
-  t.equal(socket.timeout, 200)
+  t.equal(socket.timeout, 20_000)
   t.strictSame(calls, [[true, 7_000]])
+  client.resume()
+  await sent
   streams[0]!.close()
   await streams[0]!.closed
   t.strictSame(calls.slice(1), [[false, 0]], 'the kernel asks no longer')
   // Node adds a second to it.
   t.ok(socket.timeout! >= app.fastify.server.keepAliveTimeout)
   client.write('GET /other HTTP/1.1\r\nhost: a\r\n\r\n')
-  await once(client, 'data')
+  let text = ''
+  while (!text.endsWith('other')) text = text.slice(-100) + String((await once(client, 'data'))[0])
   t.equal(calls.length, 2, 'a request that is no stream is not concerned')
   t.notOk(socket.destroyed)
 })
@@ -169,6 +188,39 @@ t.test('over HTTP/2 a stream that stalls ends alone, beside a busy neighbour in 
   t.equal(await deafStream.closed, 'stalled')
   for (let i = 0; i < 5; i++) await once(busy, 'data')
   t.notOk(busyStream.closing)
+})
+
+t.test('over HTTP/2 a client that reads slowly goes on, however long an event takes', async t => {
+  const stallTimeout = 1_500
+  const { session, streams } = await http2Session(t, { stallTimeout })
+  const slow = session.request({ ':path': '/stream', accept: 'text/event-stream' })
+  slow.on('error', () => {})
+  await once(slow, 'response')
+  const event = 'x'.repeat(500_000)
+  const start = performance.now()
+  const sent = streams[0]!.send(event)
+  slow.on('data', data => {
+    slow.pause()
+    setTimeout(() => slow.resume(), data.length / event.length * 3 * stallTimeout)
+  })
+  await sent
+  t.ok(performance.now() - start > 1.5 * stallTimeout, 'the event took longer than stallTimeout')
+  t.notOk(streams[0]!.closing)
+})
+
+t.test('over HTTP/2 a large event arrives as it was sent', async t => {
+  const { session, streams } = await http2Session(t, {})
+  const client = session.request({ ':path': '/stream', accept: 'text/event-stream' })
+  await once(client, 'response')
+  client.setEncoding('utf8')
+  let text = ''
+  client.on('data', part => { text += part })
+  // Characters of two, three and four bytes, at every place in a piece.
+  const large = Array.from({ length: 20_000 }, (_, i) => `é€😀${i}`).join(' ')
+  await streams[0]!.send({ event: 'large', data: large })
+  await streams[0]!.send('small')
+  while (!text.endsWith('data: small\n\n')) await once(client, 'data')
+  t.equal(text, `\nevent: large\ndata: ${large}\n\ndata: small\n\n`)
 })
 
 t.test('500 clients stop reading while 10 MB is sent to each: memory stays bounded, and those beside them miss nothing', async t => {

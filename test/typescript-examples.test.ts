@@ -36,7 +36,9 @@ const README_PRELUDE = {
   socket: "declare const socket: import('node:events').EventEmitter & { close (code?: number, reason?: string): void }",
   tabId: 'declare const tabId: string',
   placeOrder: "declare const placeOrder: (request: import('fastify').FastifyRequest) => Promise<{ stock: number }>",
-  on: "import { on } from 'node:events'",
+  once: "import { once } from 'node:events'",
+  readOrders: "declare const readOrders: () => AsyncIterable<import('octa-star-streams').StreamMessage>",
+  subscribe: "declare const subscribe: (topic: string) => AsyncIterable<import('octa-star-streams').StreamMessage>",
   log: "declare const log: import('node:events').EventEmitter & { entries: object[] }"
 }
 

@@ -164,9 +164,10 @@ export interface OctaStarStreamsOptions {
    */
   maxBufferedBytes?: number
   /**
-   * How long a client may read nothing while data is queued before the stream ends as `'stalled'`. Over HTTP/2, where
-   * partial reads cannot be observed, the client must read everything within this time. Unit: milliseconds, 1 to
-   * 2147483647, or `Infinity`. Default: `Infinity`.
+   * How long a client may read nothing while data is queued before the stream ends as `'stalled'`: at least this long, and at most
+   * twice as long. Begins when more is queued than Node's own limit of 16 to 64 KiB, after the kernel's buffers are full, so a stream
+   * without unread data never ends. A client that reads slowly goes on. Unit: milliseconds, 1 to 2147483647, or `Infinity`.
+   * Default: `30000`.
    */
   stallTimeout?: number
   /**

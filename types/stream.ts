@@ -91,13 +91,24 @@ export interface MessageTarget {
 /** A source of messages for `sendAll`. A Readable must be in object mode, or yield strings. */
 export type MessageSource = AsyncIterable<string | StreamMessage> | Iterable<string | StreamMessage> | Readable
 
+/** The options of `sendAll`. */
+export interface SendAllOptions {
+  /**
+   * What happens while the client does not keep up. `'wait'` takes no further message from the source. Use `'wait'` for a source that
+   * can wait, such as a generator, a database cursor or a file. `'end'` takes every message at once, and the stream ends as `'stalled'`
+   * when more than `maxBufferedBytes` wait for the client. Use `'end'` for a source that cannot wait, such as `events.on`: messages
+   * that nobody takes would queue in the source without a limit. Default: `'wait'`.
+   */
+  onSlowClient?: 'wait' | 'end'
+}
+
 /**
  * A live SSE response for a browser tab.
  *
  * @example
  * fastify.get('/orders', { sse: 'only' }, async (request, reply) => {
  *   const stream = await reply.startStream(request.user.id)
- *   for await (const [order] of on(orders, 'order', { signal: stream.signal })) await stream.send({ event: 'order', data: order })
+ *   for await (const [order] of on(orders, 'order', { signal: stream.signal })) stream.send({ event: 'order', data: order })
  * })
  */
 export interface Stream extends Holder {
@@ -119,7 +130,7 @@ export interface Stream extends Holder {
    * Aborts as soon as the stream begins to end, whatever the reason. Pass the signal to everything the handler waits for.
    * `signal.reason` is an `FST_ERR_OCTA_STAR_STREAM_CLOSED` error whose `reason` is the {@link CloseReason}.
    *
-   * @example for await (const [order] of on(orders, 'order', { signal: stream.signal })) await stream.send({ data: order })
+   * @example for await (const [order] of on(orders, 'order', { signal: stream.signal })) stream.send({ data: order })
    */
   readonly signal: AbortSignal
   /**
@@ -131,8 +142,11 @@ export interface Stream extends Holder {
    */
   readonly closed: Promise<CloseReason>
   /**
-   * Sends an event. A string is sent as the event's data. Resolves when the connection can take more: await `send` to
-   * get back-pressure. If you do not, a slow client's stream ends as `'stalled'` once more than `maxBufferedBytes` wait.
+   * Sends an event. A string is sent as the event's data. Resolves when the connection can take more.
+   *
+   * Await `send` if the source of the messages can wait, such as a database cursor. Do not await `send` if the source cannot wait, such
+   * as an emitter: a slow client's stream then ends as `'stalled'` once more than `maxBufferedBytes` wait. If you await `send` in a
+   * loop over `events.on`, the events of a slow client queue in the iterator without a limit, until `stallTimeout`.
    *
    * Rejects with `FST_ERR_OCTA_STAR_STREAM_CLOSED` once the stream has begun to end, which also stops a loop that does not
    * use the signal. A rejection that nobody awaits is ignored. Rejects with `FST_ERR_OCTA_STAR_MESSAGE` if
@@ -142,14 +156,14 @@ export interface Stream extends Holder {
    */
   send (message: string | StreamMessage): Promise<void>
   /**
-   * Sends every message of a source, and awaits back-pressure between two messages. Resolves to the number of messages when
-   * the source is done. When the stream ends, the source is closed at once (`destroy()` for a Readable, `return()` for
+   * Sends every message of a source, and awaits back-pressure between two messages, see {@link SendAllOptions}. Resolves to the number
+   * of messages when the source is done and the connection can take more. When the stream ends, the source is closed at once (`destroy()` for a Readable, `return()` for
    * iterators), even if the source is quiet, and `sendAll` rejects with `FST_ERR_OCTA_STAR_STREAM_CLOSED`. Rejects with
-   * `FST_ERR_OCTA_STAR_SOURCE` if `source` is not a source.
+   * `FST_ERR_OCTA_STAR_SOURCE` if `source` is not a source, and with `FST_ERR_OCTA_STAR_SEND_OPTION` if an option is not valid.
    *
    * @example await stream.sendAll(readOrders())
    */
-  sendAll (source: MessageSource): Promise<number>
+  sendAll (source: MessageSource, options?: SendAllOptions): Promise<number>
   /**
    * Registers a cleanup. The callback runs once, when the stream begins to end, or at once if the stream is already
    * ending. The tab's next stream starts only after the returned promise has settled. An error in the

@@ -4,7 +4,7 @@ import { constants, type ServerHttp2Stream } from 'node:http2'
 import type { SSEReplyInterface } from '@fastify/sse'
 import { DelayQueue, type Delayed } from '../delay-queue.ts'
 import { chunkOf, type SharedEvent } from '../event.ts'
-import { breakOff, closeWithSocket, restoreSocket, timesOutWithin, watchSocket, type RawResponse, type SocketOptions } from './socket.ts'
+import { breakOff, closeWithSocket, restoreSocket, timesOutWithin, watchPeer, watchStalls, type RawResponse, type SocketOptions } from './socket.ts'
 
 /** The events of a response. */
 export interface ResponseListener {
@@ -36,8 +36,11 @@ export class StreamResponse {
   #isFlushed = false
   #unwatched: Delayed<StreamResponse> | undefined
   #watching = false
+  #watchesStalls = false
   #awaitsDrain = false
+  /** Over HTTP/2, while the client does not keep up. */
   #stallTimer: NodeJS.Timeout | undefined
+  #onPieceSent: (() => void) | undefined
   #finishTimer: NodeJS.Timeout | undefined
   /** The turn of the last write to the socket itself. */
   #writtenIn = 0
@@ -53,6 +56,7 @@ export class StreamResponse {
     const listened = raw as Listened
     listened[kResponse] = this
     listened.on('close', StreamResponse.onClose)
+    if (raw.stream !== undefined) this.#onPieceSent = () => { this.#stallTimer?.refresh() }
   }
 
   // HTTP/2's compatibility layer has neither `destroyed` nor `writableNeedDrain`, but the HTTP/2 stream has both:
@@ -126,12 +130,20 @@ export class StreamResponse {
     else this.#unwatched = unwatched.add(this)
   }
 
-  /** Starts to watch for a dead or slow client. */
+  /** Starts to watch for a dead client. */
   watch (): void {
     this.#cancelWatch()
     if (this.#watching) return
     this.#watching = true
-    watchSocket(this.#raw, this.#options!, () => this.#listener?.clientStalled())
+    watchPeer(this.#raw, this.#options!)
+    // To the server a quiet stream is an idle socket.
+    if (timesOutWithin(this.#raw, Infinity)) this.#watchStalls()
+  }
+
+  #watchStalls (): void {
+    if (this.#watchesStalls) return
+    this.#watchesStalls = true
+    watchStalls(this.#raw, this.#options!, StreamResponse.onTimeout)
   }
 
   /**
@@ -150,6 +162,7 @@ export class StreamResponse {
   }
 
   #put (event: string | SharedEvent): boolean {
+    if (this.#raw.stream !== undefined) return writePieces(this.#raw, event, this.#onPieceSent)
     return this.#isFlushed ? writeChunk(this.#raw, event) : writeWithHead(this.#raw, event)
   }
 
@@ -200,6 +213,10 @@ export class StreamResponse {
     this.#markClosed()
   }
 
+  static onTimeout (this: RawResponse): void {
+    if (this.writableLength > 0) (this as Listened)[kResponse].#listener?.clientStalled()
+  }
+
   static onClose (this: RawResponse): void {
     (this as Listened)[kResponse].#markClosed()
   }
@@ -208,7 +225,7 @@ export class StreamResponse {
     if (this.#closed) return
     this.#closed = true
     clearTimeout(this.#finishTimer)
-    clearTimeout(this.#stallTimer)
+    this.#stopStallTimer()
     this.#cancelWatch()
     this.#listener?.responseClosed()
   }
@@ -222,14 +239,28 @@ export class StreamResponse {
   #awaitDrain (): void {
     this.#awaitsDrain = true
     if (this.#isFlushed) this.watch()
-    const { stallTimeout } = this.#options!
-    // Node's timeout of an HTTP/2 stream restarts when any stream of the session sends, and cannot show that this stream stalls.
-    if (this.#raw.stream !== undefined && stallTimeout !== Infinity) this.#stallTimer = setTimeout(() => this.#listener?.clientStalled(), stallTimeout).unref()
+    if (this.#raw.stream === undefined) this.#watchStalls()
+    else this.#watchStallsOverHttp2(this.#raw.stream)
     this.#raw.once('drain', () => {
       this.#awaitsDrain = false
-      clearTimeout(this.#stallTimer)
+      this.#stopStallTimer()
       this.#listener?.responseDrained()
     })
+  }
+
+  /** Node's timeout of an HTTP/2 stream restarts when any stream of the session sends, and cannot show that this stream stalls. */
+  #watchStallsOverHttp2 (stream: ServerHttp2Stream): void {
+    const { stallTimeout } = this.#options!
+    if (stallTimeout === Infinity) return
+    // Otherwise Node would pass on all queued pieces as one write, which is complete only when the client has read every piece:
+    // https://nodejs.org/api/stream.html#writable_writevchunks-callback
+    stream._writev = undefined
+    this.#stallTimer = setTimeout(() => this.#listener?.clientStalled(), stallTimeout).unref()
+  }
+
+  #stopStallTimer (): void {
+    clearTimeout(this.#stallTimer)
+    this.#stallTimer = undefined
   }
 }
 
@@ -264,6 +295,19 @@ function writeChunk (raw: RawResponse, event: string | SharedEvent): boolean {
   raw.chunkedEncoding = false
   const keepsUp = raw.write(typeof event === 'string' ? chunkOf(event) : event.chunk)
   raw.chunkedEncoding = true
+  return keepsUp
+}
+
+// A client of HTTP/2 reads a large event in many steps. Only a write that is complete shows progress.
+const PIECE = 16_384
+
+/** Writes `event` over HTTP/2, and calls `onSent` after each piece. */
+function writePieces (raw: RawResponse, event: string | SharedEvent, onSent: (() => void) | undefined): boolean {
+  const whole = typeof event === 'string' ? event : event.bytes
+  if (whole.length <= PIECE) return raw.write(whole, onSent)
+  const bytes = typeof whole === 'string' ? Buffer.from(whole) : whole
+  let keepsUp = true
+  for (let start = 0; start < bytes.length; start += PIECE) keepsUp = raw.write(bytes.subarray(start, start + PIECE), onSent)
   return keepsUp
 }
 

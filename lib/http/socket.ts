@@ -16,22 +16,26 @@ export interface SocketOptions {
 // Node keeps a socket's server in this undeclared property: https://github.com/nodejs/node/blob/v20.x/lib/net.js
 type ServerSocket = Socket & { readonly server: { timeout: number, keepAlive: boolean, keepAliveInitialDelay: number } }
 
-/**
- * Starts to watch the peer. Calls `onStall` when the peer has read nothing for `stallTimeout`. Over HTTP/2 sockets carry
- * many responses, so there the response watches for itself.
- */
-export function watchSocket (raw: RawResponse, { stallTimeout, deadPeerProbe }: SocketOptions, onStall: () => void): void {
+/** Starts to probe for a dead peer. */
+export function watchPeer (raw: RawResponse, { deadPeerProbe }: SocketOptions): void {
   const { socket } = raw.req
   // inject() passes an object that is not a Socket and has neither method.
   if (!(socket instanceof Socket)) return
   // Node sends ten probes, a second apart. Over HTTP/2 the probes go on as long as the session's socket lives.
   if (deadPeerProbe > 0) socket.setKeepAlive(true, deadPeerProbe)
-  if (stallTimeout === Infinity || raw.stream !== undefined) return
-  // A partial read restarts the timeout too: https://nodejs.org/api/net.html#socketsettimeouttimeout-callback
-  raw.setTimeout(stallTimeout, () => { if (raw.writableLength > 0) onStall() })
 }
 
-/** Whether the server itself would time the socket out in less than `milliseconds`. */
+/**
+ * Calls `onTimeout` when nothing has been read or written for `stallTimeout`, and replaces the server's own timeout. A partial
+ * write restarts the timeout too: https://nodejs.org/api/net.html#socketsettimeouttimeout-callback. Over HTTP/2 sockets carry many
+ * responses, so there the response watches for itself.
+ */
+export function watchStalls (raw: RawResponse, { stallTimeout }: SocketOptions, onTimeout: (this: RawResponse) => void): void {
+  if (stallTimeout === Infinity || raw.stream !== undefined || !(raw.req.socket instanceof Socket)) return
+  raw.setTimeout(stallTimeout, onTimeout)
+}
+
+/** Whether the server itself would time the socket out in less than `milliseconds`, if there is no traffic. */
 export function timesOutWithin ({ req: { socket } }: RawResponse, milliseconds: number): boolean {
   return socket instanceof Socket && socket.timeout !== undefined && socket.timeout > 0 && socket.timeout <= milliseconds
 }
@@ -42,7 +46,7 @@ export function restoreSocket (raw: RawResponse, { stallTimeout, deadPeerProbe }
   if (raw.stream !== undefined || !(socket instanceof Socket)) return
   const { timeout, keepAlive, keepAliveInitialDelay } = (socket as ServerSocket).server
   if (deadPeerProbe > 0) socket.setKeepAlive(keepAlive, keepAliveInitialDelay * 1000)
-  if (stallTimeout !== Infinity) socket.setTimeout(timeout)
+  if (socket.timeout === stallTimeout) socket.setTimeout(timeout)
 }
 
 /**

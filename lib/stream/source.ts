@@ -1,40 +1,53 @@
 // Iterates over a source of messages until the source is done or the stream ends, and always closes the source.
 import { Readable } from 'node:stream'
-import { FST_ERR_OCTA_STAR_SOURCE, show } from '../errors.ts'
-import type { MessageSource, StreamMessage } from '../../types/stream.ts'
+import { FST_ERR_OCTA_STAR_SEND_OPTION, FST_ERR_OCTA_STAR_SOURCE, show } from '../errors.ts'
+import type { MessageSource, SendAllOptions, StreamMessage } from '../../types/stream.ts'
 
 type Message = string | StreamMessage
 type Iterates = AsyncIterator<Message> | Iterator<Message>
 
 /**
- * Passes each message of `source` to `send`, and awaits `send` before taking the next message. Resolves to the number of
- * messages. Rejects with the signal's reason as soon as `signal` aborts, even if the source never yields again.
+ * Passes each message of `source` to `send`. Awaits `send` before taking the next message, or with `onSlowClient: 'end'` only before
+ * resolving. Resolves to the number of messages. Rejects with the signal's reason as soon as `signal` aborts, even if the source
+ * never yields again.
  *
- * @throws FST_ERR_OCTA_STAR_SOURCE
+ * @throws FST_ERR_OCTA_STAR_SOURCE, FST_ERR_OCTA_STAR_SEND_OPTION
  */
-export async function sendEach (source: MessageSource, signal: AbortSignal, send: (message: Message) => Promise<void>): Promise<number> {
+export async function sendEach (source: MessageSource, options: SendAllOptions | undefined, signal: AbortSignal, send: (message: Message) => Promise<void>): Promise<number> {
   const iterator = iterate(source)
+  const waits = isWaiting(options)
   let sent = 0
+  let sending: Promise<void> | undefined
   let isPending = false
   let rejectNext: ((reason: unknown) => void) | undefined
+  let stopped: { readonly reason: unknown } | undefined
   const close = async () => { await iterator.return?.() }
   // A source that is quiet would keep the handler waiting, so the wait ends now. A quiet generator cleans up when it next yields.
-  const onAbort = () => {
+  const stop = (reason: unknown) => {
+    if (stopped !== undefined) return
+    stopped = { reason }
     if (source instanceof Readable) source.destroy()
     if (isPending) close().catch(() => {})
-    rejectNext?.(signal.reason)
+    rejectNext?.(reason)
   }
+  const onAbort = () => stop(signal.reason)
+  if (signal.aborted) onAbort()
   signal.addEventListener('abort', onAbort, { once: true })
   try {
     for (;;) {
-      signal.throwIfAborted()
+      if (stopped !== undefined) throw stopped.reason
       isPending = true
       const { done, value } = await new Promise<IteratorResult<Message>>((resolve, reject) => {
         rejectNext = reject
         Promise.resolve(iterator.next()).then(resolve, reject)
-      }).finally(() => { isPending = signal.aborted })
-      if (done === true) return sent
-      await send(value)
+      }).finally(() => { isPending = stopped !== undefined })
+      if (done === true) {
+        await sending
+        return sent
+      }
+      sending = send(value)
+      if (waits) await sending
+      else sending.catch(stop)
       sent++
     }
   } finally {
@@ -50,4 +63,12 @@ function iterate (source: MessageSource): Iterates {
   const { [Symbol.asyncIterator]: async, [Symbol.iterator]: sync } = Object(source)
   if (typeof source === 'string' || (typeof async !== 'function' && typeof sync !== 'function')) throw new FST_ERR_OCTA_STAR_SOURCE(show(source))
   return typeof async === 'function' ? async.call(source) : sync.call(source)
+}
+
+function isWaiting (options: SendAllOptions | undefined): boolean {
+  const { onSlowClient = 'wait', ...unknown } = options ?? {}
+  const [misspelt] = Object.entries(unknown)
+  if (misspelt !== undefined) throw new FST_ERR_OCTA_STAR_SEND_OPTION(misspelt[0], 'left out: the only option is onSlowClient', show(misspelt[1]))
+  if (onSlowClient !== 'wait' && onSlowClient !== 'end') throw new FST_ERR_OCTA_STAR_SEND_OPTION('onSlowClient', "'wait' or 'end'", show(onSlowClient))
+  return onSlowClient === 'wait'
 }

@@ -14,7 +14,7 @@ import { Cleanups, type Cleanup } from './cleanups.ts'
 import { endResponse, endUnopened } from './ending.ts'
 import { Sender, type SendingStream } from './sender.ts'
 import { sendEach } from './source.ts'
-import type { CloseReason, MessageSource, ScopeKey, Stream, StreamKey, StreamMessage } from '../../types/stream.ts'
+import type { CloseReason, MessageSource, ScopeKey, SendAllOptions, Stream, StreamKey, StreamMessage } from '../../types/stream.ts'
 
 /** The options with the same names, see `OctaStarStreamsOptions`. */
 export interface StreamOptions extends SocketOptions {
@@ -159,8 +159,11 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     return this.#sender.push(event)
   }
 
-  sendAll (source: MessageSource): Promise<number> {
-    return sendEach(source, this.signal, message => this.#sender.send(message))
+  sendAll (source: MessageSource, options?: SendAllOptions): Promise<number> {
+    const sent = sendEach(source, options, this.signal, message => this.#sender.send(message))
+    // A handler that does not await this promise must not end the process when the client disconnects.
+    sent.catch(() => {})
+    return sent
   }
 
   onClose (callback: Cleanup): void {
