@@ -684,7 +684,8 @@ export async function testCluster<Adapter extends ClusterAdapter> (options: Clus
     const first = await stage.start(one, streamKey('ann', 'a'))
     const second = await stage.start(two, streamKey('ann', 'b'))
     const { scope } = first.key
-    for (const { cluster } of [one, two]) await cluster.markOnline(scope)
+    // Without a mark of the second process, which has a claim.
+    await one.cluster.markOnline(scope)
     first.leave()
     await stage.counts(two, 'ann', 1)
     assert.equal(await one.cluster.markOffline(scope), false, 'the other process has a claim')
@@ -692,6 +693,18 @@ export async function testCluster<Adapter extends ClusterAdapter> (options: Clus
     await stage.counts(one, 'ann', 0)
     assert.deepEqual([await two.cluster.markOffline(scope), await one.cluster.markOffline(scope)], [true, false])
     assert.equal(await one.cluster.markOnline(scope), true)
+  })
+
+  rule('a scope is offline when the last process that has marked the scope says so', async stage => {
+    const [one, two] = await stage.join(2)
+    const first = await stage.start(one, streamKey('ann', 'a'))
+    const second = await stage.start(two, streamKey('ann', 'b'))
+    const { scope } = first.key
+    for (const { cluster } of [one, two]) await cluster.markOnline(scope)
+    for (const stream of [first, second]) stream.leave()
+    for (const process of [one, two]) await stage.counts(process, 'ann', 0)
+    assert.equal(await one.cluster.markOffline(scope), false, 'the other process had a stream a moment ago')
+    assert.equal(await two.cluster.markOffline(scope), true)
   })
 
   rule('one process reports that the scope of a process that has left is offline, unless a process has a claim there', async stage => {

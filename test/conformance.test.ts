@@ -792,6 +792,11 @@ const FAULTS: Record<string, Record<string, typeof MemoryMember>> = {
       override async markOffline (): Promise<boolean> { throw new Error('the store refuses') }
     }
   },
+  'a scope is offline when the last process that has marked the scope says so': {
+    'has one mark for all processes': class extends MemoryMember {
+      override async markOffline (scope: string) { return !this.isHeld(this.scopeId(scope)) && this.store.online.delete(this.scopeId(scope)) }
+    }
+  },
   'one process reports that the scope of a process that has left is offline, unless a process has a claim there': {
     'reports nothing': class extends MemoryMember {
       override onLeft () {}
@@ -803,7 +808,7 @@ const FAULTS: Record<string, Record<string, typeof MemoryMember>> = {
       override onLeft () {
         const { online } = this.store
         const scopes = [...online]
-        setTimeout(() => { for (const [id, scope] of scopes) if (!this.isHeld(id)) this.context.wentOffline(scope) }, this.context.offlineDelay)
+        setTimeout(() => { for (const [id, { scope }] of scopes) if (!this.isHeld(id)) this.context.wentOffline(scope) }, this.context.offlineDelay)
       }
     }
   },

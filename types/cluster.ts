@@ -127,8 +127,9 @@ export interface Cluster {
    */
   markOnline (scope: string): Promise<boolean>
   /**
-   * Called when this process has had no stream in `scope` for `offlineDelay`. If no process has a claim in the scope, removes
-   * the mark, and resolves to `true` if the mark was there. Resolves to `true` if the store is unreachable.
+   * Called when this process has had no stream in `scope` for `offlineDelay`. If no process has a claim in the scope, and each
+   * process that has marked the scope has called `markOffline` since or has ended, removes the mark, and resolves to `true` if the
+   * mark was there. Resolves to `true` if the store is unreachable.
    */
   markOffline (scope: string): Promise<boolean>
   /**

@@ -38,7 +38,7 @@ export class Bucket {
   /** Claims that are gone, and that Redis must be told of. */
   released: Released[] = []
   readonly evictions = new Set<Eviction>()
-  /** The scopes that this process has marked as online, by their digests. */
+  /** The scopes that this process counts as online, and has marked, by their digests. */
   readonly marks = new Map<string, string>()
   /** The digests of scopes that are offline, and whose marks this process could not remove. */
   readonly staleMarks = new Set<string>()
@@ -64,7 +64,7 @@ export class Bucket {
 
   /** Whether this process needs a record in the bucket. */
   get isUsed (): boolean {
-    return this.number === INDEX_BUCKET || this.isAway || this.newest.size > 0 || this.ending.size > 0 || this.evictions.size > 0
+    return this.number === INDEX_BUCKET || this.isAway || this.newest.size > 0 || this.ending.size > 0 || this.evictions.size > 0 || this.marks.size > 0
   }
 }
 

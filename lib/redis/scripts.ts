@@ -583,17 +583,25 @@ return result
  */
 export const REPLY = script(MEMBERS, 'publish(ARGV[3], ARGV[4])')
 
-const IS_HELD = `
+const PRESENCE = `
 local function isHeld (key)
   for id in string.gmatch(redis.call('HGET', key, '@') or '', '(%S+) %d+') do
     if isAlive(id) then return true end
   end
   return false
 end
+-- The living members that have marked a scope and still count the scope as online, except the caller. \`mark\` is the value of the mark, or false.
+local function othersOnline (mark)
+  local others = {}
+  for id in string.gmatch(string.match(mark or '', '^[^\\n]*'), '%S+') do
+    if id ~= member and isAlive(id) then table.insert(others, id) end
+  end
+  return others
+end
 `
 
 /**
- * Marks scopes as online.
+ * Marks scopes as online for the caller. A mark holds the ids of the members that count the scope as online, a line feed, and the scope.
  *
  * Input:
  *   KEYS[2]  marks of the bucket
@@ -602,15 +610,21 @@ end
  *
  * Output: { isNew, ... }  for each scope: 1 if the scope was not marked, else 0
  */
-export const MARK = script(MEMBERS, `
+export const MARK = script(MEMBERS, `${PRESENCE}
 local result = {}
-for i = 4, #ARGV, 2 do table.insert(result, redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 1])) end
+for i = 4, #ARGV, 2 do
+  local mark = redis.call('HGET', KEYS[2], ARGV[i])
+  local members = othersOnline(mark)
+  table.insert(members, member)
+  redis.call('HSET', KEYS[2], ARGV[i], table.concat(members, ' ') .. '\\n' .. ARGV[i + 1])
+  table.insert(result, mark and 0 or 1)
+end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return result
 `)
 
 /**
- * Removes the mark of a scope, unless a member has claims in the scope.
+ * The caller counts a scope as offline. Removes the mark, unless a member has claims in the scope, or counts the scope as online.
  *
  * Input:
  *   KEYS[2]  marks of the bucket
@@ -619,12 +633,17 @@ return result
  *
  * Output: 1 if a mark was removed, else 0
  */
-export const UNMARK = script(MEMBERS, `${IS_HELD}
-return isHeld(KEYS[3]) and 0 or redis.call('HDEL', KEYS[2], ARGV[3])
+export const UNMARK = script(MEMBERS, `${PRESENCE}
+local mark = redis.call('HGET', KEYS[2], ARGV[3])
+if not mark then return 0 end
+local others = othersOnline(mark)
+if #others == 0 and not isHeld(KEYS[3]) then return redis.call('HDEL', KEYS[2], ARGV[3]) end
+redis.call('HSET', KEYS[2], ARGV[3], table.concat(others, ' ') .. string.match(mark, '\\n.*$'))
+return 0
 `)
 
 /**
- * Removes the marks of scopes in which no member has claims, some at a time.
+ * Removes the marks of scopes in which no member has claims, and which no member counts as online, some at a time.
  *
  * Input:
  *   KEYS[2]  marks of the bucket
@@ -632,13 +651,16 @@ return isHeld(KEYS[3]) and 0 or redis.call('HDEL', KEYS[2], ARGV[3])
  *
  * Output: { cursor, scope, ... }  the next cursor, '0' at the end, and the scopes whose marks were removed
  */
-export const SWEEP = script(MEMBERS, `${IS_HELD}
+export const SWEEP = script(MEMBERS, `${PRESENCE}
 local base = string.sub(KEYS[2], 1, -#'online' - 1)
 local page = redis.call('HSCAN', KEYS[2], ARGV[3], 'COUNT', 100)
 local result = { page[1] }
 for i = 1, #page[2], 2 do
-  local digest = page[2][i]
-  if not isHeld(base .. string.sub(digest, 2)) and redis.call('HDEL', KEYS[2], digest) == 1 then table.insert(result, page[2][i + 1]) end
+  local digest, mark = page[2][i], page[2][i + 1]
+  local isOnline = string.find(string.match(mark, '^[^\\n]*'), member, 1, true) ~= nil or #othersOnline(mark) > 0
+  if not isOnline and not isHeld(base .. string.sub(digest, 2)) and redis.call('HDEL', KEYS[2], digest) == 1 then
+    table.insert(result, string.match(mark, '\\n(.*)$'))
+  end
 end
 return result
 `)

@@ -83,6 +83,21 @@ t.test('a navigation to another process is no absence', redisOptions, async t =>
   t.strictSame(events, ['online ann'])
 })
 
+t.test('a user who comes and goes in one process after another is online until no process has had a stream for offlineDelay', redisOptions, async t => {
+  const offlineDelay = 2_000
+  const { events, next, join } = await site(t, offlineDelay)
+  const [one, two] = [await join(), await join()]
+  await one.open('ann', 'a').then(one.close)
+  await next(1)
+  // The delay of the first process has begun, and is over sooner than the delay of the second process.
+  await pause(offlineDelay / 4)
+  await two.open('ann', 'a').then(two.close)
+  const leftAt = performance.now()
+  await next(2)
+  t.strictSame(events, ['online ann', 'offline ann'])
+  t.ok(performance.now() - leftAt > offlineDelay - 10, 'the last stream had been gone for offlineDelay')
+})
+
 t.test('the scope of a process that is cut off for good goes offline once, in another process', redisOptions, async t => {
   const { events, next, join } = await site(t)
   const [one, two, three] = [await join(), await join(), await join()]
@@ -156,7 +171,7 @@ t.test('while Redis is away each process tells of its own scopes, and the marks 
   const two = await join()
   const admin = server.client()
   const marked = async () => (await Promise.all((await admin.keys('octa-star:*:online')).map(key => admin.hvals(key)))).flat()
-  while (!(await marked()).includes('"bob"')) await pause(10)
+  while (!(await marked()).some(mark => mark.endsWith('\n"bob"'))) await pause(10)
   await two.open('bob', 'b')
   await two.registry.count('bob')
   await pause(100)

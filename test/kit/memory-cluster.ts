@@ -27,8 +27,8 @@ export interface Entry {
 export class MemoryStore {
   readonly entries = new Map<string, Entry>()
   readonly members = new Set<MemoryMember>()
-  /** The scopes that are marked as online, by their ids. */
-  readonly online = new Map<string, string>()
+  /** The scopes that are marked as online, by their ids, and the members that count each scope as online. */
+  readonly online = new Map<string, { readonly scope: string, readonly members: Set<MemoryMember> }>()
   orders = 0
 }
 
@@ -133,14 +133,24 @@ export class MemoryMember implements Cluster {
   async markOnline (scope: string): Promise<boolean> {
     await hop()
     if (this.isAway) return true
-    const isNew = !this.store.online.has(this.scopeId(scope))
-    this.store.online.set(this.scopeId(scope), scope)
-    return isNew
+    const mark = this.store.online.get(this.scopeId(scope))
+    if (mark === undefined) this.store.online.set(this.scopeId(scope), { scope, members: new Set([this]) })
+    else mark.members.add(this)
+    return mark === undefined
   }
 
   async markOffline (scope: string): Promise<boolean> {
     await hop()
-    return this.isAway || (!this.isHeld(this.scopeId(scope)) && this.store.online.delete(this.scopeId(scope)))
+    if (this.isAway) return true
+    const id = this.scopeId(scope)
+    this.store.online.get(id)?.members.delete(this)
+    return !this.isOnline(id) && this.store.online.delete(id)
+  }
+
+  /** Whether a member has a claim in a scope, or counts the scope as online. */
+  isOnline (scopeId: string): boolean {
+    const members = this.store.online.get(scopeId)?.members ?? []
+    return this.isHeld(scopeId) || [...members].some(member => this.store.members.has(member))
   }
 
   isHeld (scopeId: string): boolean {
@@ -150,8 +160,8 @@ export class MemoryMember implements Cluster {
   /** Another process of the cluster has ended. Nobody may have marked the scopes of that process as offline. */
   onLeft (): void {
     setTimeout(() => {
-      for (const [id, scope] of this.store.online) {
-        if (this.isAway || this.scopeId(scope) !== id || this.isHeld(id)) continue
+      for (const [id, { scope }] of this.store.online) {
+        if (this.isAway || this.scopeId(scope) !== id || this.isOnline(id)) continue
         this.store.online.delete(id)
         this.context.wentOffline(scope)
       }

@@ -296,9 +296,9 @@ class Call {
   mark (): Reply {
     const [,,, ...pairs] = this.#args
     const result = Array.from({ length: pairs.length / 2 }, (_, i) => {
-      const isNew = this.#store.hget(this.#keys[1]!, pairs[2 * i]!) === undefined
-      if (isNew) this.#store.hset(this.#keys[1]!, pairs[2 * i]!, pairs[2 * i + 1]!)
-      return Number(isNew)
+      const mark = this.#store.hget(this.#keys[1]!, pairs[2 * i]!)
+      this.#store.hset(this.#keys[1]!, pairs[2 * i]!, `${[...this.#othersOnline(mark), this.#member].join(' ')}\n${pairs[2 * i + 1]}`)
+      return Number(mark === undefined)
     })
     this.#store.pexpire(this.#keys[1]!, Number(this.#args[2]))
     return result
@@ -306,14 +306,24 @@ class Call {
 
   unmark (): number {
     const [, marks, scope] = this.#keys as [string, string, string]
-    return this.#isHeld(scope) ? 0 : this.#unmark(marks, this.#args[2]!)
+    const digest = this.#args[2]!
+    const mark = this.#store.hget(marks, digest)
+    if (mark === undefined) return 0
+    const others = this.#othersOnline(mark)
+    if (others.length === 0 && !this.#isHeld(scope)) this.#store.hdel(marks, digest)
+    else this.#store.hset(marks, digest, others.join(' ') + mark.slice(mark.indexOf('\n')))
+    return Number(this.#store.hget(marks, digest) === undefined)
   }
 
   sweep (): Reply {
     const marks = this.#keys[1]!
     const base = marks.slice(0, -'online'.length)
-    const removed = this.#store.hgetall(marks).filter(([digest]) => !this.#isHeld(base + digest.slice(1)) && this.#unmark(marks, digest) === 1)
-    return ['0', ...removed.map(([, scope]) => scope)]
+    const removed = this.#store.hgetall(marks).filter(([digest, mark]) => {
+      const isOnline = mark.split('\n')[0]!.includes(this.#member) || this.#othersOnline(mark).length > 0
+      return !isOnline && !this.#isHeld(base + digest.slice(1))
+    })
+    for (const [digest] of removed) this.#store.hdel(marks, digest)
+    return ['0', ...removed.map(([, mark]) => mark.slice(mark.indexOf('\n') + 1))]
   }
 
   watch (): Reply {
@@ -328,10 +338,8 @@ class Call {
     return [...this.#holdersOf(key).keys()].some(member => this.#isAlive(member))
   }
 
-  #unmark (marks: string, digest: string): number {
-    const isMarked = this.#store.hget(marks, digest) !== undefined
-    this.#store.hdel(marks, digest)
-    return Number(isMarked)
+  #othersOnline (mark = ''): string[] {
+    return mark.split('\n')[0]!.split(' ').filter(member => member !== '' && member !== this.#member && this.#isAlive(member))
   }
 
   leave (): null {
