@@ -1,5 +1,6 @@
 // One request of a virtual tab, and of its response what the checks need: numbers without a gap, the farewell, the end.
 import http from 'node:http'
+import { Inbox } from './inbox.js'
 import { clock } from './settings.js'
 
 export class Call {
@@ -8,6 +9,8 @@ export class Call {
   received = 0
   /** What is wrong with the events, if anything is. */
   broken
+  /** The messages that came through the registry. */
+  inbox = new Inbox(this)
   farewell
   hadLastWord = false
   heardAt = clock()
@@ -15,8 +18,8 @@ export class Call {
   ending
   endedAt
   // What its tab did to it.
-  left = false
-  pulled = false
+  leftAt
+  pulledAt
   deaf = false
   /** Resolves to the status, or to undefined if there is none. */
   answered
@@ -59,6 +62,14 @@ export class Call {
     request.end(body)
   }
 
+  get left () {
+    return this.leftAt !== undefined
+  }
+
+  get pulled () {
+    return this.pulledAt !== undefined
+  }
+
   get open () {
     return this.status === 200 && this.ending === undefined && !this.left && !this.pulled
   }
@@ -74,7 +85,7 @@ export class Call {
 
   /** Leaves, as a browser does that closes the tab. */
   leave () {
-    if (this.ending === undefined) this.left = true
+    if (this.ending === undefined) this.leftAt ??= clock()
     this.#request.destroy()
   }
 
@@ -99,6 +110,7 @@ export class Call {
     const { event, id, data } = Object.fromEntries(block.split('\n').map(line => [line.slice(0, line.indexOf(':')), line.slice(line.indexOf(':') + 2)]))
     if (this.farewell !== undefined) this.broken ??= `'${event} ${id}' after the farewell`
     else if (event === 'octa-star-closed') this.farewell = { id, reason: data }
+    else if (event === 'm') this.inbox.take(JSON.parse(data))
     else {
       if (event !== 'n' || Number(id) !== this.received + 1) this.broken ??= `'${event} ${id}' after ${this.received}`
       if (!data.startsWith(`${this.id} `)) this.broken ??= `an event of another stream: ${data.slice(0, 40)}`

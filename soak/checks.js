@@ -1,12 +1,14 @@
 // Compares what the servers report about their streams with what the clients saw, word by word, in the order of a common clock.
 import { hasCause } from './causes.js'
+import { Deliveries } from './deliveries.js'
+import { Presence } from './presence.js'
 import { clock, CONCURRENT, CROWDED, HEAL, LIMITS, SLACK } from './settings.js'
 
 /** How long words are kept back, so that the words of all processes come in order. Unit: milliseconds. */
 const DELAY = 2_000
 /** The name under which the ledger counts the keys that came to rest. */
 export const AT_REST = 'keys looked at, at rest'
-const WARNINGS = [/use the same tab id/, /^Redis (node \S+ )?is away/, /^another process did not end a stream within replaceTimeout/]
+const WARNINGS = [/use the same tab id/, /^Redis (node \S+ )?is away/, /^another process did not end a stream within replaceTimeout/, /^this process receives no messages of Redis/]
 
 export class Checks {
   #ledger
@@ -19,6 +21,8 @@ export class Checks {
   /** By key: the calls that have started, the older first. */
   #keys = new Map()
   #evictions = new Map()
+  deliveries
+  presence
   samples = []
   /** When the newest of the streams started that opened while nothing was excused. */
   unexcusedAt = -Infinity
@@ -29,6 +33,8 @@ export class Checks {
     this.#excuses = excuses
     this.#replaceTimeout = replaceTimeout
     this.#across = servers.length > 1
+    this.deliveries = new Deliveries(ledger, servers, excuses, replaceTimeout)
+    this.presence = new Presence(ledger, excuses, this.#across, this.deliveries.streams)
   }
 
   hear (process, word) {
@@ -40,6 +46,7 @@ export class Checks {
   /** A process has died, together with the streams of the process. */
   died (process, at) {
     for (const call of this.#ledger.calls.values()) if (call.process === process) this.#words.push({ event: 'died', id: call.id, process, at })
+    this.#words.push({ event: 'ended', process, at })
   }
 
   /** Looks at all words but the latest, and at everything that is overdue. To be called every `LOOK_MS`. */
@@ -48,6 +55,8 @@ export class Checks {
     this.#words.sort((a, b) => a.at - b.at)
     while (this.#words.length > 0 && this.#words[0].at <= upTo) this.#take(this.#words.shift())
     for (const call of [...this.#ledger.calls.values()]) this.#settle(call, upTo)
+    this.deliveries.look(upTo)
+    this.presence.look(upTo)
     for (const [key, calls] of this.#keys) this.#lookAtKey(key, calls, upTo)
     for (const [id, { to }] of this.#evictions) if (to < upTo - 60_000) this.#evictions.delete(id)
   }
@@ -57,6 +66,10 @@ export class Checks {
     if (word.event === 'fault') return this.#ledger.lost('faults', `process ${word.process}: ${word.what}: ${word.error}`)
     if (word.event === 'log') return this.#log(word)
     if (word.event === 'away' || word.event === 'back') return this.#cluster(word)
+    if (word.event === 'call') return this.deliveries.called(word)
+    if (word.event === 'result') return this.deliveries.resolved(word)
+    if (word.event === 'ended') return this.deliveries.died(word.process)
+    if (word.event === 'online' || word.event === 'offline') return this.presence[word.event](word)
     if (word.event === 'evict') return this.#evictions.set(word.id, { scope: word.scope, from: word.at, to: Infinity })
     if (word.event === 'evicted') return this.#evicted(word)
     const call = this.#ledger.calls.get(word.id)
@@ -72,6 +85,7 @@ export class Checks {
 
   #start (call, { at }) {
     call.startAt = at
+    this.deliveries.started(call)
     const calls = this.#keys.get(call.key)
     if (calls === undefined) this.#keys.set(call.key, [call])
     else calls.push(call)
@@ -86,6 +100,7 @@ export class Checks {
     }
     Object.assign(call, { openAt: at, streamId })
     this.#byStreamId.set(streamId, call)
+    this.presence.opened(call)
     const waited = at - call.startAt
     const slack = Math.max(SLACK, late + this.#excuses.lateBetween(call.startAt, at))
     if (waited > this.#replaceTimeout + slack && !this.#servers[process].wasDown(call.startAt, at)) this.#ledger.lost('bounded', `${call.id} waited ${Math.round(waited)} ms`, key)
@@ -150,7 +165,7 @@ export class Checks {
     const server = this.#servers[process]
     if (event === 'back') return server.mended?.(at)
     const known = this.#excuses.troubled(at, at) || server.wasDown(at, at)
-    server.mended = this.#excuses.trouble(`process ${process} takes Redis to be away`, at)
+    server.mended = this.#excuses.trouble('a process took Redis to be away', `process ${process}`, at)
     this.#ledger.did('missed Redis')
     // A process that could not work for that long cannot tell the delay of the process from a Redis that does not answer.
     if (!known && held < this.#replaceTimeout / 4) this.#ledger.lost('faults', `process ${process} took Redis to be away, and nothing had befallen it`)

@@ -3,6 +3,7 @@ import { clock, HEAL, LIMITS, LOOK_MS, SAMPLE_MS } from './settings.js'
 
 /** The machine held up a process that could not work for longer than this. Unit: milliseconds. */
 const HELD_UP = 500
+const HELD_UP_WHAT = 'the machine held up the driver or Redis'
 /** Redis decides which of two starts in two processes came first. Starts this close may be in the opposite order. Unit: milliseconds. */
 const UNORDERED = 100
 
@@ -25,25 +26,30 @@ export class Excuses {
   }
 
   /** From `from` until `HEAL` after a call of the returned function, everything that needs Redis may fail. */
-  trouble (what, from = clock()) {
-    const trouble = { from, to: Infinity }
+  trouble (what, detail = '', from = clock()) {
+    const trouble = { what, from, to: Infinity }
     this.#troubles.push(trouble)
-    this.#ledger.note(undefined, `${what} ...`, from)
+    this.#ledger.note(undefined, `${what} ${detail} ...`, from)
     return (at = clock()) => {
       trouble.to = at + HEAL
-      this.#ledger.note(undefined, `... ${what}: over`, at)
+      this.#ledger.note(undefined, `... ${what} ${detail}: over`, at)
     }
   }
 
+  /** What kept the processes from Redis, if anything did. */
+  troubleBetween (from, to) {
+    return this.#across ? this.#troubles.find(trouble => trouble.from <= to && trouble.to >= from)?.what : undefined
+  }
+
   troubled (from, to) {
-    return this.#across && this.#troubles.some(trouble => trouble.from <= to && trouble.to >= from)
+    return this.troubleBetween(from, to) !== undefined
   }
 
   /** The machine held up this process, which is the network too, or Redis. */
   heldUp (from, to) {
-    this.#ledger.did('times the machine held up the driver or Redis')
+    this.#ledger.did(`times ${HELD_UP_WHAT}`)
     for (const server of this.#servers) server.heldUp(from, to)
-    if (this.#across) this.#troubles.push({ from, to: to + HEAL })
+    if (this.#across) this.#troubles.push({ what: HELD_UP_WHAT, from, to: to + HEAL })
   }
 
   /** To be called every `LOOK_MS`, and with each server's samples. */

@@ -82,15 +82,15 @@ const faults = {
   },
 
   async lose ({ message }, { servers, ledger }) {
-    // The plugin repeats a message after a second, sooner than `replaceTimeout`, so a lost message excuses nothing.
-    for (const { network } of servers) network.loseNext(message)
+    // The plugin repeats a request after a second, sooner than `replaceTimeout`, so a lost request excuses nothing.
+    for (const server of servers) server.loseNext(message)
     ledger.note(undefined, `the next message '${message}' to each process is lost`)
   },
 
   async cut ({ way, anyone, lasts }, { servers, excuses }) {
     const [how, which] = way.split(' ')
     const cutOff = which === 'all' ? servers : [servers[anyone]]
-    const over = excuses.trouble(`Redis: ${way}, process ${which === 'all' ? 'all' : anyone}, for ${lasts} ms`)
+    const over = excuses.trouble('processes were cut off from Redis', `${way}, process ${which === 'all' ? 'all' : anyone}, for ${lasts} ms`)
     for (const { network } of cutOff) network[how](which === 'all' ? undefined : which)
     await pause(lasts)
     for (const { network } of cutOff) network[how === 'cut' ? 'mend' : 'thaw']()
@@ -98,7 +98,7 @@ const faults = {
   },
 
   async empty ({ lasts }, { redis, excuses }) {
-    const over = excuses.trouble('Redis is killed')
+    const over = excuses.trouble('Redis was killed')
     await redis.kill()
     await pause(lasts / 2)
     await redis.start()

@@ -7,6 +7,10 @@ const LINES = 80
 /** A row each of what must not be lost. */
 export const RULES = {
   events: 'events out of order, doubled, missing, or of another stream',
+  messages: 'messages doubled, out of order, or at a stream that they were not for',
+  unexplained: 'messages lost without a fault that explains the loss',
+  results: 'sends and lists that did not resolve, or not to the streams that there were',
+  presence: 'scopes reported online or offline that were not',
   cause: 'streams that ended without their cause',
   one: 'two streams of one key at a time',
   newest: 'keys whose newest stream is not the one left',
@@ -67,7 +71,7 @@ export class Ledger {
     const id = `${this.#phase}-${number}`
     // Without a tab id, each stream has a separate key.
     const key = plan.key ?? id
-    const call = Object.assign(new Call(id, { ...request, path: typeof path === 'function' ? path(id) : path }), { number, key, tabId: plan.tabId, scope: plan.scope, ...about })
+    const call = Object.assign(new Call(id, { ...request, path: typeof path === 'function' ? path(id) : path }), { number, key, tabId: plan.tabId, name: plan.name, scope: plan.scope, ...about })
     this.calls.set(id, call)
     this.note(key, `${id} asks process ${call.process}: ${call.mode}${call.hold > 0 ? ` ${call.hold} ms` : ''}`)
     call.answered.then(status => this.note(key, `${id} is answered ${status}`))

@@ -21,7 +21,7 @@ export async function runPhase ({ phase, processes, seed, duration, withRedis, o
   const ledger = new Ledger(phase)
   const here = session()
   const redis = withRedis ? await redisServer(here) : undefined
-  const servers = await startServers(here, processes, replaceTimeout, redis?.port)
+  const servers = await startServers(here, processes, { seed, replaceTimeout, redisPort: redis?.port })
   const lateness = new Lateness()
   const excuses = new Excuses(ledger, servers, replaceTimeout, lateness)
   const checks = new Checks(ledger, servers, excuses, replaceTimeout)
@@ -62,6 +62,8 @@ export async function runPhase ({ phase, processes, seed, duration, withRedis, o
   clearInterval(watching)
   lateness.stop()
   checks.look(Infinity)
+  checks.deliveries.end(duration)
+  checks.presence.end()
   for (const { id, key, startAt, goneAt, diedAt } of ledger.calls.values()) {
     if (startAt !== undefined && goneAt === undefined && diedAt === undefined) ledger.lost('rest', `${id} was never said to be gone`, key)
   }
@@ -123,8 +125,8 @@ async function nothingLeft (ledger, servers, scopes, redis) {
   let keys
   do {
     await pause(100)
-    // The mark of an eviction lives longer than a soak. A process without streams has a record in bucket 0, and is in the index of processes.
-    keys = (await client.keys('*')).filter(key => !/:evicted$|\{0\}:member:[^:]+$|\{0\}:members$/.test(key))
+    // The mark of an eviction lives longer than a soak. A process without streams has a record in bucket 0, and is in the lists of processes.
+    keys = (await client.keys('*')).filter(key => !/:evicted$|\{0\}:member:[^:]+$|\{0\}:(members|watchers)$/.test(key))
   } while (keys.length > 0 && clock() - gone < 2 * LEASE)
   if (keys.length > 0) ledger.lost('rest', `Redis has ${keys.length} keys two leases after`)
 }

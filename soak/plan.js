@@ -89,7 +89,7 @@ export function * planFaults (seed, rounds) {
         anyone: random.below(3),
         lasts: random.between(300, 2_500),
         way: random.pick(['cut', 'cut all', 'freeze', 'cut subscribers', 'freeze subscribers', 'freeze commands']),
-        message: random.pick(['end replaced', 'gone '])
+        message: random.pick(['end replaced', 'gone ', 'send '])
       }
     }
   }

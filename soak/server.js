@@ -8,11 +8,13 @@ import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import octaStarStreams from 'octa-star-streams'
 import { redisCluster } from 'octa-star-streams/redis'
+import { startSending } from './messages.js'
 import { modes } from './modes.js'
 import { Lateness } from './lateness.js'
+import { derive } from './random.js'
 import { BROADCAST_MS, clock, KEEP_ALIVE_MS, LEASE, LIMITS, SAMPLE_MS } from './settings.js'
 
-const { PORT = '0', REPLACE_TIMEOUT, REDIS_PORT } = process.env
+const { PORT = '0', REPLACE_TIMEOUT, REDIS_PORT, SEED, SENDER } = process.env
 // Called when nothing of a stream runs any more. Unlike `stream.gone`, the channel does not report streams that were given up before that.
 const onGone = new Map()
 diagnostics.subscribe('octa-star:stream:close', ({ stream, reason, closing }) => {
@@ -135,10 +137,13 @@ const sampling = setInterval(() => {
   // Leaves out the collection above.
   setImmediate(() => delay.reset())
 }, SAMPLE_MS)
+for (const event of ['online', 'offline']) diagnostics.subscribe(`octa-star:scope:${event}`, ({ scopeKey }) => say({ event, scope: scopeKey }))
 diagnostics.subscribe('octa-star:cluster', ({ state }) => say({ event: state, held: delay.max / 1e6 }))
 
+const stopSending = startSending({ registry: fastify.streamRegistry, sender: SENDER, random: derive(Number(SEED), SENDER), say, lateness })
 process.once('SIGTERM', async () => {
   clearInterval(broadcasting)
+  stopSending()
   clearInterval(sampling)
   delay.disable()
   await fastify.close()

@@ -3,10 +3,10 @@ import { once } from 'node:events'
 import { cableProxy, redisProxy, startChild } from './kit.js'
 import { clock, SLACK } from './settings.js'
 
-export async function startServers (session, count, replaceTimeout, redisPort) {
+export async function startServers (session, count, { seed, replaceTimeout, redisPort }) {
   return await Promise.all(Array.from({ length: count }, async (_, index) => {
     const network = redisPort === undefined ? undefined : await redisProxy(session, redisPort)
-    const server = new Server(session, index, replaceTimeout, network)
+    const server = new Server(session, index, { seed, replaceTimeout, network })
     await server.start()
     const cable = await cableProxy(session, server.port)
     server.frontPort = Number(new URL(cable.url('/')).port)
@@ -27,20 +27,26 @@ class Server {
   /** Called with each line that the process prints. */
   onWord = () => {}
   #session
+  #seed
   #replaceTimeout
   #child
+  #starts = 0
   #downs = []
+  #losses = []
 
-  constructor (session, index, replaceTimeout, network) {
+  constructor (session, index, { seed, replaceTimeout, network }) {
     this.#session = session
     this.index = index
     this.network = network
+    this.#seed = seed
     this.#replaceTimeout = replaceTimeout
   }
 
   async start () {
     const child = this.#child = startChild(this.#session, 'soak/server.js', {
       PORT: String(this.port),
+      SEED: String(this.#seed),
+      SENDER: `process${this.index}.${++this.#starts}`,
       REPLACE_TIMEOUT: String(this.#replaceTimeout),
       ...this.network === undefined ? {} : { REDIS_PORT: String(this.network.port) }
     })
@@ -70,6 +76,16 @@ class Server {
 
   wasDown (from, to) {
     return this.#downs.some(down => down.from <= to && down.to >= from)
+  }
+
+  /** The next message of Redis with this text is lost on the way to the process, and everything that travels in the same packet. */
+  async loseNext (text) {
+    await this.network.loseNext(text)
+    this.#losses.push(clock())
+  }
+
+  hasLostMessage (from, to) {
+    return this.#losses.some(at => from <= at && at <= to)
   }
 
   signal (signal) {

@@ -5,7 +5,8 @@ export const LIMITS = {
   maxAge: 10_000,
   maxBufferedBytes: 256 * 1024,
   stallTimeout: 2_000,
-  maxStreamsPerScope: 10
+  maxStreamsPerScope: 10,
+  offlineDelay: 500
 }
 
 /** By number of processes. Across processes, Redis may take half of `replaceTimeout` for a reply, on a busy machine too. */

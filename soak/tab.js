@@ -108,7 +108,7 @@ export class Tab {
     if (!this.#current?.open) await this.#open(step)
     const call = this.#current
     if (call?.open !== true) return
-    call.pulled = true
+    call.pulledAt = clock()
     const { cable } = this.servers[call.process]
     const port = call.localPort
     cable.pullCable(port)

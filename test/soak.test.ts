@@ -10,13 +10,16 @@ t.setTimeout(3_600_000)
 const DONE = [
   'answered 204', 'asked for something else on a kept socket', 'came back after the farewell', 'ended as disconnected', 'ended as evicted',
   'ended as expired', 'ended as failed', 'ended as finished', 'ended as replaced', 'ended as stalled', 'events received', 'failed on purpose',
-  'was given up after replaceTimeout', 'keys looked at, at rest', 'left', 'logged out', 'met a handler that throws before its stream', 'navigated',
+  'was given up after replaceTimeout', 'keys looked at, at rest', 'left', 'lists', 'logged out', 'met a handler that throws before its stream',
+  'messages delivered', 'messages lost: the cable was pulled', 'messages lost: the client left', 'messages sent to a scope', 'messages sent to everybody', 'navigated',
   'open streams found whole at the end', 'opened', 'opened beside the one before', 'opened on a kept socket', 'opened while nothing was excused',
-  'pulled the cable', 'raced', 'reloaded', 'sent nonsense', 'stopped reading what floods', 'stopped reading what pours'
+  'pulled the cable', 'raced', 'reloaded', 'scopes that came online', 'scopes that went offline', 'sent nonsense', 'stopped reading what floods', 'stopped reading what pours',
+  'streams of a scope that a message left out'
 ]
 const DONE_ACROSS = [
   'closed a process and started it anew', 'cut processes off from Redis, and mended it', 'ended as shutdown', 'killed Redis and started it anew, empty',
-  'killed a process and started it anew', 'lost messages of Redis', 'missed Redis', 'stopped a process for a while'
+  'killed a process and started it anew', 'lost messages of Redis', 'messages delivered by another process', 'messages lost: Redis was killed',
+  'missed Redis', 'stopped a process for a while'
 ]
 
 t.test('tabs that do everything for a minute, on one process and on three with Redis, lose nothing', async t => {

@@ -14,8 +14,8 @@ export interface RedisProxy {
   /** Resets the connections of this kind, and refuses new connections until `mend`. */
   cut: (kind?: ConnectionKind) => void
   mend: () => void
-  /** Drops the next chunk from Redis that contains `text`. */
-  loseNext: (text: string) => void
+  /** Drops the next chunk from Redis that contains `text`. Resolves when the chunk is dropped. */
+  loseNext: (text: string) => Promise<void>
 }
 
 /** The connections that have sent SUBSCRIBE, or the connections that have not. */
@@ -25,7 +25,7 @@ export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {
   interface Pair { client: Socket, upstream: Socket, subscribes: boolean, frozen: boolean, held: Array<() => void> }
   const pairs = new Set<Pair>()
   let isCut: ConnectionKind | 'all' | undefined
-  let toLose: string | undefined
+  let toLose: { text: string, onLost: () => void } | undefined
   const concerns = (kind: ConnectionKind | 'all' | undefined, pair: Pair) => kind === 'all' || kind === (pair.subscribes ? 'subscribers' : 'commands')
   const server = net.createServer({ noDelay: true }, client => {
     const upstream = net.connect({ port: to, host: '127.0.0.1', noDelay: true })
@@ -47,8 +47,9 @@ export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {
       else pass(chunk, upstream)
     })
     upstream.on('data', chunk => {
-      if (toLose !== undefined && chunk.includes(toLose)) toLose = undefined
-      else pass(chunk, client)
+      if (toLose === undefined || !chunk.includes(toLose.text)) return pass(chunk, client)
+      toLose.onLost()
+      toLose = undefined
     })
     for (const socket of [client, upstream]) socket.on('close', end).on('error', end)
     if (concerns(isCut, pair) && isCut === 'all') end()
@@ -77,7 +78,7 @@ export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {
       for (const pair of pairs) if (concerns(isCut, pair)) pair.client.resetAndDestroy()
     },
     mend () { isCut = undefined },
-    loseNext (text) { toLose = text }
+    loseNext: text => new Promise(resolve => { toLose = { text, onLost: resolve } })
   }
   return proxy
 }

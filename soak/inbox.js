@@ -1,0 +1,29 @@
+// The messages that one stream has received: each for this stream, none twice, and those of a sender to a scope in their order.
+import { isFor, laneOf } from './messages.js'
+
+export class Inbox {
+  /** What is wrong with the messages, if anything is. */
+  broken
+  #stream
+  /** The numbers that have come, by lane. */
+  #numbers = new Map()
+
+  constructor (stream) {
+    this.#stream = stream
+  }
+
+  has ({ number, ...lane }) {
+    return this.#numbers.get(laneOf(lane))?.has(number) === true
+  }
+
+  take (message) {
+    const lane = laneOf(message)
+    const { number } = message
+    const numbers = this.#numbers.get(lane) ?? new Set()
+    const last = Math.max(0, ...numbers)
+    if (!isFor(message, this.#stream)) this.broken ??= `got a message that is not for this stream: ${JSON.stringify(message)}`
+    else if (numbers.has(number)) this.broken ??= `got number ${number} of '${lane}' twice`
+    else if (number < last) this.broken ??= `got number ${number} of '${lane}' after number ${last}`
+    this.#numbers.set(lane, numbers.add(number))
+  }
+}
