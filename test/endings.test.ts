@@ -4,11 +4,14 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import net from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import tls from 'node:tls'
 import { setImmediate as turn } from 'node:timers/promises'
 import { EventSource } from 'eventsource'
+import type { FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import type { CloseReason, Stream } from '../lib/index.ts'
 import { buildApp, streamRoute, withSignals, type App } from './kit/app.ts'
+import { makeCertificate, withoutOpenssl } from './kit/certificate.ts'
 import { connect } from './kit/client.ts'
 
 const path = withSignals('/stream/ann', { tabId: 'a' })
@@ -241,6 +244,53 @@ for (const reason of ['failed', 'stalled', 'shutdown'] as const) {
     t.equal(await ended, 'ECONNRESET')
   })
 }
+
+for (const reason of ['failed', 'shutdown'] as const) {
+  for (const transport of ['TCP', 'TLS', 'a Unix socket'] as const) {
+    t.test(`${reason}: over HTTP/1.1 and ${transport} everything that was sent arrives, then half a chunk, and the connection ends without a reset`, transport === 'TLS' ? { skip: withoutOpenssl } : {}, async t => {
+      // To WebKit, whole chunks before the end of the connection are a clean end. A reset can discard what the client has not read yet.
+      const app = await buildApp(t, transport === 'TLS' ? { fastify: { https: makeCertificate() } as FastifyServerOptions } : {})
+      const streams = streamRoute(app)
+      const directory = await mkdtemp(join(tmpdir(), 'octa-star-'))
+      t.teardown(() => rm(directory, { recursive: true }))
+      const address = join(directory, 'socket')
+      await app.fastify.listen(transport === 'a Unix socket' ? { path: address } : { port: 0, host: '127.0.0.1' })
+      const socket = transport === 'TLS'
+        ? tls.connect({ port: app.port(), host: '127.0.0.1', rejectUnauthorized: false })
+        : transport === 'TCP' ? net.connect(app.port(), '127.0.0.1') : net.connect(address)
+      let text = ''
+      socket.setEncoding('latin1').on('data', data => { text += data })
+      const ended = new Promise<string>(resolve => socket.on('end', () => resolve('the end')).on('error', error => resolve((error as NodeJS.ErrnoException).code!)))
+      socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`)
+      await once(socket, 'data')
+      for (const word of ['first', 'second', 'x'.repeat(20_000)]) streams[0]!.send(word)
+      if (reason === 'shutdown') await app.fastify.close()
+      else streams[0]!.close(reason)
+      t.equal(await ended, 'the end')
+      const chunks = `1\r\n\n\r\nd\r\ndata: first\n\n\r\ne\r\ndata: second\n\n\r\n4e28\r\ndata: ${'x'.repeat(20_000)}\n\n\r\n`
+      t.equal(text.slice(text.indexOf('\r\n\r\n') + 4), `${chunks}1\r\n`)
+    })
+  }
+}
+
+t.test('failed in the turn of its opening: a client sees the head, the events, and half a chunk', async t => {
+  const app = await buildApp(t)
+  streamRoute(app, '/stream/:scope', stream => {
+    stream.send('hello')
+    stream.close('failed')
+  })
+  streamRoute(app, '/silent/:scope', stream => stream.close('failed'))
+  await app.listen()
+  for (const [route, body] of [['stream', 'd\r\ndata: hello\n\n\r\n1\r\n'], ['silent', '1\r\n']] as const) {
+    const socket = net.connect(app.port(), '127.0.0.1')
+    let text = ''
+    socket.setEncoding('latin1').on('data', data => { text += data })
+    socket.write(`GET /${route}/ann HTTP/1.1\r\nHost: localhost\r\n\r\n`)
+    await once(socket, 'end')
+    t.match(text, /^HTTP\/1.1 200 OK\r\n/)
+    t.equal(text.slice(text.indexOf('\r\n\r\n') + 4), body)
+  }
+})
 
 t.test('over HTTP/1.0 and a Unix socket, which cannot be reset, the connection is closed, and nothing is thrown', async t => {
   const app = await buildApp(t)

@@ -201,13 +201,13 @@ export class StreamResponse {
     this.#raw.writeHead(statusCode, headers).end(body)
   }
 
-  /** Breaks the response off, so that the client sees an error. Destroys the socket, or over HTTP/2 only the HTTP/2 stream. */
+  /** Breaks the response off, so that the client sees an error. Destroys the connection, or over HTTP/2 only the HTTP/2 stream. */
   abort (): void {
     if (this.#closed) return
     // Send the head first, so that the client knows that the server accepted the request.
     if (this.#sse !== undefined && !this.#isFlushed && !this.#raw.writableEnded) flushHead(this.#raw)
     denyAbort(this.#raw)
-    if (this.#raw.stream === undefined) breakOff(this.#raw)
+    if (this.#raw.stream === undefined) breakOff(this.#raw, this.#sse !== undefined)
     else this.#raw.stream.close(constants.NGHTTP2_CANCEL)
     // Not left to `close`, which a queued pipelined response never emits.
     this.#markClosed()

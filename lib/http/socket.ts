@@ -63,18 +63,49 @@ export function closeWithSocket (raw: RawResponse): void {
   raw.once('socket', () => socket.off('close', onClose))
 }
 
-/** Breaks the connection off in a way that clients do not mistake for a clean end of the response. */
-export function breakOff (raw: RawResponse): void {
-  // Since Node 24 a queued pipelined response that was destroyed still gets a socket, and keeps that socket forever.
-  if (raw.socket === null) raw.once('socket', (socket: Socket) => socket.destroy())
-  // Node corks a socket until the next tick, and destroying a corked socket drops what was written in this tick.
-  raw.socket?.uncork()
-  // Over HTTP/1.0 a closed connection is a clean end (RFC 9112, section 6.3), and only a reset is an error. nginx speaks
-  // HTTP/1.0 to upstreams by default. TLS and Unix sockets cannot be reset: resetAndDestroy throws there.
-  if (raw.req.httpVersion === '1.0') {
-    try {
-      raw.socket?.resetAndDestroy()
-    } catch {}
+// Promises a byte that never comes. To WebKit's `fetch`, chunks that are followed by the end of the connection are a clean end. A
+// chunk that is cut off is an error to every client (RFC 9112, section 8), also over TLS and Unix sockets, which cannot be reset.
+const HALF_CHUNK = '1\r\n'
+
+/**
+ * Breaks the connection off in a way that clients do not mistake for a clean end of the response. `isHeadSent` must be `false`
+ * while the head waits for the first byte of the body.
+ */
+export function breakOff (raw: RawResponse, isHeadSent: boolean): void {
+  const { socket } = raw
+  if (socket === null) {
+    // Since Node 24 a queued pipelined response that was destroyed still gets a socket, and keeps that socket forever.
+    raw.once('socket', (socket: Socket) => socket.destroy())
+    raw.destroy()
+    return
   }
-  raw.destroy()
+  // Node corks a socket until the next tick, and destroying a corked socket drops what was written in this tick.
+  socket.uncork()
+  if (raw.req.httpVersion === '1.0') {
+    // Over HTTP/1.0 a closed connection is a clean end (RFC 9112, section 6.3), and only a reset is an error. nginx speaks
+    // HTTP/1.0 to upstreams by default.
+    reset(socket)
+    raw.destroy()
+    return
+  }
+  if (isHeadSent && raw.chunkedEncoding && !raw.writableEnded && socket instanceof Socket && socket.writable) socket.write(HALF_CHUNK)
+  if (socket.writableLength === 0) {
+    raw.destroy()
+    return
+  }
+  // TLS hands over one write at a time, and has taken all writes of this turn by the end of the turn.
+  // `destroyed` keeps everybody from writing behind the half chunk.
+  raw.destroyed = true
+  setImmediate(() => {
+    // The client has not kept up, and what reaches the client may end between two chunks.
+    if (socket.writableLength > 0) reset(socket)
+    socket.destroy()
+  })
+}
+
+function reset (socket: Socket): void {
+  // resetAndDestroy throws on TLS and on Unix sockets.
+  try {
+    socket.resetAndDestroy()
+  } catch {}
 }
