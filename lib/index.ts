@@ -9,7 +9,7 @@ import {
   FST_ERR_OCTA_STAR_NOT_IN_HANDLER, FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_REPLY_SENT, FST_ERR_OCTA_STAR_ROUTE,
   FST_ERR_OCTA_STAR_STARTED_TWICE, isAbort, show, streamClosed
 } from './errors.ts'
-import { refuseRequest } from './http/closing.ts'
+import { refuseRequest, StreamSessions } from './http/closing.ts'
 import { StreamResponse } from './http/response.ts'
 import { checkTabId, readTabId } from './http/signals.ts'
 import { TakeoverPayload } from './http/takeover.ts'
@@ -71,7 +71,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
       wentOffline: scope => registry.wentOffline(scope)
     })
   }
-  const state = { isClosing: false }
+  const state = { isClosing: false, sessions: new StreamSessions() }
   fastify.decorate('streamRegistry', registry)
 
   async function start (this: Reply, scopeKey: ScopeKey, startOptions: StartStreamOptions = {}): Promise<Stream> {
@@ -160,7 +160,10 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
 
   // Streams must end in preClose: before onClose, Fastify waits for open responses without a limit.
   // https://fastify.dev/docs/latest/Reference/Hooks/#preclose
-  fastify.addHook('preClose', () => registry.close(closeTimeout(fastify, options)))
+  fastify.addHook('preClose', async () => {
+    await registry.close(closeTimeout(fastify, options))
+    state.sessions.close(options.closeGrace)
+  })
   fastify.addHook('onClose', async () => { await registry.cluster?.leave() })
 }
 
@@ -234,7 +237,7 @@ function nameOf (options: unknown): string | undefined {
 }
 
 /** Adds hooks and a handler wrapper to a route with the option `sse`. Routes without `sse` pay nothing. */
-function attach (route: RouteOptions, options: ResolvedOptions, state: { readonly isClosing: boolean }): void {
+function attach (route: RouteOptions, options: ResolvedOptions, state: { readonly isClosing: boolean, readonly sessions: StreamSessions }): void {
   const { handler } = route
 
   // While closing, Fastify answers 503 before any hook runs, but after creating the request's logger:
@@ -247,6 +250,7 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
 
   // The first hook of the route, so that a disconnect during a later hook is noticed.
   route.onRequest = prepend(route.onRequest, (_request: FastifyRequest, reply: Reply, done: () => void) => {
+    state.sessions.add(reply.raw)
     reply[kStreamRequest] = { url: route.url, response: new StreamResponse(reply.raw), tabId: undefined, tabIdError: undefined, isHandling: false, isRefused: false, stream: undefined }
     done()
   })

@@ -1,7 +1,8 @@
 // HTTP/2: one stream of a session ends without its neighbours, in each way that a stream ends, and Node has nothing to warn of.
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import http2, { type ClientHttp2Session } from 'node:http2'
 import https from 'node:https'
+import net from 'node:net'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import type { CloseReason, Stream } from '../lib/index.ts'
@@ -77,6 +78,37 @@ for (const transport of TRANSPORTS) {
     await Promise.all(closed)
     t.strictSame(clients.map(client => client.rstCode), Array(4).fill(NGHTTP2_CANCEL))
     t.strictSame(await Promise.all(streams.map(stream => stream.gone)), Array(4).fill('shutdown'))
+  })
+}
+
+for (const forceCloseConnections of [true, false]) {
+  t.test(`close() ends a session that has carried a stream, although its client keeps its half of the connection open, with forceCloseConnections: ${forceCloseConnections}`, async t => {
+    const app = await http2App(t, 'in the clear', { closeGrace: 20, fastify: { forceCloseConnections } })
+    const streams = streamRoute(app)
+    const asked = new EventEmitter()
+    app.fastify.get('/slow', async () => {
+      asked.emit('request')
+      await once(asked, 'answer')
+      return 'answered'
+    })
+    await app.listen()
+    const socket = net.connect({ port: app.port(), host: '127.0.0.1', allowHalfOpen: true })
+    const destroy = socket.destroy.bind(socket)
+    t.teardown(destroy)
+    const session = http2.connect(app.url('/'), { createConnection: () => Object.assign(socket, { end: () => socket, destroy: () => socket }) })
+    session.on('error', () => {})
+    await openIn(session, 'a')
+    const slow = session.request({ ':path': '/slow' })
+    let text = ''
+    slow.setEncoding('utf8').on('data', data => { text += data })
+    const ended = once(slow, 'end')
+    await once(asked, 'request')
+    const closed = app.fastify.close()
+    t.equal(await streams[0]!.gone, 'shutdown')
+    asked.emit('answer')
+    await ended
+    t.equal(text, 'answered', 'other requests of the session are answered first')
+    await closed
   })
 }
 

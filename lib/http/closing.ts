@@ -1,6 +1,8 @@
-// Refuses requests for streams while the server closes.
+// While the server closes: refuses requests for streams, and ends the HTTP/2 sessions that carried streams.
 import type { IncomingMessage } from 'node:http'
-import { constants, type Http2ServerRequest } from 'node:http2'
+import { constants, type Http2ServerRequest, type ServerHttp2Session } from 'node:http2'
+import type { Socket } from 'node:net'
+import type { RawResponse } from './socket.ts'
 
 /**
  * Breaks the connection of a request off before the first byte of a response, so that the client reconnects, to another
@@ -15,3 +17,36 @@ export function refuseRequest (request: IncomingMessage | Http2ServerRequest): v
   request.stream.close(constants.NGHTTP2_REFUSED_STREAM)
   request.stream.destroy()
 }
+
+/** The HTTP/2 sessions that carry or have carried streams, with their sockets. */
+export class StreamSessions {
+  readonly #sockets = new Map<ServerHttp2Session, Socket>()
+
+  add ({ stream }: RawResponse): void {
+    const session = stream?.session as ServerHttp2Session | undefined
+    if (session === undefined || session.destroyed || this.#sockets.has(session)) return
+    // Node forbids `session.socket.destroy`, and takes `session.socket` away once the session has ended. `off` returns the socket itself:
+    // https://nodejs.org/api/http2.html#http2sessionsocket
+    this.#sockets.set(session, session.socket.off('close', ignore) as Socket)
+    session.once('close', () => this.#sockets.delete(session))
+  }
+
+  /**
+   * Ends each session as soon as its last request is answered. Node then waits without a limit until the client ends its half of the
+   * connection too, and `fastify.close()` waits for Node. So a client that has not done so after `grace` milliseconds, or twice as many
+   * at most, is cut off.
+   */
+  close (grace: number): void {
+    for (const [session, socket] of this.#sockets) {
+      session.close()
+      let hasEnded = false
+      const timer = setInterval(() => {
+        if (hasEnded) socket.destroy()
+        hasEnded = session.destroyed
+      }, grace).unref()
+      socket.once('close', () => clearInterval(timer))
+    }
+  }
+}
+
+function ignore (): void {}

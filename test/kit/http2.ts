@@ -26,7 +26,7 @@ export interface Http2Client extends ClientHttp2Stream {
 /** Like `buildApp`, with HTTP/2. Over TLS the app also speaks HTTP/1.1. */
 export async function http2App (t: Test, transport: Transport, options: AppOptions = {}): Promise<Http2App> {
   const https = transport === 'over TLS' ? { allowHTTP1: true, ...makeCertificate() } : undefined
-  const server = { http2: true, https, forceCloseConnections: true }
+  const server = { http2: true, https, forceCloseConnections: true, ...options.fastify }
   const app = await buildApp(t, { ...options, fastify: server as FastifyServerOptions })
   const origin = () => `${transport === 'over TLS' ? 'https' : 'http'}://127.0.0.1:${app.port()}`
   return Object.assign(app, {
