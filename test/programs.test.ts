@@ -19,7 +19,7 @@ async function tryOn (t: Test, { uid, sudo, apt = true }: Machine): Promise<{ sa
     await chmod(join(directory, name), 0o755)
   }
   for (const name of ['env', 'sh', 'true']) await symlink(locate(name), join(directory, name))
-  for (const name of ['ip', 'nginx', 'openssl']) await program(name, '')
+  for (const name of ['firefox', 'ip', 'nginx', 'openssl', 'WebKitWebDriver', 'Xvfb']) await program(name, '')
   await program('which', `[ -x ${directory}/$1 ]`)
   // Finds Debian's file that forbids to start servers, so that none is written.
   await program('test', '[ "$1" = -e ] || [ "$@" ]')

@@ -3,13 +3,25 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 
 // By the name of the Debian package. Ubuntu lacks the keys that kit/debian-servers.ts needs to trust Debian's packages.
-const PROGRAMS = { chromium: 'chromium', 'debian-archive-keyring': '/usr/share/keyrings/debian-archive-keyring.gpg', iproute2: 'ip', nginx: 'nginx', openssl: 'openssl', 'redis-server': 'redis-server' }
+const PROGRAMS = {
+  chromium: 'chromium',
+  'debian-archive-keyring': '/usr/share/keyrings/debian-archive-keyring.gpg',
+  'firefox-esr': 'firefox-esr',
+  iproute2: 'ip',
+  nginx: 'nginx',
+  openssl: 'openssl',
+  'redis-server': 'redis-server',
+  'webkit2gtk-driver': 'WebKitWebDriver',
+  xvfb: 'Xvfb'
+}
+// Ubuntu has no package firefox-esr. The Firefox of GitHub's machines serves as well.
+const ALTERNATIVES = { 'firefox-esr': 'firefox' }
 
 // Debian installs servers outside a user's PATH.
 const env = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` }
 const succeeds = (program, ...args) => spawnSync(program, args, { env, stdio: 'ignore' }).status === 0
 const isMissing = program => program.startsWith('/') ? !succeeds('test', '-e', program) : !succeeds('which', program)
-const missingPackages = () => Object.keys(PROGRAMS).filter(name => isMissing(PROGRAMS[name]))
+const missingPackages = () => Object.keys(PROGRAMS).filter(name => isMissing(PROGRAMS[name]) && (ALTERNATIVES[name] === undefined || isMissing(ALTERNATIVES[name])))
 
 /** Installs the programs that are missing, if that is allowed here. */
 export function installPrograms () {

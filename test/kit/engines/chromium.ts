@@ -1,0 +1,77 @@
+// Debian's Chromium, by Playwright, and with an extension that duplicates tabs, which a page cannot do.
+import { spawnSync } from 'node:child_process'
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
+import { chromium, type BrowserContext, type Page } from 'playwright-core'
+import type { Test } from 'tap'
+import type { Browser, Tab } from '../engines.ts'
+import { folder, start } from './program.ts'
+
+const FLAGS = [
+  '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+  '--disable-component-update', '--disable-sync', '--disable-popup-blocking', '--password-store=basic', '--remote-debugging-port=0'
+]
+const MANIFEST = { manifest_version: 3, name: 'duplicate', version: '1', permissions: ['tabs'], background: { service_worker: 'background.js' } }
+const BACKGROUND = 'globalThis.duplicate = async url => { const [tab] = await chrome.tabs.query({ active: true, url: url + "*" }); await chrome.tabs.duplicate(tab.id) }'
+
+export interface ChromiumBrowser extends Browser {
+  context: BrowserContext
+}
+
+export async function launchChromium (t: Test): Promise<ChromiumBrowser> {
+  const home = await folder(t, 'chromium')
+  const extension = join(home, 'extension')
+  await mkdir(extension)
+  await writeFile(join(extension, 'manifest.json'), JSON.stringify(MANIFEST))
+  await writeFile(join(extension, 'background.js'), BACKGROUND)
+  const executable = spawnSync('which', ['chromium'], { encoding: 'utf8' }).stdout.trim()
+  const program = start(t, home, executable, [...FLAGS, `--user-data-dir=${join(home, 'profile')}`, `--load-extension=${extension}`, 'about:blank'])
+  const [endpoint] = await program.says(/ws:\/\/\S+/)
+  // With `noDefaults` Playwright lets hidden tabs know that they are hidden.
+  const browser = await chromium.connectOverCDP(endpoint, { noDefaults: true, timeout: 0 })
+  t.teardown(() => browser.close())
+  const context = browser.contexts()[0]!
+  context.setDefaultTimeout(0)
+  const errors: string[] = []
+  context.on('console', message => { if (message.type() === 'error') errors.push(`${message.text()} (${message.location().url})`) })
+  context.on('weberror', error => errors.push(String(error.error())))
+  return {
+    engine: 'chromium',
+    context,
+    async newTab (url) {
+      const opened = tab(await context.newPage(), context)
+      if (url !== undefined) await opened.goto(url)
+      return opened
+    },
+    errors: async () => errors
+  }
+}
+
+function tab (page: Page, context: BrowserContext): Tab {
+  const run: Tab['run'] = (script, ...args) => page.evaluate(`(${script}).apply(null, ${JSON.stringify(args)})`)
+  const opens = async (action: () => Promise<unknown>) => {
+    const [opened] = await Promise.all([context.waitForEvent('page'), action()])
+    return tab(opened, context)
+  }
+  return {
+    async goto (url) { await page.goto(url) },
+    async reload () { await page.reload() },
+    async back () { await page.goBack({ waitUntil: 'commit' }) },
+    async forward () { await page.goForward({ waitUntil: 'commit' }) },
+    run,
+    async until (script, ...args) {
+      // A script fails if its page is left, and the next page counts as well.
+      while (await run(script, ...args).catch(() => false) !== true) await pause(10)
+    },
+    click: selector => page.click(selector),
+    opens: (script, ...args) => opens(() => run(script, ...args)),
+    duplicate: () => opens(async () => {
+      const worker = context.serviceWorkers()[0] ?? await context.waitForEvent('serviceworker')
+      await page.bringToFront()
+      await worker.evaluate(url => (globalThis as unknown as { duplicate: (url: string) => Promise<void> }).duplicate(url), page.url())
+    }),
+    show: () => page.bringToFront(),
+    close: () => page.close()
+  }
+}
