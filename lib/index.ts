@@ -2,7 +2,7 @@
 import { fastifySSE } from '@fastify/sse'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
-import { readBrowserModule } from './browser-module.ts'
+import { body, etag } from './browser-module.ts'
 import { isPresenceObserved } from './diagnostics.ts'
 import {
   FST_ERR_OCTA_STAR_ALREADY_REGISTERED, FST_ERR_OCTA_STAR_CROSS_SITE, FST_ERR_OCTA_STAR_DECORATOR, FST_ERR_OCTA_STAR_NAME, FST_ERR_OCTA_STAR_NOT_ACCEPTABLE,
@@ -56,7 +56,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   if (fastify.hasRequestDecorator('tabId')) throw new FST_ERR_OCTA_STAR_DECORATOR()
   const options = resolveOptions(opts)
   await registerSSE(fastify, options)
-  if (options.browser !== undefined) await serveBrowserModule(fastify, options.browser)
+  if (options.browser !== undefined) serveBrowserModule(fastify, options.browser)
 
   const { replaceTimeout } = options
   const registry = new Registry({ ...options, serialize: options.sse?.serializer }, fastify.log)
@@ -193,8 +193,7 @@ async function joinCluster (adapter: ClusterAdapter, context: Omit<ClusterContex
   return cluster
 }
 
-async function serveBrowserModule (fastify: FastifyInstance, path: string): Promise<void> {
-  const { body, etag } = await readBrowserModule()
+function serveBrowserModule (fastify: FastifyInstance, path: string): void {
   fastify.get<{ Querystring: { v?: string } }>(path, (request, reply) => {
     // Under an address with a version, for example ?v=0.1.0, the module never changes.
     reply.header('etag', etag).header('cache-control', request.query.v === undefined ? 'no-cache' : 'public, max-age=31536000, immutable')
@@ -311,11 +310,7 @@ function listed<T> (hooks: T | T[] | undefined): T[] {
   return hooks === undefined ? [] : Array.isArray(hooks) ? hooks : [hooks]
 }
 
-const plugin = Object.assign(
-  fp(octaStarStreams, { fastify: '5.x', name: 'octa-star-streams' }),
-  // `require('octa-star-streams')` returns the plugin itself, with the named exports as properties.
-  { streamKey }
-)
+const plugin = fp(octaStarStreams, { fastify: '5.x', name: 'octa-star-streams' })
 
 export default plugin
-export { plugin as octaStarStreams, plugin as 'module.exports' }
+export { plugin as octaStarStreams }

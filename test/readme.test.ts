@@ -9,7 +9,7 @@ import { EventSource } from 'eventsource'
 import { JSDOM, VirtualConsole } from 'jsdom'
 import t, { type Test } from 'tap'
 import octaStarStreams, * as lib from '../lib/index.ts'
-import { readBrowserModule } from '../lib/browser-module.ts'
+import { body as browserModule } from '../lib/browser-module.ts'
 import { withSignals, streamsOf } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { nginxOptions, startNginx } from './kit/nginx.ts'
@@ -75,8 +75,8 @@ async function listen (fastify: FastifyInstance): Promise<string> {
 interface Page { window: any, logged: unknown[], close: () => void }
 
 // jsdom runs no modules: the one that the plugin serves becomes a script, and an import of it a look-up.
-async function classic (html: string): Promise<string> {
-  const script = `<script>(() => { ${(await readBrowserModule()).body.replace('export function', 'function')} })()</script>`
+function classic (html: string): string {
+  const script = `<script>(() => { ${browserModule.replace('export function', 'function')} })()</script>`
   return html
     .replace('<script type="module" src="/octa-star/tab-id.js"></script>', script)
     .replace(/<script type="module">\s*import \{ tabId \} from '\/octa-star\/tab-id.js'/, `${script}<script>const { tabId } = octaStar`)
@@ -84,7 +84,7 @@ async function classic (html: string): Promise<string> {
 
 // A page of `origin` with the block in its body, the next one in the tab of `previous` if there is one.
 async function page (origin: string, block: string, { previous, before = '' }: { previous?: Page, before?: string } = {}): Promise<Page> {
-  const html = await classic(block)
+  const html = classic(block)
   previous?.window.dispatchEvent(new previous.window.Event('pagehide'))
   const logged: unknown[] = []
   const sources: EventSource[] = []

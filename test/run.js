@@ -8,6 +8,8 @@ import { spawn } from 'node:child_process'
 import { readFileSync, readdirSync, watch } from 'node:fs'
 import { normalize } from 'node:path'
 import { installPrograms, missingPrograms } from './kit/debian.js'
+// Writes lib/browser-module.ts, which the sources import.
+import '../scripts/browser-module.js'
 
 // `npm test` runs every test file that is not in this list. The list names the files that drive other programs, that need the registry, or
 // that run for long. If a quick file has a few tests that drive another program, `npm test` skips these tests: see kit/programs.ts.

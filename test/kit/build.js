@@ -7,7 +7,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 const modified = path => statSync(`${root}/${path}`, { throwIfNoEntry: false })?.mtimeMs ?? 0
 // A folder's own time tells that a file was removed.
 const tree = path => [path, ...readdirSync(`${root}/${path}`, { recursive: true }).map(name => `${path}/${name}`)]
-const sources = ['tsconfig.json', 'tsconfig.build.json', 'tsconfig.browser.json', ...tree('lib'), ...tree('types')]
+const sources = ['tsconfig.json', 'tsconfig.build.json', 'tsconfig.browser.json', 'scripts/browser-module.js', ...tree('lib'), ...tree('types')]
 // The last file that the build writes.
 const built = modified('dist/lib/browser/tab-id.js')
 
