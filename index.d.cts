@@ -8,32 +8,32 @@ declare function octaStarStreams (fastify: FastifyInstance, options: lib.OctaSta
 declare namespace octaStarStreams {
   export const octaStarStreams: typeof lib.octaStarStreams
   export { octaStarStreams as default }
-  export import streamKey = lib.streamKey
-  export import CloseReason = lib.CloseReason
-  export import Cluster = lib.Cluster
-  export import ClusterAdapter = lib.ClusterAdapter
-  export import ClusterClaim = lib.ClusterClaim
-  export import ClusterContext = lib.ClusterContext
-  export import ClusterEvent = lib.ClusterEvent
-  export import ClusterMessage = lib.ClusterMessage
-  export import Holder = lib.Holder
-  export import KeyFlappingEvent = lib.KeyFlappingEvent
-  export import MessageSource = lib.MessageSource
-  export import MessageTarget = lib.MessageTarget
-  export import OctaStarStreamsOptions = lib.OctaStarStreamsOptions
-  export import ScopeEvent = lib.ScopeEvent
-  export import ScopeKey = lib.ScopeKey
-  export import SendOptions = lib.SendOptions
-  export import StartStreamOptions = lib.StartStreamOptions
-  export import Stream = lib.Stream
-  export import StreamCloseEvent = lib.StreamCloseEvent
-  export import StreamInfo = lib.StreamInfo
-  export import StreamKey = lib.StreamKey
-  export import StreamMessage = lib.StreamMessage
-  export import StreamOpenEvent = lib.StreamOpenEvent
-  export import StreamRegistry = lib.StreamRegistry
-  export import StreamReplaceEvent = lib.StreamReplaceEvent
-  export import UntypedRequest = lib.UntypedRequest
+  export const streamKey: typeof lib.streamKey
+  export type CloseReason = lib.CloseReason
+  export type Cluster = lib.Cluster
+  export type ClusterAdapter = lib.ClusterAdapter
+  export type ClusterClaim = lib.ClusterClaim
+  export type ClusterContext = lib.ClusterContext
+  export type ClusterEvent = lib.ClusterEvent
+  export type ClusterMessage = lib.ClusterMessage
+  export type Holder = lib.Holder
+  export type KeyFlappingEvent = lib.KeyFlappingEvent
+  export type MessageSource = lib.MessageSource
+  export type MessageTarget = lib.MessageTarget
+  export type OctaStarStreamsOptions = lib.OctaStarStreamsOptions
+  export type ScopeEvent = lib.ScopeEvent
+  export type ScopeKey = lib.ScopeKey
+  export type SendOptions = lib.SendOptions
+  export type StartStreamOptions = lib.StartStreamOptions
+  export type Stream = lib.Stream
+  export type StreamCloseEvent = lib.StreamCloseEvent
+  export type StreamInfo = lib.StreamInfo
+  export type StreamKey = lib.StreamKey
+  export type StreamMessage = lib.StreamMessage
+  export type StreamOpenEvent = lib.StreamOpenEvent
+  export type StreamRegistry = lib.StreamRegistry
+  export type StreamReplaceEvent = lib.StreamReplaceEvent
+  export type UntypedRequest = lib.UntypedRequest
 }
 
 export = octaStarStreams

@@ -1,13 +1,15 @@
 // octa-star-streams/datastar: the methods of the official Datastar SDK, for a stream or for many streams.
 import { ServerSentEventGenerator } from '@starfederation/datastar-sdk/abstractServerSentEventGenerator'
+// The SDK declares its types for ES modules only, and the build of this file is a CommonJS module.
+import type { ServerSentEventGenerator as SDK } from '@starfederation/datastar-sdk/abstractServerSentEventGenerator' with { 'resolution-mode': 'import' }
 import type { FastifyRequest } from 'fastify'
 import { readSignals as read } from './http/signals.ts'
 import type { MessageTarget, Stream } from '../types/stream.ts'
 
-type SendOptions = Parameters<ServerSentEventGenerator['send']>[2]
+type SendOptions = Parameters<SDK['send']>[2]
 
 type Method = 'patchElements' | 'patchSignals' | 'removeElements' | 'removeSignals' | 'executeScript'
-type Methods<Result> = { [M in Method]: (...args: Parameters<ServerSentEventGenerator[M]>) => Promise<Result> }
+type Methods<Result> = { [M in Method]: (...args: Parameters<SDK[M]>) => Promise<Result> }
 
 /** The SDK's methods, which resolve and reject like `stream.send`, and the stream's `close`. */
 export type DatastarStream = Methods<void> & { close (): void }
