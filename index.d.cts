@@ -23,6 +23,7 @@ declare namespace octaStarStreams {
   export type OctaStarStreamsOptions = lib.OctaStarStreamsOptions
   export type ScopeEvent = lib.ScopeEvent
   export type ScopeKey = lib.ScopeKey
+  export type ScopeKeyLike<T> = lib.ScopeKeyLike<T>
   export type SendOptions = lib.SendOptions
   export type StartStreamOptions = lib.StartStreamOptions
   export type Stream = lib.Stream

@@ -17,7 +17,7 @@ export interface ClusterTestStore<Adapter extends ClusterAdapter = ClusterAdapte
    */
   adapter (): Adapter | Promise<Adapter>
   /** Frees what the test used. Called at the end of the test, when every member has left. */
-  tearDown? (): unknown
+  tearDown?: (() => unknown) | undefined
 }
 
 export interface ClusterTestOptions<Adapter extends ClusterAdapter = ClusterAdapter> {
@@ -33,9 +33,9 @@ export interface ClusterTestOptions<Adapter extends ClusterAdapter = ClusterAdap
    * process again. If you pass `disconnect`, the rules about an unreachable store are tested too. A test may end while the
    * process is cut off.
    */
-  disconnect? (adapter: Adapter): (() => unknown) | Promise<() => unknown>
+  disconnect?: ((adapter: Adapter) => (() => unknown) | Promise<() => unknown>) | undefined
   /** How long the tests wait for what must happen, before a test fails. Unit: milliseconds. Default: `10000`. */
-  timeout?: number
+  timeout?: number | undefined
 }
 
 /**

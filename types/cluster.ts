@@ -48,7 +48,7 @@ export interface ClusterContext {
    */
   readonly replaceTimeout: number
   /** Keeps apart registries that share an adapter. The same in all processes. `undefined` for the first, then `'2'`, `'3'`, ... */
-  readonly namespace?: string
+  readonly namespace?: string | undefined
   /**
    * Sends `message` to the streams of this process. Returns the number of streams that took the message. Call it once for each
    * message of another process, in the order in which that process has sent the messages to the scope.

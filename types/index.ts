@@ -2,7 +2,7 @@
 import type { FastifyRequest } from 'fastify'
 import type { SSEPluginOptions } from '@fastify/sse'
 import type { ClusterAdapter } from './cluster.ts'
-import type { Holder, MessageTarget, ScopeKey, Stream, StreamInfo, StreamKey, StreamMessage } from './stream.ts'
+import type { Holder, MessageTarget, ScopeKeyLike, Stream, StreamInfo, StreamKey, StreamMessage } from './stream.ts'
 
 export type * from './cluster.ts'
 export type * from './stream.ts'
@@ -27,7 +27,7 @@ export interface StreamRegistry extends Iterable<Stream | Holder> {
    * @throws FST_ERR_OCTA_STAR_SCOPE_KEY, FST_ERR_OCTA_STAR_NAME
    * @example fastify.streamRegistry.get(user.id, tabId)?.close('finished')
    */
-  get (scopeKey: ScopeKey, tabId: string, name?: string): Stream | Holder | undefined
+  get<T> (scopeKey: ScopeKeyLike<T>, tabId: string, name?: string): Stream | Holder | undefined
   /**
    * Ends all streams of a scope as `'evicted'`, or only the streams of a tab if `tabId` is given. Resolves to the number
    * of ended streams when these streams are gone, in all processes of the cluster. Rejects with `FST_ERR_OCTA_STAR_SCOPE_KEY`,
@@ -36,14 +36,14 @@ export interface StreamRegistry extends Iterable<Stream | Holder> {
    *
    * @example await fastify.streamRegistry.evict(request.user.id) // on logout
    */
-  evict (scopeKey: ScopeKey, tabId?: string): Promise<number>
+  evict<T> (scopeKey: ScopeKeyLike<T>, tabId?: string): Promise<number>
   /**
    * Resolves to the number of streams of a scope in all processes of the cluster. Streams that wait for their predecessor
    * count too. Rejects with `FST_ERR_OCTA_STAR_SCOPE_KEY`.
    *
    * @example const tabs = await fastify.streamRegistry.count(request.user.id)
    */
-  count (scopeKey: ScopeKey): Promise<number>
+  count<T> (scopeKey: ScopeKeyLike<T>): Promise<number>
   /**
    * Sends an event to every stream of a scope, in all processes of the cluster, or to the streams that `options` name.
    * Resolves to the number of streams that took the event: `0` if there are none. The event is formatted once, with the serializer of
@@ -62,7 +62,7 @@ export interface StreamRegistry extends Iterable<Stream | Holder> {
    * await fastify.streamRegistry.send(user.id, { event: 'order', data: order })
    * await fastify.streamRegistry.send(user.id, { event: 'saved' }, { tabId: request.tabId })
    */
-  send (scopeKey: ScopeKey, message: string | StreamMessage, options?: SendOptions): Promise<number>
+  send<T> (scopeKey: ScopeKeyLike<T>, message: string | StreamMessage, options?: SendOptions): Promise<number>
   /**
    * Sends an event to every stream of every scope, in all processes of the cluster. Otherwise like `send`. Two events that are
    * sent with `broadcast` arrive in that order; an event sent with `broadcast` and an event sent with `send` may change places.
@@ -76,21 +76,21 @@ export interface StreamRegistry extends Iterable<Stream | Holder> {
    *
    * @example await datastar(fastify.streamRegistry.to(user.id, { except: request.tabId })).patchElements(row)
    */
-  to (scopeKey: ScopeKey, options?: SendOptions): MessageTarget
+  to<T> (scopeKey: ScopeKeyLike<T>, options?: SendOptions): MessageTarget
   /**
    * Returns this process's open streams of a scope, oldest first.
    *
    * @throws FST_ERR_OCTA_STAR_SCOPE_KEY
    * @example for (const stream of fastify.streamRegistry.streams(user.id)) stream.close()
    */
-  streams (scopeKey: ScopeKey): Stream[]
+  streams<T> (scopeKey: ScopeKeyLike<T>): Stream[]
   /**
    * Resolves to what is known of a scope's open streams in all processes of the cluster. Leaves out the streams of processes that
    * do not answer. Rejects with `FST_ERR_OCTA_STAR_SCOPE_KEY`.
    *
    * @example const tabs = await fastify.streamRegistry.list(user.id)
    */
-  list (scopeKey: ScopeKey): Promise<StreamInfo[]>
+  list<T> (scopeKey: ScopeKeyLike<T>): Promise<StreamInfo[]>
   /**
    * Makes `holder` the holder of `key`. Ends the present holder and waits until that holder is gone, for at most
    * `replaceTimeout`. Resolves to `true`, or to `false` if `holder` began to end first, for example because a
@@ -125,7 +125,7 @@ export interface StartStreamOptions {
    * Names this stream if a page opens several. Streams with different names do not replace each other. A string that is
    * not empty. Default: no name.
    */
-  name?: string
+  name?: string | undefined
 }
 
 export interface OctaStarStreamsOptions {
@@ -133,81 +133,81 @@ export interface OctaStarStreamsOptions {
    * The Datastar signal that carries the tab id. The plugin reads the signal from the `datastar` query parameter, or
    * else from a JSON body. A string that is not empty. Default: `'tabId'`.
    */
-  signal?: string
+  signal?: string | undefined
   /**
    * Reads the tab id from a request if the client is not Datastar, and is used instead of `signal`. Called before
    * validation. Return a string of 1 to 128 characters, or `undefined` if the request has no tab id. Default: none.
    *
    * @example fastify.register(octaStarStreams, { tabId: request => request.query.tab })
    */
-  tabId?: (request: UntypedRequest) => string | undefined
+  tabId?: ((request: UntypedRequest) => string | undefined) | undefined
   /**
    * How long a new stream waits for the predecessor to be gone. After that the predecessor's connection is destroyed, a
    * warning names the predecessor's route, and the new stream starts. Unit: milliseconds, 1 to 2147483647. Default: `5000`.
    */
-  replaceTimeout?: number
+  replaceTimeout?: number | undefined
   /**
    * How long a client may take to read the clean end of its stream, and how long `onReplaced` callbacks may take, before
    * the connection is destroyed. Unit: milliseconds, 1 to 2147483647. Default: `1000`.
    */
-  closeGrace?: number
+  closeGrace?: number | undefined
   /**
    * The maximum lifetime of a stream. After that the connection is destroyed, and the client reconnects and is authorised
    * again. Randomised for each stream between 90 % and 100 % of this value. Unit: milliseconds, 1 to 2147483647, or
    * `Infinity`. Default: `Infinity`.
    */
-  maxAge?: number
+  maxAge?: number | undefined
   /**
    * The amount of data queued for a slow client before the stream ends as `'stalled'`. Never reached if you await `send`.
    * An event is always accepted while nothing is queued, and Node buffers another 16 to 64 KiB. Unit: bytes (characters
    * for text), a whole number from 1, or `Infinity`. Default: `1048576`.
    */
-  maxBufferedBytes?: number
+  maxBufferedBytes?: number | undefined
   /**
    * How long a client may read nothing while data is queued before the stream ends as `'stalled'`: at least this long, and at most
    * twice as long. Begins when more is queued than Node's own limit of 16 to 64 KiB, after the kernel's buffers are full, so a stream
    * without unread data never ends. A client that reads slowly goes on. Unit: milliseconds, 1 to 2147483647, or `Infinity`.
    * Default: `30000`.
    */
-  stallTimeout?: number
+  stallTimeout?: number | undefined
   /**
    * The idle time before TCP keepalive probing starts: ten probes, a second apart. If no probe is answered, the stream
    * ends as `'disconnected'`. Probing does not detect a dead peer behind a proxy, nor a peer that has not acknowledged
    * data: TCP retransmits that data for about 15 minutes. Unit: milliseconds in whole seconds, 1000 to 2147483647. `0`
    * turns probing off. Default: `10000`.
    */
-  deadPeerProbe?: number
+  deadPeerProbe?: number | undefined
   /**
    * The maximum number of streams in a scope. Streams that wait or clean up count too. Unit: streams, a whole number
    * from 1, or `Infinity`. Default: `Infinity`.
    */
-  maxStreamsPerScope?: number
+  maxStreamsPerScope?: number | undefined
   /**
    * What happens to a new stream in a full scope. `'replace-oldest'` evicts the scope's oldest stream. `'reject'` answers
    * 429 with a `Retry-After` header. Default: `'replace-oldest'`.
    */
-  onLimit?: 'replace-oldest' | 'reject'
+  onLimit?: 'replace-oldest' | 'reject' | undefined
   /**
    * How long a scope must be without a stream before the event `octa-star:scope:offline`, so that a navigation or a short
    * disconnect is not an absence. Unit: milliseconds, 1 to 2147483647. Default: `5000`.
    */
-  offlineDelay?: number
+  offlineDelay?: number | undefined
   /**
    * The path at which the plugin serves `octa-star-streams/browser`, the module that gives a page a tab id, to pages
    * without a bundler. A path that begins with `/`. Default: none, and the module is not served.
    *
    * @example fastify.register(octaStarStreams, { browser: '/octa-star/tab-id.js' })
    */
-  browser?: string
+  browser?: string | undefined
   /**
    * Connects several processes, so that a tab has a single stream in all of the processes. Default: none, and each
    * process deduplicates only the streams that it serves.
    *
    * @example fastify.register(octaStarStreams, { cluster: redisCluster({ redis }) })
    */
-  cluster?: ClusterAdapter
+  cluster?: ClusterAdapter | undefined
   /** Options for `@fastify/sse`, if the application has not registered `@fastify/sse` itself. Default: none. */
-  sse?: SSEPluginOptions
+  sse?: SSEPluginOptions | undefined
 }
 
 /** A request to any route, whose query, parameters and body the application knows and the plugin does not. */
@@ -228,7 +228,7 @@ declare module 'fastify' {
      *   await stream.send('hello')
      * })
      */
-    startStream (scopeKey: ScopeKey, options?: StartStreamOptions): Promise<Stream>
+    startStream<T> (scopeKey: ScopeKeyLike<T>, options?: StartStreamOptions): Promise<Stream>
   }
 
   interface FastifyRequest {

@@ -37,7 +37,45 @@ describe('registration', () => {
       expect(reply.startStream).type.not.toBeCallableWith(null)
       expect(reply.startStream).type.not.toBeCallableWith(() => 'ann')
       expect(reply.startStream).type.not.toBeCallableWith('ann', { tab: 'a' })
+      expect(reply.startStream).type.toBeCallableWith('ann', { name: undefined })
     })
+  })
+})
+
+describe('a scope key', () => {
+  interface User { id: string, org?: { team: number } }
+  interface Account { owner: User, roles: readonly string[] }
+  const user: User = { id: 'ann' }
+  const account: Account = { owner: user, roles: ['admin'] }
+
+  test('is also a value of an interface', () => {
+    expect(streamKey(user)).type.toBe<StreamKey>()
+    expect(streamKey(account)).type.toBe<StreamKey>()
+    expect(streamKey([user, 7])).type.toBe<StreamKey>()
+    const { streamRegistry } = fastify
+    for (const method of [streamRegistry.evict, streamRegistry.count, streamRegistry.to, streamRegistry.streams, streamRegistry.list]) {
+      expect(method).type.toBeCallableWith(account)
+    }
+    expect(streamRegistry.send).type.toBeCallableWith(user, 'text')
+    expect(streamRegistry.get).type.toBeCallableWith(user, 'a')
+    fastify.get('/interface', async (_request, reply) => { expect(reply.startStream).type.toBeCallableWith(user) })
+  })
+
+  test('is a union or a generic value of the application', () => {
+    const union = user as User | string | bigint
+    expect(streamKey(union)).type.toBe<StreamKey>()
+    const start = <Key extends ScopeKey>(key: Key) => streamKey(key)
+    expect(start).type.toBeCallableWith('ann')
+  })
+
+  test('has nothing in it that does not identify anybody', () => {
+    expect(streamKey).type.not.toBeCallableWith(user as User | undefined)
+    expect(streamKey).type.not.toBeCallableWith({ id: user.org })
+    expect(streamKey).type.not.toBeCallableWith([undefined])
+    expect(streamKey).type.not.toBeCallableWith(new Date())
+    expect(streamKey).type.not.toBeCallableWith(new Map())
+    expect(streamKey).type.not.toBeCallableWith({ id () {} })
+    expect(streamKey).type.not.toBeCallableWith(Symbol('ann'))
   })
 })
 

@@ -13,6 +13,16 @@ import type { Readable } from 'node:stream'
 export type ScopeKey = string | number | bigint | boolean | readonly ScopeKey[] | { readonly [property: string]: ScopeKey }
 
 /**
+ * What the methods take: a {@link ScopeKey}, or a value of an `interface` whose properties are scope keys. TypeScript does not take an
+ * interface for an object with any property: https://github.com/microsoft/TypeScript/issues/15300
+ */
+export type ScopeKeyLike<T> = ScopeKey | (T & Plain<T>)
+
+type Plain<T> = T extends ScopeKey
+  ? T
+  : T extends (...args: never) => unknown ? never : T extends object ? { readonly [Property in keyof T]: Plain<T[Property]> } : never
+
+/**
  * Why a stream ended. The reason decides how the response ends, and so whether the client comes back:
  *
  * - `'replaced'`: a newer stream took the key. The client gets the farewell event and a clean end, and stops.
@@ -36,12 +46,12 @@ export interface Holder {
   /** Settles when nothing of the holder runs any more. The successor starts only then. */
   readonly gone: Promise<unknown>
   /** `true` once the holder has started to end by itself. A full scope waits for ending holders first. */
-  readonly closing?: boolean
+  readonly closing?: boolean | undefined
   /**
    * Called if `gone` does not settle within `replaceTimeout` after the end began, or before the server's close times out.
    * Free what can be freed: the successor starts now.
    */
-  destroy? (): void
+  destroy?: (() => void) | undefined
 }
 
 /** A scope key, a tab id and a name, combined by {@link streamKey}. Two keys are equal if `scope` and `slot` are equal. */
@@ -58,16 +68,16 @@ export interface StreamKey {
 /** An event, with the fields of the HTML standard's event stream format. */
 export interface StreamMessage {
   /** The event's type. If missing, browsers dispatch a `message` event. A string without CR or LF. */
-  event?: string
+  event?: string | undefined
   /** The event id, which the client sends back as `Last-Event-ID`. A number, or a string of printable ASCII characters and tabs. */
-  id?: string | number
+  id?: string | number | undefined
   /**
    * The payload. A string is sent unchanged, with a `data:` line for each line of the string. Any other value is serialised by
    * the serializer of `@fastify/sse`, which is `JSON.stringify` by default.
    */
   data?: unknown
   /** How long the client waits before reconnecting. Unit: milliseconds, a whole number from 0 to 2147483647. */
-  retry?: number
+  retry?: number | undefined
 }
 
 /** What {@link StreamRegistry.list} tells of a stream. */

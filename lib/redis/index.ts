@@ -35,23 +35,23 @@ export interface RedisClusterOptions {
    *
    * @example redisCluster({ redis: fastify.redis, prefix: 'shop:' })
    */
-  prefix?: string
+  prefix?: string | undefined
   /**
    * How long Redis keeps the keys of a scope that no process renews, for example because the process was killed. The streams
    * of a killed process do not count any longer after three seconds, whatever the lease. A process renews the keys twice per
    * lease, so a longer lease costs Redis fewer commands. Unit: milliseconds, a whole number from 1000 to 3600000. Default: `600000`.
    */
-  lease?: number
+  lease?: number | undefined
   /**
    * The greatest event that `streamRegistry.send` and `broadcast` take. Redis holds a message for each process that the message goes to until the
    * process has read it. Unit: bytes of the event as the clients receive it, a whole number from 1 to 134217728. Default: `1048576`.
    */
-  maxMessageBytes?: number
+  maxMessageBytes?: number | undefined
   /**
    * The logger for warnings, for example that Redis is away or that another process did not end a stream in time. Default:
    * the logger of the Fastify instance that registers the plugin.
    */
-  log?: FastifyBaseLogger
+  log?: FastifyBaseLogger | undefined
 }
 
 export const defaults = Object.freeze({ prefix: 'octa-star:', lease: 600_000, maxMessageBytes: 1_048_576 })

@@ -1,6 +1,6 @@
 // Combines a scope key, a tab id and a name into a canonical and injective stream key.
 import { FST_ERR_OCTA_STAR_NAME, FST_ERR_OCTA_STAR_SCOPE_KEY, show } from '../errors.ts'
-import type { ScopeKey, StreamKey } from '../../types/stream.ts'
+import type { ScopeKey, ScopeKeyLike, StreamKey } from '../../types/stream.ts'
 
 let keysWithoutTab = 0
 
@@ -11,9 +11,9 @@ let keysWithoutTab = 0
  * @throws FST_ERR_OCTA_STAR_SCOPE_KEY, FST_ERR_OCTA_STAR_NAME
  * @example const key = streamKey([user.id, workspace.id], tabId, 'chat')
  */
-export function streamKey (scopeKey: ScopeKey, tabId?: string, name?: string, from = 'streamKey'): StreamKey {
+export function streamKey<T> (scopeKey: ScopeKeyLike<T>, tabId?: string, name?: string, from = 'streamKey'): StreamKey {
   if (name !== undefined && (typeof name !== 'string' || name === '')) throw new FST_ERR_OCTA_STAR_NAME(show(name))
-  return { scopeKey, tabId, name, scope: canonical(scopeKey, from), slot: slot(tabId, name) }
+  return { scopeKey: scopeKey as ScopeKey, tabId, name, scope: canonical(scopeKey as ScopeKey, from), slot: slot(tabId, name) }
 }
 
 /** Encodes a scope key as a string: the same string for equal keys, different strings for different keys. */
