@@ -40,6 +40,8 @@ interface StreamRequest {
   isRefused: boolean
   /** Set by `startStream`. */
   stream: LiveStream | undefined
+  /** `true` if a framework such as NestJS runs the handler, and answers the errors of the handler by itself. */
+  readonly isFramed: boolean
 }
 
 /** A method that Fastify inherits from avvio but does not declare. */
@@ -88,7 +90,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
 
     const key = streamKey(scopeKey, current.tabId, nameOf(startOptions), `startStream in ${route}`)
     const refusal = refuse(this, current)
-    if (refusal !== undefined) throw streamClosed(refusal)
+    if (refusal !== undefined) throw current.isFramed ? await guardRefused(this, current, refusal) : streamClosed(refusal)
     checkLimit(this, key)
 
     const { response } = current
@@ -103,11 +105,17 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
       // From here on the response belongs to the stream: Fastify must neither time out nor reply.
       this.hijack()
       this.header('content-type', 'text/event-stream')
+      if (current.isFramed) guardReply(this, response, stream)
       register(registry, { key, stream, response, order, retryAfter })
     }
     if (!this.hasHeader('cache-control')) this.header('cache-control', 'no-cache, no-transform')
     this.header('content-type', 'text/event-stream').send(new TakeoverPayload(this.raw, route, onTakeover))
-    await stream.start()
+    try {
+      await stream.start()
+    } catch (error) {
+      if (current.isFramed && !this.sent && response.isDisconnected) guardReply(this.hijack(), response, stream)
+      throw error
+    }
     // The stream may have opened and ended in the same turn.
     if (stream.closing) throw stream.closedError()
     // A handler that does not await this promise returns first, also through the wrapper of @fastify/sse, and is warned.
@@ -168,8 +176,11 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
 }
 
 async function registerSSE (fastify: FastifyInstance, { sse }: ResolvedOptions): Promise<void> {
-  if (!fastify.hasPlugin('@fastify/sse')) await fastify.register(fastifySSE, sse ?? {})
-  else if (sse !== undefined) {
+  if (!fastify.hasPlugin('@fastify/sse')) {
+    // Before the hook of @fastify/sse, which reads `route.sse` alone. NestJS passes nothing but `config`.
+    fastify.addHook('onRoute', route => { route.sse ??= route.config?.sse })
+    await fastify.register(fastifySSE, sse ?? {})
+  } else if (sse !== undefined) {
     throw new FST_ERR_OCTA_STAR_OPTION('sse', 'left out where the application registers @fastify/sse itself', 'options that would have no effect')
   }
 }
@@ -228,6 +239,40 @@ function isCrossSite ({ headers }: FastifyRequest): boolean {
   return headers['sec-fetch-site'] === 'cross-site' && (headers['sec-fetch-mode'] === 'navigate' || headers['sec-fetch-mode'] === 'no-cors')
 }
 
+/**
+ * Keeps a framework from answering an error of the handler on a response that belongs to `stream`. The filters of NestJS end the raw
+ * response, or send another reply.
+ */
+function guardReply (reply: FastifyReply, response: StreamResponse, stream: Pick<LiveStream, 'closing' | 'closedError' | 'handlerErrorAnswered'>): void {
+  response.guardEnd(() => {
+    const wasClosing = stream.closing
+    stream.handlerErrorAnswered()
+    if (wasClosing && isFilterOfNest()) throw stream.closedError()
+  })
+  reply.send = function () {
+    // A handler with `@Res({ passthrough: true })` sends what it has returned, with the status of a success.
+    if (reply.statusCode >= 400) stream.handlerErrorAnswered()
+    return reply
+  }
+}
+
+/** Returns the error for a request that `refuse` has answered, once a framework can no longer change the answer. */
+async function guardRefused (reply: FastifyReply, { response }: StreamRequest, reason: CloseReason): Promise<Error> {
+  const error = streamClosed(reason)
+  if (reason === 'disconnected') reply.hijack()
+  else if (!reply.sent) await new Promise(resolve => reply.raw.once('finish', resolve).once('close', resolve))
+  guardReply(reply, response, { closing: true, closedError: () => error, handlerErrorAnswered: ignore })
+  return error
+}
+
+// After answering, the built-in filter of NestJS logs every error, also the error that says that a stream has ended, unless answering
+// throws. A filter of the application may be asynchronous, and is not awaited: there the error would end the process.
+// https://github.com/nestjs/nest/blob/master/packages/core/exceptions/exceptions-handler.ts
+function isFilterOfNest (): boolean {
+  const { stack = '' } = new Error()
+  return stack.includes('ExceptionsHandler.next') && !stack.includes('.invokeCustomFilters')
+}
+
 function ignore (): void {}
 
 function nameOf (options: unknown): string | undefined {
@@ -238,6 +283,7 @@ function nameOf (options: unknown): string | undefined {
 /** Adds hooks and a handler wrapper to a route with the option `sse`. Routes without `sse` pay nothing. */
 function attach (route: RouteOptions, options: ResolvedOptions, state: { readonly isClosing: boolean, readonly sessions: StreamSessions }): void {
   const { handler } = route
+  const isFramed = route.config?.sse !== undefined
 
   // While closing, Fastify answers 503 before any hook runs, but after creating the request's logger:
   // https://github.com/fastify/fastify/blob/main/lib/route.js
@@ -250,7 +296,7 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
   // The first hook of the route, so that a disconnect during a later hook is noticed.
   route.onRequest = prepend(route.onRequest, (_request: FastifyRequest, reply: Reply, done: () => void) => {
     state.sessions.add(reply.raw)
-    reply[kStreamRequest] = { url: route.url, response: new StreamResponse(reply.raw), tabId: undefined, tabIdError: undefined, isHandling: false, isRefused: false, stream: undefined }
+    reply[kStreamRequest] = { url: route.url, response: new StreamResponse(reply.raw), tabId: undefined, tabIdError: undefined, isHandling: false, isRefused: false, stream: undefined, isFramed }
     done()
   })
 

@@ -463,6 +463,12 @@ t.test('the commands for contributors exist, and CI runs the last of them', asyn
   t.strictSame(ci.split('\n').filter(line => line.startsWith('npm ')), ['npm ci', commands.at(-1)])
 })
 
+t.test('NestJS: the example has the same handler, and test/nestjs.test.ts runs the example', async t => {
+  const example = readFileSync(new URL('../examples/nestjs/main.ts', import.meta.url), 'utf8')
+  const lines = block('NestJS', 'ts').split('\n').slice(0, 3)
+  t.ok(example.includes(lines.map(line => `  ${line}`).join('\n')))
+})
+
 t.test('no block of the README is left out, and every link to a file leads to one', async t => {
   t.strictSame(all.filter(block => !tested.has(block)).map(({ heading, language }) => `${heading}: ${language}`), [])
   for (const [, path] of readme.matchAll(/\]\((?!http)([^)#]+)\)/g)) {

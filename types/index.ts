@@ -1,5 +1,5 @@
 // The public types of the plugin: the registry, the options, and what Fastify gains when the plugin is registered.
-import type { FastifyRequest } from 'fastify'
+import type { FastifyRequest, RouteOptions } from 'fastify'
 import type { SSEPluginOptions } from '@fastify/sse'
 import type { ClusterAdapter } from './cluster.ts'
 import type { Holder, MessageTarget, ScopeKeyLike, Stream, StreamInfo, StreamKey, StreamMessage } from './stream.ts'
@@ -229,6 +229,14 @@ declare module 'fastify' {
      * })
      */
     startStream<T> (scopeKey: ScopeKeyLike<T>, options?: StartStreamOptions): Promise<Stream>
+  }
+
+  interface FastifyContextConfig {
+    /**
+     * The route option `sse`, for a framework that passes nothing but `config` to Fastify, such as NestJS. The framework may answer
+     * the errors of the handler by itself. In NestJS, write `@RouteConfig({ sse: 'only' })`.
+     */
+    sse?: RouteOptions['sse']
   }
 
   interface FastifyRequest {

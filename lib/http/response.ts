@@ -44,6 +44,7 @@ export class StreamResponse {
   #finishTimer: NodeJS.Timeout | undefined
   /** The turn of the last write to the socket itself. */
   #writtenIn = 0
+  #isEnding = false
 
   constructor (raw: RawResponse) {
     this.#raw = raw
@@ -101,6 +102,16 @@ export class StreamResponse {
 
   listen (listener: ResponseListener): void {
     this.#listener = listener
+  }
+
+  /** From now on, a call of the raw response's `end` that does not come from this object ends nothing, and calls `onForeignEnd` instead. */
+  guardEnd (onForeignEnd: () => void): void {
+    const { end } = this.#raw
+    this.#raw.end = (...args: unknown[]) => {
+      if (this.#isEnding) return Reflect.apply(end, this.#raw, args)
+      onForeignEnd()
+      return this.#raw
+    }
   }
 
   /** Sends the head in this turn of the event loop, so that the client's `open` event does not wait for the first event. */
@@ -185,8 +196,10 @@ export class StreamResponse {
   finish (lastEvent: string, grace: number): void {
     if (this.#closed || this.#isSevered) return
     if (lastEvent !== '') this.#put(lastEvent)
+    this.#isEnding = true
     // Also stops the heartbeat of @fastify/sse, which would write after the end.
     this.#sse?.close()
+    this.#isEnding = false
     this.#cancelWatch()
     if (this.#watching) restoreSocket(this.#raw, this.#options!)
     // If the kernel has taken everything, `close` follows by itself.
@@ -198,7 +211,9 @@ export class StreamResponse {
     if (this.isDisconnected) return
     this.#raw.removeHeader('content-type')
     this.#raw.removeHeader('cache-control')
+    this.#isEnding = true
     this.#raw.writeHead(statusCode, headers).end(body)
+    this.#isEnding = false
   }
 
   /** Breaks the response off, so that the client sees an error. Destroys the connection, or over HTTP/2 only the HTTP/2 stream. */

@@ -265,6 +265,18 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     return isNormalEnd || isTakenOver
   }
 
+  /**
+   * Called if a framework that runs the handler has answered an error of the handler by itself, so that `handlerThrew` will not
+   * be called. During the end of a stream that error most likely says that the stream has ended.
+   */
+  handlerErrorAnswered (): void {
+    if (this.closing) return
+    const { log, route, key } = this.#context
+    const details = { streamId: this.id, scope: key.scope, tabId: key.tabId, route, reason: 'failed' }
+    log.error(details, `the handler of the stream on ${route} threw an error, which the application's framework has handled`)
+    this.close('failed')
+  }
+
   /** The way out, last step: once nothing runs any more, `gone` resolves, and the registry lets the successor start. */
   #checkGone (): void {
     if (this.#reason === undefined || !this.#isResponseClosed || this.#runningCleanups > 0) return
