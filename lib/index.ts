@@ -56,7 +56,7 @@ type Request = FastifyRequest & { [kStreamRequest]?: StreamRequest }
 async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsOptions): Promise<void> {
   if (fastify.hasReplyDecorator('startStream')) throw new FST_ERR_OCTA_STAR_ALREADY_REGISTERED()
   if (fastify.hasRequestDecorator('tabId')) throw new FST_ERR_OCTA_STAR_DECORATOR()
-  const options = resolveOptions(opts)
+  const options = resolveOptions(opts, fastify.log)
   await registerSSE(fastify, options)
   if (options.browser !== undefined) serveBrowserModule(fastify, options.browser)
 

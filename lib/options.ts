@@ -1,5 +1,6 @@
 // The options: frozen defaults, and the checks at registration.
-import { FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_UNKNOWN_OPTION, show } from './errors.ts'
+import type { FastifyBaseLogger } from 'fastify'
+import { FST_ERR_OCTA_STAR_OPTION, show } from './errors.ts'
 import type { ClusterAdapter } from '../types/cluster.ts'
 import type { OctaStarStreamsOptions } from '../types/index.ts'
 
@@ -45,14 +46,15 @@ const expected: Record<keyof typeof defaults, [test: (value: unknown) => boolean
 }
 
 /**
- * Fills in the defaults.
+ * Fills in the defaults. Warns of unknown options, which may be meant for other plugins: `@fastify/autoload` and parents pass the
+ * same options to every plugin.
  *
- * @throws FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_UNKNOWN_OPTION
+ * @throws FST_ERR_OCTA_STAR_OPTION
  */
-export function resolveOptions (options: OctaStarStreamsOptions): ResolvedOptions {
-  const given = Object.fromEntries(Object.entries(options).filter(([name, value]) => value !== undefined && !FASTIFY_OPTIONS.has(name)))
-  for (const name of Object.keys(given)) {
-    if (!Object.hasOwn(defaults, name)) throw new FST_ERR_OCTA_STAR_UNKNOWN_OPTION(name, Object.keys(defaults).join(', '))
+export function resolveOptions (options: OctaStarStreamsOptions, log?: Pick<FastifyBaseLogger, 'warn'>): ResolvedOptions {
+  const given = Object.fromEntries(Object.entries(options).filter(([name, value]) => value !== undefined && Object.hasOwn(defaults, name)))
+  for (const [name, value] of Object.entries(options)) {
+    if (value !== undefined && !Object.hasOwn(defaults, name) && !FASTIFY_OPTIONS.has(name)) log?.warn(unknownOption(name))
   }
   const resolved = { ...defaults, ...given } as ResolvedOptions
   for (const [name, [test, description]] of Object.entries(expected)) {
@@ -65,6 +67,31 @@ export function resolveOptions (options: OctaStarStreamsOptions): ResolvedOption
 // Fastify's `register` reads these options itself and passes them on to the plugin:
 // https://fastify.dev/docs/latest/Reference/Plugins/#plugin-options
 const FASTIFY_OPTIONS = new Set(['prefix', 'logLevel', 'logSerializers'])
+
+function unknownOption (name: string): string {
+  const nearest = nearestTo(name, Object.keys(defaults))
+  return `octa-star-streams: unknown option '${name}'. ${nearest === undefined ? 'The plugin ignores the option' : `Did you mean '${nearest}'?`}`
+}
+
+/** Returns the name of which at most a third must be changed to get `name`, regardless of case. */
+function nearestTo (name: string, names: string[]): string | undefined {
+  const [nearest] = names
+    .map(known => ({ known, distance: distance(name.toLowerCase(), known.toLowerCase()) }))
+    .filter(({ known, distance }) => distance <= Math.floor(known.length / 3))
+    .sort((a, b) => a.distance - b.distance)
+  return nearest?.known
+}
+
+/** How many characters must be inserted, removed or replaced to turn `a` into `b` (Levenshtein). */
+function distance (a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
+  for (const [i, char] of [...a].entries()) {
+    const next = [i + 1]
+    for (let j = 0; j < b.length; j++) next.push(Math.min(row[j + 1]! + 1, next[j]! + 1, row[j]! + (b[j] === char ? 0 : 1)))
+    row = next
+  }
+  return row.at(-1)!
+}
 
 function isCount (value: unknown): boolean {
   return value === Infinity || (Number.isSafeInteger(value) && (value as number) >= 1)

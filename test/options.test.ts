@@ -1,8 +1,11 @@
 // Options: their defaults, and what is refused at registration.
-import Fastify from 'fastify'
+import autoload from '@fastify/autoload'
+import Fastify, { type FastifyBaseLogger } from 'fastify'
 import t from 'tap'
 import octaStarStreams, { type OctaStarStreamsOptions } from '../lib/index.ts'
 import { defaults, resolveOptions } from '../lib/options.ts'
+import { buildApp, LEVELS, type AppOptions } from './kit/app.ts'
+import { memoryLog } from './kit/memory-log.ts'
 
 t.test('the defaults hold where an option is left out or undefined, and cannot be changed', async t => {
   t.strictSame(resolveOptions({}), { ...defaults })
@@ -34,11 +37,35 @@ t.test('an option of the wrong type or out of its limits fails the registration,
   }
 })
 
-t.test('an unknown option fails the registration, and the error lists the known options', async t => {
-  const fastify = Fastify()
-  const expected = { code: 'FST_ERR_OCTA_STAR_UNKNOWN_OPTION', message: /unknown option 'tabid'\. Known options: signal, tabId, replaceTimeout/ }
-  await t.rejects(async () => { await fastify.register(octaStarStreams, { tabid: 'a' } as OctaStarStreamsOptions) }, expected)
-  await fastify.close()
+t.test('an unknown option does not stop the registration: a warning names the nearest known option, if there is one', async t => {
+  const unknown = { tabid: 'a', replaceTimout: 100, maxStreamPerScope: 3, database: {}, nothing: undefined }
+  const { fastify, log } = await buildApp(t, unknown as OctaStarStreamsOptions)
+  t.strictSame(log.filter(({ level }) => level === LEVELS.warn).map(({ msg }) => msg), [
+    "octa-star-streams: unknown option 'tabid'. Did you mean 'tabId'?",
+    "octa-star-streams: unknown option 'replaceTimout'. Did you mean 'replaceTimeout'?",
+    "octa-star-streams: unknown option 'maxStreamPerScope'. Did you mean 'maxStreamsPerScope'?",
+    "octa-star-streams: unknown option 'database'. The plugin ignores the option"
+  ])
+  t.equal(fastify.streamRegistry.size, 0)
+})
+
+t.test('@fastify/autoload may pass the options of an application to every plugin; a wrong value still fails', async t => {
+  const dir = t.testdir({ 'streams.mjs': `export { default } from '${new URL('../lib/index.ts', import.meta.url).href}'` })
+  const load = async (options: object) => {
+    const { log, lines } = memoryLog()
+    const fastify = Fastify({ loggerInstance: { ...log, trace () {}, fatal () {}, child: () => log, level: 'info', silent () {} } as unknown as FastifyBaseLogger })
+    fastify.register(autoload, { dir, options })
+    try {
+      await fastify.ready()
+    } finally {
+      await fastify.close()
+    }
+    return { fastify, warnings: lines.filter(({ level }) => level === 'warn').map(({ details }) => details) }
+  }
+  const { fastify, warnings } = await load({ prefix: '/api', database: 'postgres://localhost/shop', replaceTimeout: 100 })
+  t.ok(fastify.hasReplyDecorator('startStream'))
+  t.strictSame(warnings, ["octa-star-streams: unknown option 'database'. The plugin ignores the option"])
+  await t.rejects(load({ database: 'postgres://localhost/shop', replaceTimeout: 0 }), { code: 'FST_ERR_OCTA_STAR_OPTION' })
 })
 
 t.test('what `register` itself takes is not for the plugin to refuse', async t => {
@@ -46,4 +73,6 @@ t.test('what `register` itself takes is not for the plugin to refuse', async t =
   await fastify.register(octaStarStreams, { prefix: '/api', logLevel: 'warn', replaceTimeout: 100 } as OctaStarStreamsOptions)
   t.equal(fastify.streamRegistry.size, 0)
   await fastify.close()
+  const { log } = await buildApp(t, { prefix: '/api', logLevel: 'debug', logSerializers: {} } as AppOptions)
+  t.strictSame(log.filter(({ level }) => level >= LEVELS.warn), [])
 })
