@@ -110,11 +110,17 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     }
     if (!this.hasHeader('cache-control')) this.header('cache-control', 'no-cache, no-transform')
     this.header('content-type', 'text/event-stream').send(new TakeoverPayload(this.raw, route, onTakeover))
-    try {
-      await stream.start()
-    } catch (error) {
-      if (current.isFramed && !this.sent && response.isDisconnected) guardReply(this.hijack(), response, stream)
-      throw error
+    const started = stream.start()
+    if (started !== undefined) {
+      const waiting = limitWait(this, stream)
+      try {
+        await started
+      } catch (error) {
+        if (current.isFramed && !this.sent && response.isDisconnected) guardReply(this.hijack(), response, stream)
+        throw error
+      } finally {
+        clearTimeout(waiting)
+      }
     }
     // The stream may have opened and ended in the same turn.
     if (stream.closing) throw stream.closedError()
@@ -175,8 +181,10 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   fastify.addHook('onClose', async () => { await registry.cluster?.leave() })
 }
 
-async function registerSSE (fastify: FastifyInstance, { sse }: ResolvedOptions): Promise<void> {
+async function registerSSE (fastify: FastifyInstance, options: ResolvedOptions): Promise<void> {
+  const { sse } = options
   if (!fastify.hasPlugin('@fastify/sse')) {
+    checkConnectionTimeout(fastify, options)
     // Before the hook of @fastify/sse, which reads `route.sse` alone. NestJS passes nothing but `config`.
     fastify.addHook('onRoute', route => { route.sse ??= route.config?.sse })
     await fastify.register(fastifySSE, sse ?? {})
@@ -217,6 +225,25 @@ function serveBrowserModule (fastify: FastifyInstance, path: string): void {
 // https://fastify.dev/docs/latest/Reference/Server/#plugintimeout
 function closeTimeout ({ initialConfig: { pluginTimeout } }: FastifyInstance, { replaceTimeout }: ResolvedOptions): number {
   return pluginTimeout ? Math.min(replaceTimeout, pluginTimeout / 2) : replaceTimeout
+}
+
+// Fastify stops its own timer for a response that is not its own, and would answer 503, at which an EventSource never comes back:
+// https://fastify.dev/docs/latest/Reference/Server/#handlertimeout
+function limitWait ({ elapsedTime, routeOptions: { handlerTimeout = 0 } }: FastifyReply, stream: LiveStream): NodeJS.Timeout | undefined {
+  if (handlerTimeout > 0) return setTimeout(() => stream.handlerTimedOut(handlerTimeout), handlerTimeout - elapsedTime)
+}
+
+/** Warns if the server's timeout of quiet connections breaks off streams that have nothing to send. */
+function checkConnectionTimeout ({ initialConfig, log }: FastifyInstance, { stallTimeout, sse }: ResolvedOptions): void {
+  const { connectionTimeout = 0, http2 = false } = initialConfig
+  const { heartbeatInterval = 30_000 } = sse ?? {}
+  // A watched socket of HTTP/1.1 has `stallTimeout` instead, and sessions of HTTP/2 have `http2SessionTimeout`.
+  if (connectionTimeout === 0 || http2 || stallTimeout !== Infinity || (heartbeatInterval > 0 && heartbeatInterval < connectionTimeout)) return
+  const cause = heartbeatInterval > 0 ? `is not longer than the heartbeat interval, ${heartbeatInterval} ms` : 'is set, and the heartbeat is off'
+  log.warn(
+    `octa-star-streams: connectionTimeout, ${connectionTimeout} ms, ${cause}. A stream that sends nothing for that long ends as 'expired', and its client ` +
+    'reconnects. Set sse.heartbeatInterval to less than connectionTimeout'
+  )
 }
 
 /** Answers a request that must not start a stream, and returns the reason. Ends no holder. `undefined` if a stream may start. */

@@ -1,4 +1,5 @@
 // The application's own hooks, error handler and timeouts around a stream: which of them run, and what becomes of the stream when they throw.
+import net from 'node:net'
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { buildApp, holdUp, LEVELS, streamRoute, withSignals, type App, type AppOptions } from './kit/app.ts'
@@ -111,17 +112,17 @@ t.test('onRequestAbort and onResponse run around a stream as around any response
   t.match(errors(app), [[/onRequestAborted hook failed/, 'a fault in onRequestAbort'], [/.*/, 'a fault in onResponse']])
 })
 
-t.test('a connectionTimeout cuts off a stream that is silent for longer, as disconnected; a heartbeat keeps it', async t => {
-  const { app, ran } = await hooked(t, ['onTimeout'], { fastify: { connectionTimeout: 200 } })
+t.test('a connectionTimeout breaks off a stream that is silent for longer, as expired; a heartbeat keeps it', async t => {
+  const { app, ran } = await hooked(t, ['onTimeout'], { stallTimeout: Infinity, fastify: { connectionTimeout: 200 } })
   const streams = streamRoute(app)
   await app.listen()
   const client = await connect(app.url(path))
   t.equal(await client.ended, 'broken')
-  t.equal(await streams[0]!.gone, 'disconnected')
+  t.equal(await streams[0]!.gone, 'expired')
   t.strictSame(ran, [], 'Fastify gives up its own hook for a response that is not its own')
 
   // Twenty heartbeats fit into the limit, so that a busy machine, which delays heartbeats, does not miss all of them.
-  const beating = await buildApp(t, { fastify: { connectionTimeout: 2_000 }, sse: { heartbeatInterval: 100 } })
+  const beating = await buildApp(t, { stallTimeout: Infinity, fastify: { connectionTimeout: 2_000 }, sse: { heartbeatInterval: 100 } })
   const kept = streamRoute(beating)
   await beating.listen()
   const listener = await connect(beating.url(path))
@@ -146,18 +147,43 @@ t.test('a connectionTimeout while a stream waits for its predecessor: the newcom
   t.equal(streams.length, 1)
 })
 
-t.test('a handlerTimeout does not apply while a stream waits for its predecessor, because replaceTimeout bounds that wait', async t => {
-  const app = await buildApp(t, { fastify: { handlerTimeout: 50 }, replaceTimeout: 3_600_000 })
+t.test('a connectionTimeout that comes while data waits for the client ends the stream as stalled', async t => {
+  const { app } = await hooked(t, [], { stallTimeout: Infinity, fastify: { connectionTimeout: 500 } })
+  const streams = streamRoute(app, '/stream/:scope', stream => { stream.send('x'.repeat(30_000_000)).catch(() => {}) })
+  await app.listen()
+  const deaf = net.connect(app.port(), '127.0.0.1').on('error', () => {})
+  deaf.write(`GET ${path} HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n`)
+  while (streams.length === 0) await turn()
+  t.equal(await streams[0]!.gone, 'stalled')
+  deaf.destroy()
+})
+
+t.test('a connectionTimeout that a heartbeat does not prevent is a warning at registration, which says what happens', async t => {
+  const warned = async (options: AppOptions) => (await buildApp(t, options)).log.filter(({ level }) => level === LEVELS.warn).map(({ msg }) => msg)
+  t.strictSame(await warned({ fastify: { connectionTimeout: 5_000 }, stallTimeout: Infinity }), [
+    'octa-star-streams: connectionTimeout, 5000 ms, is not longer than the heartbeat interval, 30000 ms. A stream that sends nothing for that long ends as ' +
+    "'expired', and its client reconnects. Set sse.heartbeatInterval to less than connectionTimeout"
+  ])
+  t.match(await warned({ fastify: { connectionTimeout: 50_000 }, stallTimeout: Infinity, sse: { heartbeatInterval: 0 } }), [/connectionTimeout, 50000 ms, is set, and the heartbeat is off\. /])
+  t.strictSame(await warned({ fastify: { connectionTimeout: 50_000 }, stallTimeout: Infinity }), [])
+  t.strictSame(await warned({ fastify: { connectionTimeout: 5_000 }, stallTimeout: Infinity, sse: { heartbeatInterval: 1_000 } }), [])
+  t.strictSame(await warned({ fastify: { connectionTimeout: 5_000 }, stallTimeout: 20_000 }), [], 'stallTimeout takes the place of connectionTimeout')
+  t.strictSame(await warned({ stallTimeout: Infinity }), [])
+})
+
+t.test('a handlerTimeout while a stream waits for its predecessor breaks the connection off, instead of a 503, at which an EventSource stops', async t => {
+  const { app } = await hooked(t, [], { fastify: { handlerTimeout: 1_000 }, replaceTimeout: 3_600_000 })
   const streams = streamRoute(app)
   await app.listen()
   await connect(app.url(path))
   const letGo = holdUp(streams[0]!)
-  const second = connect(app.url(path))
-  while (!streams[0]!.signal.aborted) await turn()
-  await new Promise(resolve => setTimeout(resolve, 100))
+  await t.rejects(connect(app.url(path)), { code: 'ECONNRESET' })
+  t.match(app.log.filter(line => line.level >= LEVELS.warn), [{ level: LEVELS.warn, msg: 'a stream on GET /stream/:scope waited for its predecessor when handlerTimeout, 1000 ms, was over, so the connection was broken off' }])
+  const third = connect(app.url(path))
   letGo()
-  t.equal((await second).status, 200)
+  t.equal((await third).status, 200, 'a client that comes back gets a stream')
   t.strictSame([...app.fastify.streamRegistry], [streams[1]])
+  streams[1]!.close()
 })
 
 t.test('a handlerTimeout before the start: startStream says that the reply was sent, and touches no holder', async t => {

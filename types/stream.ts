@@ -29,9 +29,9 @@ type Plain<T> = T extends ScopeKey
  * - `'evicted'`: the application called {@link StreamRegistry.evict}, or the scope was full. Ends like `'replaced'`.
  * - `'finished'`: the handler returned, or `stream.close()` was called. The response ends cleanly.
  * - `'shutdown'`: the server is closing. The connection is destroyed, and the client reconnects to another server.
- * - `'failed'`: the handler threw. Ends like `'shutdown'`.
+ * - `'failed'`: the handler threw, or Fastify's `handlerTimeout` was over while the stream waited. Ends like `'shutdown'`.
  * - `'stalled'`: the client did not read what was sent, see `maxBufferedBytes` and `stallTimeout`. Ends like `'shutdown'`.
- * - `'expired'`: the stream reached `maxAge`. Ends like `'shutdown'`.
+ * - `'expired'`: the stream reached `maxAge`, or sent nothing for the time of Fastify's `connectionTimeout`. Ends like `'shutdown'`.
  * - `'disconnected'`: the client disconnected.
  */
 export type CloseReason = 'replaced' | 'evicted' | 'finished' | 'shutdown' | 'failed' | 'stalled' | 'expired' | 'disconnected'

@@ -14,6 +14,8 @@ export interface ResponseListener {
   responseDrained (): void
   /** The client has read nothing for `stallTimeout` although data is queued. */
   clientStalled (): void
+  /** The server's own timeout of quiet connections, Fastify's `connectionTimeout`, breaks the connection off. */
+  connectionTimedOut (): void
 }
 
 const RESOLVED = Promise.resolve()
@@ -102,6 +104,8 @@ export class StreamResponse {
 
   listen (listener: ResponseListener): void {
     this.#listener = listener
+    // A response with this listener breaks the connection off in Node's place: https://nodejs.org/api/http.html#event-timeout
+    if (this.#raw.stream === undefined && timesOutWithin(this.#raw, Infinity)) this.#raw.on('timeout', StreamResponse.onServerTimeout)
   }
 
   /** From now on, a call of the raw response's `end` that does not come from this object ends nothing, and calls `onForeignEnd` instead. */
@@ -154,6 +158,7 @@ export class StreamResponse {
   #watchStalls (): void {
     if (this.#watchesStalls) return
     this.#watchesStalls = true
+    if (this.#options!.stallTimeout !== Infinity) this.#raw.off('timeout', StreamResponse.onServerTimeout)
     watchStalls(this.#raw, this.#options!, StreamResponse.onTimeout)
   }
 
@@ -230,6 +235,12 @@ export class StreamResponse {
 
   static onTimeout (this: RawResponse): void {
     if (this.writableLength > 0) (this as Listened)[kResponse].#listener?.clientStalled()
+  }
+
+  static onServerTimeout (this: RawResponse): void {
+    const response = (this as Listened)[kResponse]
+    response.#listener?.connectionTimedOut()
+    response.abort()
   }
 
   static onClose (this: RawResponse): void {

@@ -318,6 +318,21 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     this.close('stalled')
   }
 
+  connectionTimedOut (): void {
+    this.close(this.#context.response.buffered > 0 ? 'stalled' : 'expired')
+  }
+
+  /** Called if the stream still waits for its predecessor when the time of the handler is up. */
+  handlerTimedOut (handlerTimeout: number): void {
+    if (this.#state !== 'pending') return
+    const { log, route, key } = this.#context
+    log.warn(
+      { streamId: this.id, scope: key.scope, tabId: key.tabId, route },
+      `a stream on ${route} waited for its predecessor when handlerTimeout, ${handlerTimeout} ms, was over, so the connection was broken off`
+    )
+    this.close('failed')
+  }
+
   messageFailed (err: unknown): void {
     const { log, route } = this.#context
     log.warn({ err, streamId: this.id, route }, `a message could not be sent on ${route}`)
