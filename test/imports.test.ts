@@ -19,7 +19,7 @@ const ROOMS: Record<string, string[]> = {
   'lib/http': ['types', 'lib/errors.ts', 'lib/delay-queue.ts', 'lib/event.ts'],
   'lib/stream': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/diagnostics.ts', 'lib/event.ts', 'lib/http'],
   'lib/registry': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/delay-queue.ts', 'lib/diagnostics.ts', 'lib/event.ts'],
-  'lib/redis': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/diagnostics.ts'],
+  'lib/redis': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/delay-queue.ts', 'lib/diagnostics.ts'],
   'lib/browser': [],
   // The files that only index uses, and the entries of the package.
   'lib/options.ts': ['types', 'lib/errors.ts'],
