@@ -13,23 +13,10 @@ import { body as browserModule } from '../lib/browser-module.ts'
 import { withSignals, streamsOf } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { nginxOptions, startNginx } from './kit/nginx.ts'
+import { blocks, readme, type Block } from './kit/readme.ts'
 import { redisOptions, redisServer } from './kit/redis.ts'
 
 const require = createRequire(import.meta.url)
-const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
-
-interface Block { heading: string, language: string, code: string }
-
-function blocks (): Block[] {
-  const found: Block[] = []
-  let heading = ''
-  for (const [, title, language, code] of readme.matchAll(/^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$/gms)) {
-    if (title !== undefined) heading = title
-    else found.push({ heading, language: language!, code: code! })
-  }
-  return found
-}
-
 const all = blocks()
 const tested = new Set<Block>()
 
@@ -160,7 +147,7 @@ t.test('the quick start\'s Datastar line names the tab as the server reads it', 
   const { signals, init } = window.document.querySelector('[data-signals]').dataset
   const evaluate = () => window.eval(`(${signals})`)
   t.match(evaluate().tabId, /^[0-9a-f]{32}$/)
-  const path = /^@get\('(.+)'\)$/.exec(init)![1]!
+  const path = /^@get\('(.+?)'/.exec(init)![1]!
   const { fastify } = await run(block('Quick start', 'js'), {}, 'fastify') as { fastify: FastifyInstance }
   t.teardown(() => fastify.close())
   await connect(fastify.listeningOrigin + withSignals(path, evaluate()))
@@ -346,11 +333,14 @@ t.test('recipe: plain EventSource', async t => {
   t.teardown(close)
   await until(() => fastify.streamRegistry.size === 1)
   t.equal(streamsOf(fastify)[0]!.tabId, window.octaStar.tabId())
-  await fastify.streamRegistry.evict('ann')
-  await until(() => window.document.title === 'evicted')
+  await streamsOf(fastify)[0]!.send({ event: 'order', data: 'one' })
+  await until(() => window.document.title === 'one')
 })
 
-t.test('recipe: htmx swaps what is sent, and stops at the farewell', async t => {
+// Their code needs a browser: test/browser/recipes.test.ts runs them.
+for (const heading of ['`fetch`', 'htmx 4']) block(heading, 'html')
+
+t.test('recipe: htmx 2 swaps what is sent, and stops at the farewell', async t => {
   const fastify = await ordersByTab(t)
   let requests = 0
   fastify.server.on('request', () => requests++)
@@ -360,7 +350,7 @@ t.test('recipe: htmx swaps what is sent, and stops at the farewell', async t => 
     const { evaluate } = XPathExpression.prototype
     XPathExpression.prototype.evaluate = function (node) { return evaluate.call(this, node, 0, null) }
   </script>`
-  const { window, close } = await page(fastify.listeningOrigin, block('htmx', 'html'), { before: shim + script('htmx.org/dist/htmx.js') + script('htmx-ext-sse/dist/sse.js') })
+  const { window, close } = await page(fastify.listeningOrigin, block('htmx 2', 'html'), { before: shim + script('htmx.org/dist/htmx.js') + script('htmx-ext-sse/dist/sse.js') })
   t.teardown(close)
   await until(() => fastify.streamRegistry.size === 1)
   await streamsOf(fastify)[0]!.send({ event: 'order', data: '<li>one</li>' })

@@ -184,7 +184,8 @@ export interface OctaStarStreamsOptions {
   maxStreamsPerScope?: number | undefined
   /**
    * What happens to a new stream in a full scope. `'replace-oldest'` evicts the scope's oldest stream. `'reject'` answers
-   * 429 with a `Retry-After` header. Default: `'replace-oldest'`.
+   * 429 with a `Retry-After` header, at which an `EventSource` stops for good: the page must open a new one.
+   * Default: `'replace-oldest'`.
    */
   onLimit?: 'replace-oldest' | 'reject' | undefined
   /**
