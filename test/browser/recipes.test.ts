@@ -2,8 +2,10 @@
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import t, { type Test } from 'tap'
+import { withSignals } from '../kit/app.ts'
+import { connect } from '../kit/client.ts'
 import { ENGINES, launch, optionsFor, type Tab } from '../kit/engines.ts'
-import { blocks } from '../kit/readme.ts'
+import { blocks, readme } from '../kit/readme.ts'
 import { datastarClients, site, type Site, type SiteOptions } from '../kit/site.ts'
 
 const require = createRequire(import.meta.url)
@@ -109,6 +111,20 @@ async function checkBehindWorker (t: Test, tab: Tab): Promise<void> {
   t.strictSame([streams.length, refused], [2, []])
 }
 
+// An EventSource stops for good at a 429.
+async function checkRejected (t: Test, tab: Tab): Promise<void> {
+  const again = /`(source\.onerror = .*)`/.exec(readme)![1]!.replace('5000', '100')
+  const body = RECIPES[0]!.body.replace("source.addEventListener('order'", `${again}\n$&`)
+  const { app, streams, refused, until } = await site(t, RECORD + body, { maxStreamsPerScope: 1, onLimit: 'reject' })
+  const other = await connect(app.url(withSignals('/stream', { tabId: 'another tab' })))
+  await tab.goto(app.url('/'))
+  while (refused.length < 2) await tab.until(() => (globalThis as any).sources.at(-1).readyState === 2)
+  other.leave()
+  await until(1, 2)
+  t.ok(refused.every(status => status === 429))
+  t.not(streams[1]!.tabId, 'another tab')
+}
+
 for (const engine of ENGINES) {
   t.test(engine, optionsFor(engine), async t => {
     const browser = await launch(t, engine)
@@ -116,6 +132,7 @@ for (const engine of ENGINES) {
     const tab = await browser.newTab()
     for (const recipe of RECIPES) await t.test(recipe.name, t => checkRecipe(t, tab, recipe))
     await t.test('fetch', t => checkFetch(t, tab))
+    await t.test('a page that onLimit has rejected', t => checkRejected(t, tab))
     await t.test('the quick start behind a service worker that passes requests through', t => checkBehindWorker(t, tab))
   })
 }
