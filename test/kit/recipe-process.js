@@ -1,0 +1,29 @@
+// A server on the build that runs a block of docs/recipes.md, from the environment variable RECIPE. Prints a line of JSON when the server listens.
+import { readlinkSync } from 'node:fs'
+import Fastify from 'fastify'
+import octaStarStreams from 'octa-star-streams'
+
+const { RECIPE, REDIS_PORT } = process.env
+// In a namespace of processes `process.pid` is 1. The host's /proc says which process that is outside.
+const outerPid = process.platform === 'linux' ? Number(readlinkSync('/proc/self')) : process.pid
+const fastify = Fastify({ forceCloseConnections: true })
+
+async function start () {
+  fastify.get('/orders', { sse: 'only' }, async (request, reply) => {
+    const stream = await reply.startStream('ann')
+    stream.keepAlive()
+    await stream.send(String(process.pid))
+  })
+  await fastify.listen({ port: 0, host: '127.0.0.1' })
+  process.stdout.write(`${JSON.stringify({ pid: process.pid, outerPid, port: fastify.server.address().port })}\n`)
+}
+
+const body = RECIPE
+  .replaceAll(/^import (\w+) from '(.+)'$/gm, "const { default: $1 } = await load('$2')")
+  .replaceAll(/^import (\{.+\}) from '(.+)'$/gm, "const $1 = await load('$2')")
+const AsyncFunction = (async () => {}).constructor
+await AsyncFunction('load', 'fastify', 'octaStarStreams', 'start', 'redisOptions', body)(name => import(name), fastify, octaStarStreams, start, { port: Number(REDIS_PORT) })
+if (REDIS_PORT === undefined) {
+  await fastify.register(octaStarStreams)
+  await start()
+}
