@@ -1,42 +1,91 @@
-// octa-star-streams/browser: a tab id that survives navigation but not duplication. Runs in pages and imports nothing.
+// octa-star-streams/browser: a tab id that survives navigation but not duplication. Runs in pages, imports nothing, and is written to be small.
 
-// A duplicated tab, and a window that has an opener, start with a copy of sessionStorage:
+// The id is in sessionStorage, which follows the tab. But a duplicated tab, and a window that has an opener, start with a copy:
 // https://html.spec.whatwg.org/multipage/webstorage.html#dom-sessionstorage
-// Therefore the id is in sessionStorage only between two pages: a page takes the id out when it loads, and puts the id back
-// when the page is left. A frame shares the tab's sessionStorage, but gets an id of its own.
-const KEY = `octa-star-tab-id${globalThis.self === globalThis.top ? '' : ` ${window.name}`}`
+// Therefore localStorage, which all tabs share, says which ids are free. A page that is left parks the id: it makes the id free. The next
+// page of the tab takes the id, so that the id is not free any more. A copy that comes later finds that the id is taken, and makes an id of its own.
+//   sessionStorage  octa-star-tab-id       '<id> <page>' while a page has the id, '<id>' while the id is parked
+//   localStorage    octa-star-tab-id<id>   when the id was parked, if the id is free
+const NAME = 'octa-star-tab-id'
 
-const id = take() ?? create()
-globalThis.addEventListener?.('pagehide', () => put(id))
-// A page that comes back from the back/forward cache is not loaded again.
-globalThis.addEventListener?.('pageshow', ({ persisted }) => { if (persisted) take() })
+// TypeScript does not know the Navigation API yet.
+interface Entry { key: string }
+interface Page {
+  [shared: symbol]: (() => string) | undefined
+  navigation?: { currentEntry: Entry, entries: () => Entry[] }
+}
+
+// All copies of this module in a page share an id.
+const sharedId = (globalThis as unknown as Page)[Symbol.for(NAME)] ??= globalThis.document && start()
 
 /**
  * Returns the id of this browser tab. The id stays the same after navigation, reload, back and forward. A duplicated tab, an
- * opened window and a new tab have ids of their own.
+ * opened window and a new tab have ids of their own. While a page is prerendered, it has another id.
  *
  * @example new EventSource(`/orders?tab=${tabId()}`)
  */
 export function tabId (): string {
-  return id
+  if (!sharedId) throw Error('No tab: call tabId() in a page')
+  return sharedId()
 }
 
-// Storage throws if cookies are blocked. Each page then has an id of its own, and its streams are not deduplicated.
-function take (): string | undefined {
+function start (): () => string {
+  let id = create()
+  // What sessionStorage says while this page is shown and has the id.
+  let own: string | undefined
   try {
-    const taken = sessionStorage.getItem(KEY)
-    sessionStorage.removeItem(KEY)
-    return taken ?? undefined
-  } catch {}
-}
+    const [free, stored, { navigation }] = [localStorage, sessionStorage, self as unknown as Page]
+    // A frame shares the tab's sessionStorage, but has an id of its own, by its place.
+    let key = NAME
+    for (let frame: Window = self; frame !== top; frame = frame.parent) {
+      let place = 0
+      while (frame.parent[place] !== frame) place++
+      key += ` ${place}`
+    }
 
-function put (value: string): void {
-  try {
-    sessionStorage.setItem(KEY, value)
-  } catch {}
+    // Takes the id that the tab's last page has parked, or makes an id.
+    const take = (isLastPageHere?: unknown): void => {
+      // Ids that have been free for about a week are swept.
+      for (const name in free) if (name.startsWith(NAME) && free[name] < Date.now() - 6e8) delete free[name]
+      let [next, holder] = `${stored[key]}`.split(' ') as [string, string?]
+      // Chromium may show the next page before it tells the last page, which then still has the id. The holder of a copied id is in another tab.
+      if (!(holder ? isLastPageHere && navigation!.entries().some(entry => entry.key === holder) : free[NAME + next])) next = create()
+      stored[key] = own = `${next} ${navigation?.currentEntry.key ?? create()}`
+      delete free[NAME + next]
+      id = next
+    }
+
+    // Storage may be full. That costs the next page the id, and nobody an exception. Captures the event, to run before the page's listeners.
+    const on = (type: string, listener: (event: any) => void): void => addEventListener(type, event => {
+      try {
+        listener(event)
+      } catch {}
+    }, true)
+    on('pagehide', () => {
+      // The next page may have taken the id by now.
+      if (stored[key] === own || !/ /.test(stored[key])) {
+        free[NAME + id] = Date.now()
+        stored[key] = id
+      }
+      own = ''
+    })
+    // A page that comes back from the back/forward cache is not loaded again.
+    on('pageshow', event => { if (event.persisted) take(event) })
+    // The last page was in another process, did not know that this page has taken the id, and has parked the id.
+    on('storage', () => {
+      if (own && free[NAME + id]) {
+        delete free[NAME + id]
+        stored[key] = own
+      }
+    })
+    // A prerendered page may never be shown, and the page that is shown has the tab's id.
+    on('prerenderingchange', take)
+    if (!(document as { prerendering?: boolean }).prerendering) take()
+  } catch {} // Storage is blocked: the page keeps its id, and the next page makes another.
+  return () => id
 }
 
 // crypto.randomUUID exists only in secure contexts: https://w3c.github.io/webcrypto/#Crypto-method-randomUUID
 function create (): string {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, '0')).join('')
+  return crypto.getRandomValues(new Uint32Array(4)).reduce((text, number) => text + number.toString(16).padStart(8, '0'), '')
 }

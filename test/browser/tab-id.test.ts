@@ -1,69 +1,294 @@
-// In Chromium: a tab keeps its id wherever it goes, no two tabs share one, and each has one live stream.
+// The tab id in three engines: a tab keeps its id wherever it goes, and no tab takes another tab's stream.
+import { once } from 'node:events'
+import http from 'node:http'
+import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
-import { browserOptions, launch } from '../kit/chromium.ts'
-import { site as siteOf, wander } from '../kit/site.ts'
+import { ENGINES, launch, optionsFor, type Browser, type Engine, type Tab } from '../kit/engines.ts'
+import { buildApp } from '../kit/app.ts'
 
-const site = (t: Test) => siteOf(t, `<script type="module">
+type Page = typeof globalThis & {
+  octaStar: { tabId: () => string }
+  source: { readyState: number, close: () => void }
+  restored?: boolean
+  open: (url: string, target?: string, features?: string) => unknown
+  [name: string]: any
+}
+
+interface Site {
+  url: (path: string) => string
+  /** A page of another site. */
+  foreign: string
+  /** The tab id of each stream so far. */
+  ids: string[]
+  /** Resolves to the tab's id when the tab's stream is open. */
+  idOf: (tab: Tab) => Promise<string>
+  /** Checks that each tab has an id and a live stream of its own, and that no other stream is live. */
+  eachHasItsOwn: (...tabs: Tab[]) => Promise<void>
+}
+
+const MODULE = '<script type="module" src="/tab-id.js"></script>'
+const STREAM = `<script type="module">
   const open = () => { globalThis.source = new EventSource('/stream?tab=' + octaStar.tabId()) }
   open()
-  // A page that comes back from the cache has lost its stream to the page after it.
-  addEventListener('pageshow', event => { if (event.persisted) open() })
-</script>`, { tabId: request => (request.query as { tab?: string }).tab })
-
-t.test('navigation, reload, back and forward: one live stream after each, the same tab id all along', browserOptions, async t => {
-  const visited = await site(t)
-  const { streams } = visited
-  const { newTab, errors } = await launch(t)
-  await wander(await newTab(), visited)
-  t.equal(new Set(streams.map(stream => stream.tabId)).size, 1)
-  t.match(streams[0]!.tabId, /^[0-9a-f]{32}$/)
-  t.strictSame(errors, [])
-})
-
-t.test('a duplicated tab, an opened window and a new tab get ids of their own, and end nobody\'s stream', browserOptions, async t => {
-  const { app, streams, until } = await site(t)
-  const { newTab, duplicate, context, errors } = await launch(t)
-  const tab = await newTab()
-  await tab.goto(app.url('/'))
-  await until(1, 1)
-  const copy = await duplicate(tab)
-  await until(2, 2)
-  const opened = context.waitForEvent('page')
-  await tab.evaluate(() => { (globalThis as unknown as { open: (url: string) => void }).open('/two') })
-  await (await opened).waitForLoadState()
-  await until(3, 3)
-  const other = await newTab()
-  await other.goto(app.url('/'))
-  await until(4, 4)
-  t.equal(new Set(streams.map(stream => stream.tabId)).size, 4)
-
-  // No ping-pong: nothing is opened or ended while nobody does anything.
-  await new Promise(resolve => setTimeout(resolve, 20_000))
-  t.equal(streams.length, 4)
-  t.ok(streams.every(stream => !stream.signal.aborted))
-
-  // Each goes on by itself: a duplicate that navigates keeps what is now its own.
-  await copy.reload()
-  await until(4, 5)
-  t.equal(streams[4]!.tabId, streams[1]!.tabId)
-  await tab.goto(app.url('/two'))
-  await until(4, 6)
-  t.equal(streams[5]!.tabId, streams[0]!.tabId)
-  t.strictSame(errors, [])
-})
-
-t.test('where storage throws or crypto.randomUUID is missing there is a fresh id and no exception', browserOptions, async t => {
-  const { app, until } = await site(t)
-  const { newTab, errors } = await launch(t)
-  const tab = await newTab()
-  await tab.addInitScript(() => {
-    const { Storage, Crypto } = globalThis as any
-    for (const method of ['getItem', 'setItem', 'removeItem']) Storage.prototype[method] = () => { throw new DOMException('blocked', 'SecurityError') }
-    delete Crypto.prototype.randomUUID
+  addEventListener('pageshow', event => {
+    globalThis.restored = event.persisted
+    if (event.persisted) open()
   })
-  await tab.goto(app.url('/'))
-  await until(1, 1)
-  await tab.reload()
-  await until(1, 2)
-  t.strictSame(errors, [])
-})
+</script>`
+
+async function site (t: Test, pages: Record<string, string> = {}): Promise<Site> {
+  const app = await buildApp(t, { browser: '/tab-id.js', tabId: request => (request.query as { tab?: string }).tab, fastify: { forceCloseConnections: true } })
+  const { fastify } = app
+  const ids: string[] = []
+  fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const stream = await reply.startStream('ann')
+    ids.push(stream.tabId!)
+    stream.keepAlive()
+  })
+  const all = { '/': MODULE + STREAM, '/two': MODULE + STREAM, '/isolated': MODULE + STREAM, '/plain': '', ...pages }
+  for (const [path, body] of Object.entries(all)) {
+    fastify.get(path, async (_request, reply) => {
+      if (path === '/isolated') reply.header('cross-origin-opener-policy', 'same-origin')
+      return reply.type('text/html').send(`<!doctype html><link rel="icon" href="data:,"><p>${path}</p>${body}`)
+    })
+  }
+  await app.listen()
+  // Another address is another site, and Chromium, Firefox and WebKit show another site by another process.
+  const other = http.createServer((_request, response) => response.setHeader('content-type', 'text/html').end('<!doctype html><link rel="icon" href="data:,">Elsewhere')).listen(0, '127.0.0.2')
+  await once(other, 'listening')
+  t.teardown(() => {
+    other.close()
+    other.closeAllConnections()
+  })
+  const idOf = async (tab: Tab) => {
+    await tab.until(() => (globalThis as Page).source?.readyState === 1)
+    return await tab.run(() => (globalThis as Page).octaStar.tabId())
+  }
+  return {
+    url: app.url,
+    foreign: `http://127.0.0.2:${(other.address() as AddressInfo).port}/`,
+    ids,
+    idOf,
+    async eachHasItsOwn (...tabs) {
+      const own: string[] = []
+      for (const tab of tabs) {
+        // A tab whose stream was stolen has closed it for good.
+        await tab.until(() => (globalThis as Page).source?.readyState > 0)
+        own.push(await tab.run(() => (globalThis as Page).octaStar.tabId()))
+      }
+      t.equal(new Set(own).size, tabs.length, 'no two tabs share an id')
+      const live = () => [...fastify.streamRegistry].map(holder => (holder as { tabId?: string }).tabId)
+      while (fastify.streamRegistry.size > tabs.length) await new Promise(resolve => setTimeout(resolve, 10))
+      t.strictSame(live().sort(), own.sort(), 'each tab has a live stream')
+      for (const tab of tabs) t.equal(await tab.run(() => (globalThis as Page).source.readyState), 1, 'the tab has seen no end of its stream')
+    }
+  }
+}
+
+/** Closes the page's stream, so that the page enters the back/forward cache. Firefox keeps no page that has a stream. */
+const closeStream = (tab: Tab) => tab.run(() => { (globalThis as Page).source?.close() })
+
+/** Opens the first page in a tab, goes to the second page, and comes back by the back/forward cache. */
+async function restoredTab (t: Test, browser: Browser, { url, idOf }: Site): Promise<Tab> {
+  const tab = await browser.newTab(url('/'))
+  const id = await idOf(tab)
+  await closeStream(tab)
+  await tab.goto(url('/two'))
+  t.equal(await idOf(tab), id)
+  await tab.back()
+  await tab.until(() => (globalThis as Page).restored === true)
+  t.equal(await idOf(tab), id)
+  return tab
+}
+
+interface Case {
+  rule: string
+  /** The engines that can do this. Default: all. */
+  engines?: Engine[]
+  /** Pages of the site, by path. */
+  pages?: Record<string, string>
+  run: (t: Test, browser: Browser, site: Site) => Promise<void>
+}
+
+const windows: Record<string, (tab: Tab, url: string) => Promise<Tab>> = {
+  'an opened window': (tab, url) => tab.opens(url => { (globalThis as Page).open(url) }, url),
+  'a window opened by a link that passes its opener': (tab, url) => tab.opens(url => {
+    const { document } = globalThis as Page
+    document.body.insertAdjacentHTML('beforeend', `<a href="${url}" target="_blank" rel="opener">open</a>`)
+    ;(document.body.lastElementChild as any).click()
+  }, url)
+}
+const copies: Array<[name: string, engines: Engine[] | undefined, open: (tab: Tab, url: string) => Promise<Tab>]> = [
+  ['a duplicated tab', ['chromium', 'firefox'], tab => tab.duplicate!()],
+  ...Object.entries(windows).map(([name, open]): typeof copies[number] => [name, undefined, open])
+]
+
+const cases: Case[] = [
+  ...[false, true].map((isCached): Case => ({
+    rule: `navigation, reload, location.replace, back and forward keep the id, and leave one live stream${isCached ? ', also from the back/forward cache' : ''}`,
+    async run (t, browser, { url, ids, idOf, eachHasItsOwn }) {
+      const tab = await browser.newTab(url('/'))
+      const id = await idOf(tab)
+      t.match(id, /^[0-9a-f]{32}$/)
+      const replace = () => tab.run(url => { (globalThis as Page).location.replace(url) }, url('/two'))
+      const round = [() => tab.goto(url('/two')), () => tab.reload(), () => tab.goto(url('/')), replace, () => tab.back(), () => tab.forward()]
+      for (const step of [...round, ...round, ...Array(5).fill([() => tab.back(), () => tab.forward()]).flat()]) {
+        const opened = ids.length
+        if (isCached) await closeStream(tab)
+        await step()
+        while (ids.length === opened) await new Promise(resolve => setTimeout(resolve, 10))
+        t.equal(await idOf(tab), id)
+      }
+      await eachHasItsOwn(tab)
+      if (isCached) t.ok(await tab.run(() => (globalThis as Page).restored), 'the page came from the back/forward cache')
+      t.strictSame([...new Set(ids)], [id])
+    }
+  })),
+  {
+    rule: 'trips to another site keep the id, by Back and by a link',
+    async run (t, browser, { url, foreign, idOf, eachHasItsOwn }) {
+      const tab = await browser.newTab(url('/'))
+      const id = await idOf(tab)
+      for (const isCached of [false, true]) {
+        for (const comeBack of [() => tab.back(), () => tab.goto(url('/two')), () => tab.back(), () => tab.goto(url('/'))]) {
+          if (isCached) await closeStream(tab)
+          await tab.goto(foreign)
+          await comeBack()
+          t.equal(await idOf(tab), id)
+        }
+      }
+      await eachHasItsOwn(tab)
+    }
+  },
+  ...copies.flatMap(([copy, engines, open]): Case[] => [
+    {
+      rule: `${copy} gets an id of its own, and each tab keeps its id from then on`,
+      engines,
+      async run (t, browser, { url, idOf, eachHasItsOwn }) {
+        const tab = await browser.newTab(url('/'))
+        const id = await idOf(tab)
+        const other = await open(tab, url('/two'))
+        await eachHasItsOwn(tab, other)
+        const otherId = await idOf(other)
+        await other.reload()
+        await tab.goto(url('/two'))
+        t.equal(await idOf(tab), id)
+        t.equal(await idOf(other), otherId)
+        await eachHasItsOwn(tab, other)
+      }
+    },
+    {
+      rule: `${copy} gets an id of its own after a return from the back/forward cache`,
+      engines,
+      async run (t, browser, site) {
+        const tab = await restoredTab(t, browser, site)
+        const other = await open(tab, site.url('/two'))
+        await site.eachHasItsOwn(tab, other)
+      }
+    },
+    ...['a page without the module', 'a page of another site'].flatMap((where): Case[] => ['the tab', 'the copy'].map((first): Case => ({
+      rule: `${copy} that was made at ${where} steals no stream, if ${first} comes back first`,
+      engines,
+      async run (t, browser, { url, foreign, idOf, eachHasItsOwn }) {
+        const away = where === 'a page without the module' ? url('/plain') : foreign
+        const tab = await browser.newTab(url('/'))
+        const id = await idOf(tab)
+        await closeStream(tab)
+        await tab.goto(away)
+        const other = await open(tab, away)
+        const comeBack = async (who: Tab) => { await (who === tab ? who.back() : who.goto(url('/two'))) }
+        const [one, two] = first === 'the tab' ? [tab, other] : [other, tab]
+        await comeBack(one)
+        await idOf(one)
+        await comeBack(two)
+        await eachHasItsOwn(tab, other)
+        if (first === 'the tab') t.equal(await idOf(tab), id)
+      }
+    })))
+  ]),
+  {
+    rule: 'two copies of the module in one page share an id, which a reload keeps',
+    pages: { '/copies': '<script type="module">import { tabId as one } from "/tab-id.js"; import { tabId as two } from "/tab-id.js?v=1"; globalThis.ids = [one(), two()]</script>' + STREAM },
+    async run (t, browser, { url, idOf }) {
+      const tab = await browser.newTab(url('/copies'))
+      const id = await idOf(tab)
+      t.strictSame(await tab.run(() => (globalThis as Page).ids), [id, id])
+      await tab.reload()
+      t.equal(await idOf(tab), id)
+      t.strictSame(await tab.run(() => (globalThis as Page).ids), [id, id])
+    }
+  },
+  {
+    rule: 'each frame has an id of its own, which the reload of the frame and of the page keeps',
+    pages: { '/frames': `${MODULE}${STREAM}<iframe src="/"></iframe><iframe src="/two"></iframe>` },
+    async run (t, browser, { url, idOf }) {
+      const tab = await browser.newTab(url('/frames'))
+      const idsOf = async () => {
+        for (const place of [0, 1]) await tab.until(place => (globalThis as Page)[place].source?.readyState === 1, place)
+        return [await idOf(tab), ...await tab.run(() => [0, 1].map(place => (globalThis as Page)[place].octaStar.tabId()))]
+      }
+      const ids = await idsOf()
+      t.equal(new Set(ids).size, 3)
+      for (const place of [0, 1, 0]) {
+        await tab.run(place => {
+          const frame = (globalThis as Page)[place]
+          frame.source.close()
+          frame.location.reload()
+        }, place)
+        await tab.until(place => (globalThis as Page)[place].source?.readyState === 1, place)
+        t.strictSame(await idsOf(), ids)
+      }
+      await tab.reload()
+      t.strictSame(await idsOf(), ids)
+    }
+  },
+  ...Object.entries({
+    blocked: 'for (const name of ["localStorage", "sessionStorage"]) Object.defineProperty(globalThis, name, { get () { throw new DOMException("blocked", "SecurityError") } })',
+    'full for the origin': 'Object.defineProperty(globalThis, "localStorage", { value: new Proxy({}, { set () { throw new DOMException("full", "QuotaExceededError") } }) })',
+    'full for the tab': 'Object.defineProperty(globalThis, "sessionStorage", { value: new Proxy({}, { set () { throw new DOMException("full", "QuotaExceededError") } }) })'
+  }).map(([state, script]): Case => ({
+    rule: `if storage is ${state}, each page has an id for its life, and nothing is thrown`,
+    pages: { '/broken': `<script>globalThis.thrown = []; addEventListener('error', event => thrown.push(event.message)); delete Crypto.prototype.randomUUID; ${script}</script>${MODULE}${STREAM}` },
+    async run (t, browser, { url, idOf, eachHasItsOwn }) {
+      const tab = await browser.newTab(url('/broken'))
+      const id = await idOf(tab)
+      await closeStream(tab)
+      await tab.goto(url('/plain'))
+      await tab.back()
+      await idOf(tab)
+      if (await tab.run(() => (globalThis as Page).restored)) t.equal(await idOf(tab), id)
+      await tab.reload()
+      t.not(await idOf(tab), id)
+      t.strictSame(await tab.run(() => (globalThis as Page).thrown), [])
+      await eachHasItsOwn(tab)
+    }
+  })),
+  {
+    rule: 'in a worker the import is safe, and tabId() says that it needs a page',
+    pages: {
+      '/worker': `<script type="module">
+      const code = 'import("' + location.origin + '/tab-id.js").then(({ tabId }) => tabId()).catch(error => postMessage(String(error)))'
+      new Worker(URL.createObjectURL(new Blob([code], { type: 'text/javascript' }))).onmessage = event => { globalThis.said = event.data }
+    </script>`
+    },
+    async run (t, browser, { url }) {
+      const tab = await browser.newTab(url('/worker'))
+      await tab.until(() => (globalThis as Page).said !== undefined)
+      t.match(await tab.run(() => (globalThis as Page).said), /No tab: call tabId\(\) in a page/)
+    }
+  }
+]
+
+for (const engine of ENGINES) {
+  t.test(engine, optionsFor(engine), async t => {
+    // Each case has a site of its own, so the cases can share a browser. In WebKitGTK only the browser's first tab can open windows.
+    const shared = engine === 'webkit' ? undefined : await launch(t, engine)
+    for (const { rule, engines, pages, run } of cases) {
+      if (engines !== undefined && !engines.includes(engine)) continue
+      await t.test(`${engine}: ${rule}`, async t => {
+        const visited = await site(t, pages)
+        await run(t, shared ?? await launch(t, engine), visited)
+      })
+    }
+  })
+}
