@@ -1,4 +1,4 @@
-// What became of each send and each list: which streams it reached, which streams it had to reach, and which fault explains each loss.
+// Checks each send and each list: which streams a call reached, which streams the call had to reach, and which fault explains each loss.
 import { isFor } from './messages.js'
 import { HEAL, SLACK } from './settings.js'
 
