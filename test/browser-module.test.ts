@@ -1,6 +1,7 @@
 // The browser's half, as the plugin serves it: its type, its caching, its size.
 import { transform } from 'esbuild'
 import t from 'tap'
+import ts from 'typescript'
 import { buildApp } from './kit/app.ts'
 
 t.test('it is served where the option says, as a module that also sets octaStar', async t => {
@@ -11,6 +12,17 @@ t.test('it is served where the option says, as a module that also sets octaStar'
   t.match(response.body, /export function tabId/)
   t.match(response.body, /globalThis\.octaStar = \{ tabId \}/)
   t.notMatch(response.body, /^\s*import|sourceMappingURL/m)
+})
+
+t.test('it is what tsc builds from lib/browser/tab-id.ts', async t => {
+  const { fastify } = await buildApp(t, { browser: '/tab-id.js' })
+  const { config } = ts.readConfigFile('tsconfig.browser.json', ts.sys.readFile)
+  const { options, fileNames } = ts.parseJsonConfigFileContent(config, ts.sys, '.')
+  const built = new Map<string, string>()
+  ts.createProgram(fileNames, { ...options, module: ts.ModuleKind.ESNext, sourceMap: false, declaration: false, declarationMap: false })
+    .emit(undefined, (name, text) => { built.set(name, text) })
+  t.strictSame([...built.keys()], ['dist/lib/browser/tab-id.js'])
+  t.equal((await fastify.inject('/tab-id.js')).body, `${[...built.values()][0]}\nglobalThis.octaStar = { tabId }\n`)
 })
 
 t.test('it is asked for anew each time, unless its address has a version', async t => {
