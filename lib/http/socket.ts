@@ -88,8 +88,9 @@ export function breakOff (raw: RawResponse, isHeadSent: boolean): void {
     raw.destroy()
     return
   }
-  if (isHeadSent && raw.chunkedEncoding && !raw.writableEnded && socket instanceof Socket && socket.writable) socket.write(HALF_CHUNK)
-  if (socket.writableLength === 0) {
+  // inject() passes an object that is not a Socket.
+  if (socket instanceof Socket && isHeadSent && raw.chunkedEncoding && !raw.writableEnded && socket.writable) socket.write(HALF_CHUNK)
+  if (!(socket instanceof Socket) || socket.writableLength === 0) {
     raw.destroy()
     return
   }
