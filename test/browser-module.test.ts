@@ -47,3 +47,8 @@ t.test('it is not served unless asked for', async t => {
   const { fastify } = await buildApp(t)
   t.equal((await fastify.inject('/octa-star/tab-id.js')).statusCode, 404)
 })
+
+t.test('outside a page the import is safe, and tabId() says that it needs a page', async t => {
+  const { tabId } = await import('octa-star-streams/browser')
+  t.throws(tabId, { message: 'No tab: call tabId() in a page' })
+})

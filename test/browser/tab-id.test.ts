@@ -4,7 +4,10 @@ import http from 'node:http'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import { ENGINES, launch, optionsFor, type Browser, type Engine, type Tab } from '../kit/engines.ts'
+import { startChromium } from '../kit/engines/chromium.ts'
+import { folder } from '../kit/engines/program.ts'
 import { buildApp } from '../kit/app.ts'
+import type { Stream } from '../../lib/index.ts'
 
 type Page = typeof globalThis & {
   octaStar: { tabId: () => string }
@@ -18,8 +21,11 @@ interface Site {
   url: (path: string) => string
   /** A page of another site. */
   foreign: string
-  /** The tab id of each stream so far. */
+  /** All streams so far, and the tab id of each. */
+  streams: Stream[]
   ids: string[]
+  /** Resolves when a page has asked for /go, to a function that answers the page. */
+  whenAsked: Promise<() => void>
   /** Resolves to the tab's id when the tab's stream is open. */
   idOf: (tab: Tab) => Promise<string>
   /** Checks that each tab has an id and a live stream of its own, and that no other stream is live. */
@@ -39,9 +45,14 @@ const STREAM = `<script type="module">
 async function site (t: Test, pages: Record<string, string> = {}): Promise<Site> {
   const app = await buildApp(t, { browser: '/tab-id.js', tabId: request => (request.query as { tab?: string }).tab, fastify: { forceCloseConnections: true } })
   const { fastify } = app
+  const streams: Stream[] = []
   const ids: string[] = []
+  let settle = (_answer: () => void) => {}
+  const whenAsked = new Promise<() => void>(resolve => { settle = resolve })
+  fastify.get('/go', async () => await new Promise(resolve => settle(() => resolve('now'))))
   fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
     const stream = await reply.startStream('ann')
+    streams.push(stream)
     ids.push(stream.tabId!)
     stream.keepAlive()
   })
@@ -67,7 +78,9 @@ async function site (t: Test, pages: Record<string, string> = {}): Promise<Site>
   return {
     url: app.url,
     foreign: `http://127.0.0.2:${(other.address() as AddressInfo).port}/`,
+    streams,
     ids,
+    whenAsked,
     idOf,
     async eachHasItsOwn (...tabs) {
       const own: string[] = []
@@ -263,6 +276,49 @@ const cases: Case[] = [
       await eachHasItsOwn(tab)
     }
   })),
+  {
+    rule: 'a page with another Cross-Origin-Opener-Policy steals no stream, and neither do the pages after it',
+    async run (t, browser, { url, idOf, eachHasItsOwn }) {
+      const tab = await browser.newTab(url('/'))
+      const other = await browser.newTab(url('/'))
+      const there = () => tab.goto(url('/isolated'))
+      // WebKitGTK's driver loses the tab at a Back from there.
+      const [back, forward] = browser.engine === 'webkit' ? [() => tab.goto(url('/')), there] : [() => tab.back(), () => tab.forward()]
+      for (const step of [there, back, forward, () => tab.goto(url('/two'))]) {
+        await step()
+        await idOf(tab)
+        await eachHasItsOwn(tab, other)
+      }
+    }
+  },
+  {
+    rule: 'a prerendered page leaves the stream of the page in front alone, and has the tab\'s id once it is shown',
+    engines: ['chromium'],
+    pages: {
+      '/front': `${MODULE}${STREAM}<script type="speculationrules">{"prerender": [{"urls": ["/next"], "eagerness": "immediate"}]}</script><script>
+        fetch('/go').then(() => { location.href = '/next' })
+      </script>`,
+      '/next': `${MODULE}<script type="module">
+        const open = () => { new EventSource('/stream?tab=' + octaStar.tabId()) }
+        if (document.prerendering) {
+          open()
+          document.addEventListener('prerenderingchange', open, { once: true })
+        }
+      </script>`
+    },
+    async run (t, _browser, { url, ids, streams, whenAsked }) {
+      startChromium(t, await folder(t, 'prerender'), url('/front'))
+      const go = await whenAsked
+      while (ids.length < 2) await new Promise(resolve => setTimeout(resolve, 10))
+      t.not(ids[1], ids[0])
+      t.notOk(streams[0]!.signal.aborted, 'the page in front has its stream')
+      go()
+      while (ids.length < 3) await new Promise(resolve => setTimeout(resolve, 10))
+      t.equal(ids[2], ids[0])
+      t.match(await streams[0]!.closed, /^(replaced|disconnected)$/)
+      t.notOk(streams[2]!.signal.aborted)
+    }
+  },
   {
     rule: 'in a worker the import is safe, and tabId() says that it needs a page',
     pages: {

@@ -6,11 +6,11 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { chromium, type BrowserContext, type Page } from 'playwright-core'
 import type { Test } from 'tap'
 import type { Browser, Tab } from '../engines.ts'
-import { folder, start } from './program.ts'
+import { folder, start, type Program } from './program.ts'
 
 const FLAGS = [
   '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync', '--disable-popup-blocking', '--password-store=basic', '--remote-debugging-port=0'
+  '--disable-component-update', '--disable-sync', '--disable-popup-blocking', '--password-store=basic'
 ]
 const MANIFEST = { manifest_version: 3, name: 'duplicate', version: '1', permissions: ['tabs'], background: { service_worker: 'background.js' } }
 const BACKGROUND = 'globalThis.duplicate = async url => { const [tab] = await chrome.tabs.query({ active: true, url: url + "*" }); await chrome.tabs.duplicate(tab.id) }'
@@ -19,14 +19,19 @@ export interface ChromiumBrowser extends Browser {
   context: BrowserContext
 }
 
+/** Starts Chromium without Playwright, which turns prerendering off. */
+export function startChromium (t: Test, home: string, ...args: string[]): Program {
+  const executable = spawnSync('which', ['chromium'], { encoding: 'utf8' }).stdout.trim()
+  return start(t, home, executable, [...FLAGS, `--user-data-dir=${join(home, 'profile')}`, ...args])
+}
+
 export async function launchChromium (t: Test): Promise<ChromiumBrowser> {
   const home = await folder(t, 'chromium')
   const extension = join(home, 'extension')
   await mkdir(extension)
   await writeFile(join(extension, 'manifest.json'), JSON.stringify(MANIFEST))
   await writeFile(join(extension, 'background.js'), BACKGROUND)
-  const executable = spawnSync('which', ['chromium'], { encoding: 'utf8' }).stdout.trim()
-  const program = start(t, home, executable, [...FLAGS, `--user-data-dir=${join(home, 'profile')}`, `--load-extension=${extension}`, 'about:blank'])
+  const program = startChromium(t, home, '--remote-debugging-port=0', `--load-extension=${extension}`, 'about:blank')
   const [endpoint] = await program.says(/ws:\/\/\S+/)
   // With `noDefaults` Playwright lets hidden tabs know that they are hidden.
   const browser = await chromium.connectOverCDP(endpoint, { noDefaults: true, timeout: 0 })
