@@ -25,9 +25,9 @@ export class StreamSessions {
   add ({ stream }: RawResponse): void {
     const session = stream?.session as ServerHttp2Session | undefined
     if (session === undefined || session.destroyed || this.#sockets.has(session)) return
-    // Node forbids `session.socket.destroy`, and takes `session.socket` away once the session has ended. `off` returns the socket itself:
-    // https://nodejs.org/api/http2.html#http2sessionsocket
-    this.#sockets.set(session, session.socket.off('close', ignore) as Socket)
+    // Node forbids `session.socket.destroy`, and takes `session.socket` away once the session has ended. A method that returns `this`
+    // returns the socket itself: https://nodejs.org/api/http2.html#http2sessionsocket
+    this.#sockets.set(session, session.socket.setMaxListeners(session.socket.getMaxListeners()) as Socket)
     session.once('close', () => this.#sockets.delete(session))
   }
 
@@ -48,5 +48,3 @@ export class StreamSessions {
     }
   }
 }
-
-function ignore (): void {}
