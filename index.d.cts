@@ -24,6 +24,7 @@ declare namespace octaStarStreams {
   export type ScopeEvent = lib.ScopeEvent
   export type ScopeKey = lib.ScopeKey
   export type ScopeKeyLike<T> = lib.ScopeKeyLike<T>
+  export type SendAllOptions = lib.SendAllOptions
   export type SendOptions = lib.SendOptions
   export type StartStreamOptions = lib.StartStreamOptions
   export type Stream = lib.Stream

@@ -49,6 +49,8 @@ t.test('it is not served unless asked for', async t => {
 })
 
 t.test('outside a page the import is safe, and tabId() says that it needs a page', async t => {
-  const { tabId } = await import('octa-star-streams/browser')
+  const { fastify } = await buildApp(t, { browser: '/tab-id.js' })
+  const { body } = await fastify.inject('/tab-id.js')
+  const { tabId } = await import(`data:text/javascript,${encodeURIComponent(body)}`)
   t.throws(tabId, { message: 'No tab: call tabId() in a page' })
 })

@@ -123,8 +123,8 @@ function endOfStream (fastify: { streamRegistry: Iterable<unknown> }): Promise<C
   return (streamsOf(fastify as never).at(-1) as Stream).gone as Promise<CloseReason>
 }
 
-for (const folder of [folder11, root]) {
-  const nest = await load(folder)
+{
+  const nest = await load(folder11)
 
   t.test(`NestJS ${nest.version}`, async t => {
     t.test('a stream that is replaced sends its last word and the farewell, and nothing is logged', async t => {
@@ -257,32 +257,35 @@ for (const folder of [folder11, root]) {
       client.leave()
       t.strictSame(logged, [])
     })
+  })
+}
 
-    t.test('the example runs', async t => {
-      const { code } = await transform(await readFile(join(root, 'examples/nestjs/main.ts'), 'utf8'), { loader: 'ts', tsconfigRaw: { compilerOptions: { experimentalDecorators: true } } })
-      const file = join(folder, folder === root ? 'examples/nestjs/main.js' : 'main.js')
-      await writeFile(file, code)
-      t.teardown(() => rm(file))
-      const { lines, errors, signal, exited } = startChild(t, file, { PORT: '0' })
-      const [line] = await once(lines, 'line')
-      const url = /http:\/\/localhost:\d+/.exec(line)![0].replace('localhost', '127.0.0.1')
-      t.match(await (await fetch(url, { headers: { connection: 'close' } })).text(), /tab-id\.js/)
-      const path = withSignals('/stream', { tabId: 'a' })
-      const first = await connect(url + path)
-      await first.event(1)
-      const second = await connect(url + path)
-      t.equal(await first.ended, 'clean')
-      t.match(first.events.slice(-2), [{ event: 'time', data: /newer stream/ }, { event: 'octa-star-closed' }])
-      await second.event(1)
-      const headers = { 'content-type': 'application/json', connection: 'close' }
-      t.strictSame(await (await fetch(`${url}/orders`, { method: 'POST', headers, body: '{"what":"tea"}' })).json(), { tabs: 1 })
-      while (second.events.at(-1)!.event !== 'order') await once(second, 'received')
-      t.equal(second.events.at(-1)!.data, 'tea')
-      signal('SIGTERM')
-      t.equal(await second.ended, 'broken')
-      await exited
-      t.equal(errors(), '')
-    })
+// NestJS 12 consists of ES modules that tap's loader does not resolve. So NestJS 12 is tested by the example, which runs in a process of its own.
+for (const [version, folder] of [['11', folder11], ['12', root]] as const) {
+  t.test(`the example runs with NestJS ${version}`, async t => {
+    const { code } = await transform(await readFile(join(root, 'examples/nestjs/main.ts'), 'utf8'), { loader: 'ts', tsconfigRaw: { compilerOptions: { experimentalDecorators: true } } })
+    const file = join(folder, folder === root ? 'examples/nestjs/main.js' : 'main.js')
+    await writeFile(file, code)
+    t.teardown(() => rm(file))
+    const { lines, errors, signal, exited } = startChild(t, file, { PORT: '0' })
+    const [line] = await Promise.race([once(lines, 'line'), exited.then(() => { throw new Error(errors()) })])
+    const url = /http:\/\/localhost:\d+/.exec(line)![0].replace('localhost', '127.0.0.1')
+    t.match(await (await fetch(url, { headers: { connection: 'close' } })).text(), /tab-id\.js/)
+    const path = withSignals('/stream', { tabId: 'a' })
+    const first = await connect(url + path)
+    await first.event(1)
+    const second = await connect(url + path)
+    t.equal(await first.ended, 'clean')
+    t.match(first.events.slice(-2), [{ event: 'time', data: /newer stream/ }, { event: 'octa-star-closed' }])
+    await second.event(1)
+    const headers = { 'content-type': 'application/json', connection: 'close' }
+    t.strictSame(await (await fetch(`${url}/orders`, { method: 'POST', headers, body: '{"what":"tea"}' })).json(), { tabs: 1 })
+    while (second.events.at(-1)!.event !== 'order') await once(second, 'received')
+    t.equal(second.events.at(-1)!.data, 'tea')
+    signal('SIGTERM')
+    t.equal(await second.ended, 'broken')
+    await exited
+    t.equal(errors(), '')
   })
 }
 
