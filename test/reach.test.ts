@@ -560,10 +560,13 @@ interface Opened {
 }
 
 type OnOpen = (registry: Registry) => void
+/** Called before the client opens its stream. */
+type Before = (registry: Registry) => Promise<void>
 
-const transports: Record<string, (t: Test, onOpen: OnOpen) => Promise<Opened>> = {
-  async 'HTTP/1.1' (t, onOpen) {
+const transports: Record<string, (t: Test, onOpen: OnOpen, before: Before) => Promise<Opened>> = {
+  async 'HTTP/1.1' (t, onOpen, before) {
     const app = await listen(t, UNBOUNDED, () => onOpen(app.fastify.streamRegistry as Registry))
+    await before(app.fastify.streamRegistry as Registry)
     const client = await app.open('ann', 'a')
     return {
       registry: app.fastify.streamRegistry as Registry,
@@ -573,8 +576,9 @@ const transports: Record<string, (t: Test, onOpen: OnOpen) => Promise<Opened>> =
       }
     }
   },
-  async 'HTTP/1.0' (t, onOpen) {
+  async 'HTTP/1.0' (t, onOpen, before) {
     const app = await listen(t, UNBOUNDED, () => onOpen(app.fastify.streamRegistry as Registry))
+    await before(app.fastify.streamRegistry as Registry)
     const { socket, bytes } = await rawClient(t, app.port(), withSignals('/stream/ann', { tabId: 'a' }), '1.0')
     return {
       registry: app.fastify.streamRegistry as Registry,
@@ -585,11 +589,13 @@ const transports: Record<string, (t: Test, onOpen: OnOpen) => Promise<Opened>> =
       }
     }
   },
-  'HTTP/2 in the clear': (t, onOpen) => overHttp2(t, 'in the clear', onOpen),
-  'HTTP/2 over TLS': (t, onOpen) => overHttp2(t, 'over TLS', onOpen),
-  async inject (t, onOpen) {
+  'HTTP/2 in the clear': (t, onOpen, before) => overHttp2(t, 'in the clear', onOpen, before),
+  'HTTP/2 over TLS': (t, onOpen, before) => overHttp2(t, 'over TLS', onOpen, before),
+  async inject (t, onOpen, before) {
     const app = await buildApp(t, UNBOUNDED)
     streamRoute(app, '/stream/:scope', () => onOpen(app.fastify.streamRegistry as Registry))
+    await app.fastify.ready()
+    await before(app.fastify.streamRegistry as Registry)
     const response = await app.fastify.inject({ url: withSignals('/stream/ann', { tabId: 'a' }), payloadAsStream: true })
     const stream = response.stream().setEncoding('utf8')
     let text = ''
@@ -604,10 +610,11 @@ const transports: Record<string, (t: Test, onOpen: OnOpen) => Promise<Opened>> =
   }
 }
 
-async function overHttp2 (t: Test, transport: 'in the clear' | 'over TLS', onOpen: OnOpen): Promise<Opened> {
+async function overHttp2 (t: Test, transport: 'in the clear' | 'over TLS', onOpen: OnOpen, before: Before): Promise<Opened> {
   const app = await http2App(t, transport, UNBOUNDED)
   streamRoute(app, '/stream/:scope', () => onOpen(app.fastify.streamRegistry as Registry))
   await app.listen()
+  await before(app.fastify.streamRegistry as Registry)
   const client = await openIn(app.session(), 'a')
   return {
     registry: app.fastify.streamRegistry as Registry,
@@ -618,12 +625,21 @@ async function overHttp2 (t: Test, transport: 'in the clear' | 'over TLS', onOpe
   }
 }
 
-for (const [name, open] of Object.entries(transports)) {
+// The first stream of a message gets the text, and further streams share the bytes.
+const befores: Record<string, Before> = {
+  alone: async () => {},
+  'behind another stream': async registry => {
+    const key = streamKey('ann', 'first')
+    await startOn(registry, pendingStream({ ...UNBOUNDED, key }), key)
+  }
+}
+
+for (const [name, open, place, before] of Object.entries(transports).flatMap(([name, open]) => Object.entries(befores).map(([place, before]) => [name, open, place, before] as const))) {
   const options = name === 'HTTP/2 over TLS' ? transportOptions('over TLS') : {}
-  t.test(`${name}: events of any size and script arrive intact, beside the head and behind the head`, options, async t => {
+  t.test(`${name}, ${place}: events of any size and script arrive intact, beside the head and behind the head`, options, async t => {
     const { registry, body } = await open(t, registry => {
       for (const text of [SHORT, LARGE, SHORT]) registry.send('ann', text)
-    })
+    }, before)
     let expected = [SHORT, LARGE, SHORT].map(formatted).join('')
     t.equal(await body(expected), expected)
     await t.test('one event in a turn, and several', async t => {
@@ -635,11 +651,11 @@ for (const [name, open] of Object.entries(transports)) {
     })
   })
 
-  t.test(`${name}: the first event arrives intact behind a head without an event`, options, async t => {
+  t.test(`${name}, ${place}: the first event arrives intact behind a head without an event`, options, async t => {
     for (const text of [SHORT, LARGE]) {
-      const { registry, body } = await open(t, () => {})
+      const { registry, body } = await open(t, () => {}, before)
       await body('\n')
-      t.equal(await registry.send('ann', text), 1)
+      t.equal(await registry.send('ann', text), place === 'alone' ? 1 : 2)
       t.ok(await body(`\n${formatted(text)}`) === `\n${formatted(text)}`)
     }
   })
