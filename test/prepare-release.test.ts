@@ -11,7 +11,8 @@ const folder = mkdtempSync(join(tmpdir(), 'octa-star-release-'))
 t.teardown(() => rmSync(folder, { recursive: true, force: true }))
 for (const file of ['package.json', 'README.md']) cpSync(join(root, file), join(folder, file))
 
-const prepare = (...args: string[]) => spawnSync(process.execPath, [join(root, 'scripts/prepare-release.js'), ...args], { encoding: 'utf8' })
+// tap would measure the coverage of the script.
+const prepare = (...args: string[]) => spawnSync('env', ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', process.execPath, join(root, 'scripts/prepare-release.js'), ...args], { encoding: 'utf8' })
 const read = (file: string, from = folder) => readFileSync(join(from, file), 'utf8')
 const linksOf = (text: string) => [...text.matchAll(/\]\(([^)\s]+)\)/g)].map(([, link]) => link!)
 
