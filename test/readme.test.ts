@@ -83,7 +83,9 @@ async function page (origin: string, block: string, { previous, before = '' }: {
     runScripts: 'dangerously',
     virtualConsole,
     beforeParse (window: any) {
-      for (const [key, value] of Object.entries(previous?.window.sessionStorage ?? {})) window.sessionStorage.setItem(key, value)
+      for (const name of ['sessionStorage', 'localStorage']) {
+        for (const [key, value] of Object.entries(previous?.window[name] ?? {})) window[name].setItem(key, value)
+      }
       window.EventSource = class extends EventSource {
         constructor (url: string) {
           super(new URL(url, origin))

@@ -33,8 +33,6 @@ const SKIPPED: Record<string, string> = {
 
 /** The names that a block of the README may use without a declaration, because an earlier block or the reader's application declares them. */
 const README_PRELUDE = {
-  document: 'declare const document: { prerendering: boolean, addEventListener (type: string, listener: () => void, options: object): void }',
-  open: 'declare const open: () => void',
   fastify: "declare const fastify: import('fastify').FastifyInstance",
   octaStarStreams: "import octaStarStreams from 'octa-star-streams'",
   news: 'declare const news: { subscribe (listener: (item: object) => void): () => void }',
