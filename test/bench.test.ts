@@ -1,10 +1,8 @@
 // The benchmarks, each for a moment: that they work, not how fast anything is.
-import { execFile } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
 import t from 'tap'
 import './kit/build.js'
 import { redisOptions } from './kit/redis.ts'
+import { run, type RunError } from './kit/run.ts'
 
 interface Result {
   name: string
@@ -13,11 +11,8 @@ interface Result {
 }
 
 t.test('every benchmark measures what it says, and loses or doubles no stream', async t => {
-  // Not this process's options: coverage of what runs there is none of ours.
-  const command = ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', process.execPath, 'bench/run.js', '--moment', '--json']
   // Where a benchmark could not be run its exit code is 1, and what it has printed says which.
-  const { stdout } = await promisify(execFile)('env', command, { cwd: fileURLToPath(new URL('..', import.meta.url)) })
-    .catch(error => error)
+  const { stdout } = await run(process.execPath, ['bench/run.js', '--moment', '--json']).catch((error: RunError) => error)
   const results: Result[] = stdout.trim().split('\n').map((line: string) => JSON.parse(line))
   t.equal(results.length, 10)
   for (const { name, rows, error } of results) {

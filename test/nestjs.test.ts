@@ -1,6 +1,5 @@
 // NestJS 11 and 12 on Fastify: a route declares its stream with `@RouteConfig`, and the filters of NestJS, which catch the errors of the handlers first,
 // neither disturb the end of a stream nor log a normal end.
-import { execFile } from 'node:child_process'
 import { once, type EventEmitter } from 'node:events'
 import { mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import http from 'node:http'
@@ -10,8 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import { setTimeout } from 'node:timers/promises'
-import { fileURLToPath, pathToFileURL } from 'node:url'
-import { promisify } from 'node:util'
+import { pathToFileURL } from 'node:url'
 import type { ArgumentsHost } from '@nestjs/common'
 import { fastifySSE } from '@fastify/sse'
 import { transform } from 'esbuild'
@@ -21,16 +19,13 @@ import octaStarStreams, { type CloseReason, type Stream } from '../lib/index.ts'
 import { streamsOf, withSignals } from './kit/app.ts'
 import { startChild } from './kit/child.ts'
 import { connect } from './kit/client.ts'
-
-const root = fileURLToPath(new URL('..', import.meta.url))
-const { NODE_OPTIONS, NODE_V8_COVERAGE, ...env } = process.env
-const run = async (file: string, args: string[], cwd: string) => await promisify(execFile)(file, args, { cwd, env, maxBuffer: 1 << 24 })
+import { root, run } from './kit/run.ts'
 
 // Both versions cannot be installed in one folder, because the packages of NestJS are peers of each other.
 const folder11 = await mkdtemp(join(tmpdir(), 'octa-star-streams-'))
 t.teardown(() => rm(folder11, { recursive: true, force: true }))
 await writeFile(join(folder11, 'package.json'), '{ "private": true, "type": "module" }')
-await run('npm', ['install', '--no-audit', '--no-fund', '@nestjs/common@11', '@nestjs/core@11', '@nestjs/platform-fastify@11', 'reflect-metadata@0.2', 'rxjs@7'], folder11)
+await run('npm', ['install', '--no-audit', '--no-fund', '@nestjs/common@11', '@nestjs/core@11', '@nestjs/platform-fastify@11', 'reflect-metadata@0.2', 'rxjs@7'], { cwd: folder11 })
 await symlink(root, join(folder11, 'node_modules', 'octa-star-streams'))
 
 interface Nest {
@@ -299,5 +294,5 @@ t.test('where the application registers @fastify/sse itself, `config` is not rea
 })
 
 t.test('the example compiles under TypeScript', async t => {
-  t.equal((await run('node_modules/.bin/tsc', ['-p', 'examples/nestjs'], root)).stdout, '')
+  t.equal((await run('node_modules/.bin/tsc', ['-p', 'examples/nestjs'])).stdout, '')
 })

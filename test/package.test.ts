@@ -3,7 +3,8 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
-import { bin, install, packedFiles, root, run, tarball, write } from './kit/packed.ts'
+import { bin, install, packedFiles, run, tarball, write } from './kit/packed.ts'
+import { root } from './kit/run.ts'
 
 // Starts a stream, replaces it, and prints how the first ended.
 const use = `

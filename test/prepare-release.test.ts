@@ -1,23 +1,20 @@
 // What the release workflow fills in before it publishes the package: where the package comes from, and where the README's links lead.
-import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
+import { root, run, type RunError } from './kit/run.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'octa-star-release-'))
 t.teardown(() => rmSync(folder, { recursive: true, force: true }))
 for (const file of ['package.json', 'README.md']) cpSync(join(root, file), join(folder, file))
 
-// tap would measure the coverage of the script.
-const prepare = (...args: string[]) => spawnSync('env', ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', process.execPath, join(root, 'scripts/prepare-release.js'), ...args], { encoding: 'utf8' })
+const prepare = (...args: string[]) => run(process.execPath, ['scripts/prepare-release.js', ...args]).catch((error: RunError) => error)
 const read = (file: string, from = folder) => readFileSync(join(from, file), 'utf8')
 const linksOf = (text: string) => [...text.matchAll(/\]\(([^)\s]+)\)/g)].map(([, link]) => link!)
 
 t.test('package.json names the repository that publishes the package, and changes nowhere else', async t => {
-  t.equal(prepare('ann/streams', 'v1.2.3', folder).stderr, '')
+  t.equal((await prepare('ann/streams', 'v1.2.3', folder)).stderr, '')
   const { repository, homepage, bugs, ...rest } = JSON.parse(read('package.json'))
   t.strictSame({ repository, homepage, bugs }, {
     repository: { type: 'git', url: 'git+https://github.com/ann/streams.git' },
@@ -46,9 +43,9 @@ t.test('every link of the published README is absolute, or leads to a heading of
 
 t.test('a link to a file that is missing, and a repository without a name, stop the release', async t => {
   writeFileSync(join(folder, 'README.md'), 'See [the guide](docs/missing.md).')
-  t.match(prepare('ann/streams', 'v1.2.3', folder), { status: 1, stderr: /docs\/missing\.md/ })
-  t.match(prepare('', 'v1.2.3', folder), { status: 1, stderr: /usage: / })
-  t.match(prepare('ann/streams', '', folder), { status: 1, stderr: /usage: / })
+  t.match(await prepare('ann/streams', 'v1.2.3', folder), { code: 1, stderr: /docs\/missing\.md/ })
+  t.match(await prepare('', 'v1.2.3', folder), { code: 1, stderr: /usage: / })
+  t.match(await prepare('ann/streams', '', folder), { code: 1, stderr: /usage: / })
 })
 
 t.test('the release workflow prepares the package before publishing, and package.json names no repository of its own', async t => {

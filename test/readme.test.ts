@@ -13,11 +13,12 @@ import { body as browserModule } from '../lib/browser-module.ts'
 import { withSignals, streamsOf } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { nginxOptions, startNginx } from './kit/nginx.ts'
-import { blocks, readme, type Block } from './kit/readme.ts'
+import { blocksOf, read, runBlock, type Block } from './kit/document.ts'
 import { redisOptions, redisServer } from './kit/redis.ts'
 
 const require = createRequire(import.meta.url)
-const all = blocks()
+const readme = read('README.md')
+const all = blocksOf('README.md')
 const tested = new Set<Block>()
 
 function block (heading: string, language: string, nth = 0): string {
@@ -36,15 +37,8 @@ const modules: Record<string, () => Promise<object>> = {
   'node:diagnostics_channel': () => import('node:diagnostics_channel')
 }
 
-// Runs a block as the body of an async function: imports become lookups, and `returns` names what the test wants of it.
-async function run (code: string, scope: Record<string, unknown>, ...returns: string[]): Promise<any> {
-  const body = code
-    .replaceAll(/^import (\w+) from '(.+)'$/gm, "const { default: $1 } = await load('$2')")
-    .replaceAll(/^import (\{.+\}) from '(.+)'$/gm, "const $1 = await load('$2')")
-    .replace('port: 3000', "port: 0, host: '127.0.0.1'")
-  const AsyncFunction = (async () => {}).constructor as FunctionConstructor
-  const load = (name: string) => modules[name]!()
-  return AsyncFunction('load', ...Object.keys(scope), `${body}\nreturn { ${returns.join()} }`)(load, ...Object.values(scope))
+function run (code: string, scope: Record<string, unknown>, ...returns: string[]): Promise<any> {
+  return runBlock(code.replace('port: 3000', "port: 0, host: '127.0.0.1'"), name => modules[name]!(), scope, ...returns)
 }
 
 async function app (t: Test, options: lib.OctaStarStreamsOptions = {}): Promise<FastifyInstance> {

@@ -1,21 +1,16 @@
 // The same program, from a stream's first request to the shutdown, in Node, Bun and Deno.
-import { execFile } from 'node:child_process'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
 import t from 'tap'
 import './kit/build.js'
+import { root, run as runProgram } from './kit/run.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
 const folder = await mkdtemp(join(tmpdir(), 'octa-star-streams-'))
 t.teardown(() => rm(folder, { recursive: true, force: true }))
-// Not this process's options, and no cache in the user's home. The runtimes must not look for updates.
-// tap adds its options to the option `env` of a child. Other tests measure the coverage.
-const WITHOUT_OPTIONS = ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE']
+// No cache in the user's home. The runtimes must not look for updates.
 const env = { ...process.env, DENO_DIR: join(folder, 'deno'), DENO_NO_UPDATE_CHECK: '1', BUN_RUNTIME_TRANSPILER_CACHE_PATH: '0' }
-const run = async (file: string, args: string[], options: object = {}) => (await promisify(execFile)('env', [...WITHOUT_OPTIONS, file, ...args], { env, cwd: root, timeout: 120_000, ...options })).stdout
+const run = async (file: string, args: string[], options: object = {}) => (await runProgram(file, args, { env, timeout: 120_000, ...options })).stdout
 
 /** The command of a runtime: its executable, from npm's package with the same name, and the arguments before the program. */
 const RUNTIMES = { 'bun@1.4.5': ['bun'], 'deno@2.9.6': ['deno', 'run', '--allow-all'] }

@@ -1,12 +1,10 @@
 // Each example of the README, of docs/adapters.md, of docs/recipes.md and of the docstrings compiles in a TypeScript project, under `strict`.
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import ts from 'typescript'
-
-const root = fileURLToPath(new URL('..', import.meta.url))
-const read = (file: string) => readFileSync(join(root, file), 'utf8')
+import { blocksOf, lineAt, read } from './kit/document.ts'
+import { root } from './kit/run.ts'
 
 interface Example {
   /** `file:line` of the first line of code, and for a block of the README the heading above the block. */
@@ -107,24 +105,14 @@ const BROWSER_PRELUDE = {
 const unknownLanguages: string[] = []
 const skipped: string[] = []
 
-function blocksOf (file: string, prelude: Record<string, string>): Example[] {
-  const text = read(file)
-  const examples: Example[] = []
-  let heading = ''
-  for (const match of text.matchAll(/^#+ ([^\n]+)$|^```(\w*)[^\n]*\n(.*?)^```$/gms)) {
-    const [, title, language, code] = match
-    if (title !== undefined) {
-      heading = title
-      continue
-    }
-    const line = lineAt(text, match.index) + 1
+function examplesIn (file: string, prelude: Record<string, string>): Example[] {
+  return blocksOf(file).filter(({ language }) => !OTHER_LANGUAGES.includes(language)).flatMap(({ heading, language, code, line }) => {
     const name = `${file}:${line} (${heading})`
-    if (OTHER_LANGUAGES.includes(language!)) continue
     if (language !== 'js' && language !== 'ts') unknownLanguages.push(name)
     else if (Object.hasOwn(SKIPPED, heading)) skipped.push(heading)
-    else examples.push({ name, file, line, code: code!, prelude })
-  }
-  return examples
+    else return [{ name, file, line, code, prelude }]
+    return []
+  })
 }
 
 function docstringExamples (): Example[] {
@@ -152,10 +140,6 @@ function examplesOf (file: string): Example[] {
   }
   visit(source)
   return examples
-}
-
-function lineAt (text: string, index: number): number {
-  return text.slice(0, index).split('\n').length
 }
 
 /** The names of the prelude that `code` uses, and does not declare or import at the top level. */
@@ -217,9 +201,9 @@ function compile (examples: Example[]): Map<Example, string[]> {
   }))
 }
 
-const readme = blocksOf('README.md', README_PRELUDE)
-const adapters = blocksOf('docs/adapters.md', ADAPTERS_PRELUDE)
-const recipes = blocksOf('docs/recipes.md', RECIPES_PRELUDE)
+const readme = examplesIn('README.md', README_PRELUDE)
+const adapters = examplesIn('docs/adapters.md', ADAPTERS_PRELUDE)
+const recipes = examplesIn('docs/recipes.md', RECIPES_PRELUDE)
 const docstrings = docstringExamples()
 const faulty: Example = { name: 'an example with a fault', file: 'faulty.ts', line: 1, code: 'await stream.send(\n  42)', prelude: DOCSTRING_PRELUDE }
 const compiled = compile([...readme, ...adapters, ...recipes, ...docstrings, faulty])

@@ -5,12 +5,12 @@ import t, { type Test } from 'tap'
 import { withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
 import { ENGINES, launch, optionsFor, type Tab } from '../kit/engines.ts'
-import { blocks, readme } from '../kit/readme.ts'
+import { blocksOf, read } from '../kit/document.ts'
 import { datastarClients, site, type Site, type SiteOptions } from '../kit/site.ts'
 
 const require = createRequire(import.meta.url)
 const file = (name: string) => readFileSync(require.resolve(name), 'utf8')
-const page = (heading: string, nth = 0) => blocks().filter(block => block.heading === heading && block.language === 'html')[nth]!.code.replaceAll('/orders', '/stream')
+const page = (heading: string, nth = 0) => blocksOf('README.md').filter(block => block.heading === heading && block.language === 'html')[nth]!.code.replaceAll('/orders', '/stream')
 
 // Keeps the page's sources, and tells when htmx 4 has closed its stream.
 const RECORD = `<script>
@@ -113,7 +113,7 @@ async function checkBehindWorker (t: Test, tab: Tab): Promise<void> {
 
 // An EventSource stops for good at a 429.
 async function checkRejected (t: Test, tab: Tab): Promise<void> {
-  const again = /`(source\.onerror = .*)`/.exec(readme)![1]!.replace('5000', '100')
+  const again = /`(source\.onerror = .*)`/.exec(read('README.md'))![1]!.replace('5000', '100')
   const body = RECIPES[0]!.body.replace("source.addEventListener('order'", `${again}\n$&`)
   const { app, streams, refused, until } = await site(t, RECORD + body, { maxStreamsPerScope: 1, onLimit: 'reject' })
   const other = await connect(app.url(withSignals('/stream', { tabId: 'another tab' })))

@@ -1,31 +1,42 @@
-// The code blocks of a document, run with lookups instead of imports.
+// The code blocks of a document, and how a test runs a block.
 import { readFileSync } from 'node:fs'
 
-/** The code of the first block under `heading`. */
-export function blockOf (file: string, heading: string): string {
-  const text = readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8')
-  const section = text.split(/^## /m).find(part => part.startsWith(`${heading}\n`))
-  const code = section === undefined ? undefined : /^```js\n(.*?)^```$/ms.exec(section)?.[1]
-  if (code === undefined) throw new Error(`${file} has no block under '${heading}'`)
-  return code
+export interface Block {
+  /** The heading above the block. */
+  readonly heading: string
+  readonly language: string
+  readonly code: string
+  /** The line of the code's beginning. */
+  readonly line: number
 }
 
-/** The headings of `file` that have a block of code. */
-export function headingsOf (file: string): string[] {
-  const text = readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8')
-  return text.split(/^## /m).filter(part => part.includes('\n```js\n')).map(part => part.slice(0, part.indexOf('\n')))
+/** The text of a document of the repository. */
+export function read (file: string): string {
+  return readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8')
 }
 
-/** `code` without imports and exports, as the body of an async function with the parameter `load`. Returns `returns`. */
-export function bodyOf (code: string, ...returns: string[]): string {
+export function blocksOf (file: string): Block[] {
+  const text = read(file)
+  const blocks: Block[] = []
+  let heading = ''
+  for (const { 1: title, 2: language, 3: code, index } of text.matchAll(/^#+ ([^\n]+)$|^```(\w*)[^\n]*\n(.*?)^```$/gms)) {
+    if (title !== undefined) heading = title
+    else blocks.push({ heading, language: language!, code: code!, line: lineAt(text, index) + 1 })
+  }
+  return blocks
+}
+
+/** The number of the line at `index`, from 1. */
+export function lineAt (text: string, index: number): number {
+  return text.slice(0, index).split('\n').length
+}
+
+/** Runs `code` as the body of an async function. Imports become calls of `load`, and `returns` names what the test wants of the block. */
+export async function runBlock (code: string, load: (name: string) => Promise<object>, scope: Record<string, unknown> = {}, ...returns: string[]): Promise<any> {
   const body = code
     .replaceAll(/^import (\w+) from '(.+)'$/gm, "const { default: $1 } = await load('$2')")
     .replaceAll(/^import (\{.+\}) from '(.+)'$/gm, "const $1 = await load('$2')")
     .replace(/^export default /m, 'const exported = ')
-  return `${body}\nreturn { ${returns.join()} }`
-}
-
-export async function runBlock (code: string, load: (name: string) => Promise<object>, scope: Record<string, unknown> = {}, ...returns: string[]): Promise<any> {
   const AsyncFunction = (async () => {}).constructor as FunctionConstructor
-  return AsyncFunction('load', ...Object.keys(scope), bodyOf(code, ...returns))(load, ...Object.values(scope))
+  return AsyncFunction('load', ...Object.keys(scope), `${body}\nreturn { ${returns.join()} }`)(load, ...Object.values(scope))
 }

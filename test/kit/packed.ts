@@ -1,28 +1,21 @@
 // The packed tarball, and an empty project to install it in.
-import { execFile } from 'node:child_process'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
 import t from 'tap'
 import './build.js'
-
-export const root = fileURLToPath(new URL('../..', import.meta.url))
-
-// Without the options of this process: what the programs load is not measured for coverage. tap adds the options to the option `env` of a child.
-const WITHOUT_OPTIONS = ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE']
+import { root, run as runProgram, type RunError } from './run.ts'
 
 export const project = await mkdtemp(join(tmpdir(), 'octa-star-streams-'))
 t.teardown(() => rm(project, { recursive: true, force: true }))
 
-/** Runs a program in the project, or in `cwd`, and resolves to its standard output. */
+/** Runs a program in the project, or in `cwd`, and resolves to the standard output. */
 export async function run (file: string, args: string[], cwd = project): Promise<string> {
   try {
-    return (await promisify(execFile)('env', [...WITHOUT_OPTIONS, file, ...args], { cwd, maxBuffer: 1 << 24 })).stdout
+    return (await runProgram(file, args, { cwd })).stdout
   } catch (error) {
     // The compilers print what is wrong to standard output.
-    const { message, stdout } = error as Error & { stdout?: string }
+    const { message, stdout } = error as RunError
     throw new Error(`${message}\n${stdout}`)
   }
 }
