@@ -19,7 +19,7 @@ const LIKE_FAREWELL = new RegExp(`^[\\t ]*${FAREWELL}`)
 // Clients count reconnection times in 32 bits. A longer time overflows in browsers and becomes a loop without any wait.
 const MAX_RETRY = 2 ** 31 - 1
 
-/** An event that many streams send, in the format of {@link formatEvent}. Encoded at the first use. */
+/** An event that many streams send, in the format of {@link formatEvent}. Encoded when a second stream sends the event. */
 export class SharedEvent {
   readonly text: string
   /** Unit: milliseconds. */
@@ -33,7 +33,7 @@ export class SharedEvent {
     this.retry = retry
   }
 
-  /** What a stream writes. The first stream writes the text, because most events have one stream, and all others share the bytes. */
+  /** Returns what a stream writes: for the first stream the text, because most events have a single stream, and then the event, whose bytes all further streams share. */
   take (): string | SharedEvent {
     if (this.#isTaken) return this
     this.#isTaken = true

@@ -1,4 +1,4 @@
-// The plugin from top to bottom: options, decorators and hooks. The only file that knows Fastify.
+// The plugin from top to bottom: options, decorators and hooks. Only this file and framework.ts know Fastify.
 import { fastifySSE } from '@fastify/sse'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
@@ -9,6 +9,7 @@ import {
   FST_ERR_OCTA_STAR_NOT_IN_HANDLER, FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_REPLY_SENT, FST_ERR_OCTA_STAR_ROUTE,
   FST_ERR_OCTA_STAR_STARTED_TWICE, isAbort, show, streamClosed
 } from './errors.ts'
+import { guardRefused, guardReply } from './framework.ts'
 import { refuseRequest, StreamSessions } from './http/closing.ts'
 import { StreamResponse } from './http/response.ts'
 import { checkTabId, readTabId } from './http/signals.ts'
@@ -90,7 +91,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
 
     const key = streamKey(scopeKey, current.tabId, nameOf(startOptions), `startStream in ${route}`)
     const refusal = refuse(this, current)
-    if (refusal !== undefined) throw current.isFramed ? await guardRefused(this, current, refusal) : streamClosed(refusal)
+    if (refusal !== undefined) throw current.isFramed ? await guardRefused(this, current.response, refusal) : streamClosed(refusal)
     checkLimit(this, key)
 
     const { response } = current
@@ -264,40 +265,6 @@ function refuse (reply: Reply, current: StreamRequest): CloseReason | undefined 
 // read a stream. That request could only replace or evict the user's own streams. https://www.w3.org/TR/fetch-metadata/
 function isCrossSite ({ headers }: FastifyRequest): boolean {
   return headers['sec-fetch-site'] === 'cross-site' && (headers['sec-fetch-mode'] === 'navigate' || headers['sec-fetch-mode'] === 'no-cors')
-}
-
-/**
- * Keeps a framework from answering an error of the handler on a response that belongs to `stream`. The filters of NestJS end the raw
- * response, or send another reply.
- */
-function guardReply (reply: FastifyReply, response: StreamResponse, stream: Pick<LiveStream, 'closing' | 'closedError' | 'handlerErrorAnswered'>): void {
-  response.guardEnd(() => {
-    const wasClosing = stream.closing
-    stream.handlerErrorAnswered()
-    if (wasClosing && isFilterOfNest()) throw stream.closedError()
-  })
-  reply.send = function () {
-    // A handler with `@Res({ passthrough: true })` sends what it has returned, with the status of a success.
-    if (reply.statusCode >= 400) stream.handlerErrorAnswered()
-    return reply
-  }
-}
-
-/** Returns the error for a request that `refuse` has answered, once a framework can no longer change the answer. */
-async function guardRefused (reply: FastifyReply, { response }: StreamRequest, reason: CloseReason): Promise<Error> {
-  const error = streamClosed(reason)
-  if (reason === 'disconnected') reply.hijack()
-  else if (!reply.sent) await new Promise(resolve => reply.raw.once('finish', resolve).once('close', resolve))
-  guardReply(reply, response, { closing: true, closedError: () => error, handlerErrorAnswered: ignore })
-  return error
-}
-
-// After answering, the built-in filter of NestJS logs every error, also the error that says that a stream has ended, unless answering
-// throws. A filter of the application may be asynchronous, and is not awaited: there the error would end the process.
-// https://github.com/nestjs/nest/blob/master/packages/core/exceptions/exceptions-handler.ts
-function isFilterOfNest (): boolean {
-  const { stack = '' } = new Error()
-  return stack.includes('ExceptionsHandler.next') && !stack.includes('.invokeCustomFilters')
 }
 
 function ignore (): void {}

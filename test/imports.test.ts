@@ -25,9 +25,10 @@ const ROOMS: Record<string, string[]> = {
   'lib/options.ts': ['types', 'lib/errors.ts'],
   'lib/browser-module.ts': [],
   'lib/start.ts': ['types', 'lib/http', 'lib/stream', 'lib/registry'],
+  'lib/framework.ts': ['types', 'lib/errors.ts', 'lib/http', 'lib/stream'],
   'lib/conformance.ts': ['types', 'lib/wait.ts', 'lib/registry'],
   'lib/datastar.ts': ['types', 'lib/http'],
-  'lib/index.ts': ['types', 'lib/errors.ts', 'lib/diagnostics.ts', 'lib/http', 'lib/stream', 'lib/registry', 'lib/start.ts', 'lib/options.ts', 'lib/browser-module.ts']
+  'lib/index.ts': ['types', 'lib/errors.ts', 'lib/diagnostics.ts', 'lib/http', 'lib/stream', 'lib/registry', 'lib/start.ts', 'lib/framework.ts', 'lib/options.ts', 'lib/browser-module.ts']
 }
 
 async function sources (folder: string): Promise<string[]> {

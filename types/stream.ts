@@ -109,7 +109,7 @@ export interface SendAllOptions {
    * when more than `maxBufferedBytes` wait for the client. Use `'end'` for a source that cannot wait, such as `events.on`: messages
    * that nobody takes would queue in the source without a limit. Default: `'wait'`.
    */
-  onSlowClient?: 'wait' | 'end'
+  onSlowClient?: 'wait' | 'end' | undefined
 }
 
 /**

@@ -100,7 +100,7 @@ export class Reaching {
     lane.isSending = true
     while (lane.waiting.length > 0) {
       const batch = takeBatch(lane.waiting)
-      // No reply can come in this turn, so the bookkeeping does not hold up the messages.
+      // The messages leave first, because no reply can come in this turn.
       const running = health.run([lane.bucket], sendCommand(sender, lane.bucket.number, batch), ({ told }) => {
         const awaited = batch.map((): string[] => [])
         for (const { index, member, receivers } of told) {

@@ -54,6 +54,7 @@ export class Claim implements ClusterClaim, HolderObserver {
   readonly #owner: ClaimOwner
   /** Set when the end begins. */
   #deadline: Delayed<Claim> | undefined
+  /** `true` if nothing of the holder runs any more, although the claim may still wait for others. */
   isHolderGone = false
   #onRelease: Array<() => void> | undefined
   /** Passed on from claim to claim of a key. Created by the first replacement. */

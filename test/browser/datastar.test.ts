@@ -1,7 +1,8 @@
 // In Chromium with the real Datastar client: each tab has one live stream, whatever it does, and an evicted one stays away.
 import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { browserOptions, launch, launchHonest } from '../kit/chromium.ts'
+import { browserOptions, launch } from '../kit/chromium.ts'
+import { launchChromium } from '../kit/engines/chromium.ts'
 import { datastarBody, datastarClients, site, thereAndBack, wander } from '../kit/site.ts'
 
 for (const { name, script } of datastarClients()) {
@@ -19,20 +20,19 @@ for (const { name, script } of datastarClients()) {
 
   t.test(`${name}: a tab that is hidden and shown twenty times has one stream at the end`, browserOptions, async t => {
     const { app, streams, until } = await datastarSite(t)
-    const { newTab, errors } = await launchHonest(t)
-    const tab = await newTab()
-    await tab.goto(app.url('/'))
+    const { newTab, errors } = await launchChromium(t)
+    const tab = await newTab(app.url('/'))
     await until(1, 1)
     const other = await newTab()
     for (let i = 1; i <= 20; i++) {
-      await other.bringToFront()
+      await other.show()
       await until(0, i)
-      await tab.bringToFront()
+      await tab.show()
       await until(1, i + 1)
     }
     t.equal(streams.length, 21)
     t.equal(new Set(streams.map(stream => stream.tabId)).size, 1)
-    t.strictSame(errors, [])
+    t.strictSame(await errors(), [])
   })
 
   for (const options of ['', '{retry: \'always\'}']) {

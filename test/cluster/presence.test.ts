@@ -23,6 +23,13 @@ async function site (t: Test, offlineDelay = 100) {
   return {
     server,
     events,
+    /** Restarts Redis without the data. Resolves when the processes have restated the index of members. */
+    async restartEmpty () {
+      await server.kill()
+      await server.start()
+      const admin = server.client()
+      while (await admin.exists('octa-star:{0}:members') === 0) await pause(10)
+    },
     /** Resolves when `count` events have come. */
     async next (count: number) { while (events.length < count) await pause(5) },
     async join () {
@@ -126,14 +133,11 @@ t.test('the scopes of a process that has left in good order go offline, unless t
 })
 
 t.test('a Redis that restarts empty forgets no scope that is online', redisOptions, async t => {
-  const { server, events, next, join } = await site(t)
+  const { restartEmpty, events, next, join } = await site(t)
   const [one, two] = [await join(), await join()]
   const stream = await one.open('ann', 'a')
   await next(1)
-  await server.kill()
-  await server.start()
-  const admin = server.client()
-  while (await admin.exists('octa-star:{0}:members') === 0) await pause(10)
+  await restartEmpty()
   await two.open('ann', 'b').then(two.close)
   await one.close(stream)
   while (!events.includes('offline ann')) await pause(5)
@@ -141,14 +145,11 @@ t.test('a Redis that restarts empty forgets no scope that is online', redisOptio
 })
 
 t.test('a process that leaves before it is known whether a scope is offline leaves that to the others', redisOptions, async t => {
-  const { server, events, next, join } = await site(t)
+  const { restartEmpty, events, next, join } = await site(t)
   const one = await join()
   const stream = await one.open('ann', 'a')
   await next(1)
-  await server.kill()
-  await server.start()
-  const admin = server.client()
-  while (await admin.exists('octa-star:{0}:members') === 0) await pause(10)
+  await restartEmpty()
   await one.close(stream)
   await pause(300)
   await one.leave()

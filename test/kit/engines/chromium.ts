@@ -8,7 +8,9 @@ import type { Test } from 'tap'
 import type { Browser, Tab } from '../engines.ts'
 import { folder, start, type Program } from './program.ts'
 
-const FLAGS = [
+export const executablePath = spawnSync('which', ['chromium'], { encoding: 'utf8' }).stdout.trim()
+
+export const FLAGS = [
   '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
   '--disable-component-update', '--disable-sync', '--disable-popup-blocking', '--password-store=basic'
 ]
@@ -21,26 +23,19 @@ export interface ChromiumBrowser extends Browser {
 
 /** Starts Chromium without Playwright, which turns prerendering off. */
 export function startChromium (t: Test, home: string, ...args: string[]): Program {
-  const executable = spawnSync('which', ['chromium'], { encoding: 'utf8' }).stdout.trim()
-  return start(t, home, executable, [...FLAGS, `--user-data-dir=${join(home, 'profile')}`, ...args])
+  return start(t, home, executablePath, [...FLAGS, `--user-data-dir=${join(home, 'profile')}`, ...args])
 }
 
 export async function launchChromium (t: Test): Promise<ChromiumBrowser> {
   const home = await folder(t, 'chromium')
-  const extension = join(home, 'extension')
-  await mkdir(extension)
-  await writeFile(join(extension, 'manifest.json'), JSON.stringify(MANIFEST))
-  await writeFile(join(extension, 'background.js'), BACKGROUND)
-  const program = startChromium(t, home, '--remote-debugging-port=0', `--load-extension=${extension}`, 'about:blank')
+  const program = startChromium(t, home, '--remote-debugging-port=0', await writeExtension(home), 'about:blank')
   const [endpoint] = await program.says(/ws:\/\/\S+/)
   // With `noDefaults` Playwright lets hidden tabs know that they are hidden.
   const browser = await chromium.connectOverCDP(endpoint, { noDefaults: true, timeout: 0 })
   t.teardown(() => browser.close())
   const context = browser.contexts()[0]!
   context.setDefaultTimeout(0)
-  const errors: string[] = []
-  context.on('console', message => { if (message.type() === 'error') errors.push(`${message.text()} (${message.location().url})`) })
-  context.on('weberror', error => errors.push(String(error.error())))
+  const errors = errorsOf(context)
   return {
     engine: 'chromium',
     context,
@@ -53,12 +48,35 @@ export async function launchChromium (t: Test): Promise<ChromiumBrowser> {
   }
 }
 
+/** Writes the extension, and returns the flag that loads the extension. */
+export async function writeExtension (home: string): Promise<string> {
+  const extension = join(home, 'extension')
+  await mkdir(extension)
+  await writeFile(join(extension, 'manifest.json'), JSON.stringify(MANIFEST))
+  await writeFile(join(extension, 'background.js'), BACKGROUND)
+  return `--load-extension=${extension}`
+}
+
+/** The errors that pages throw or write to the console from now on. */
+export function errorsOf (context: BrowserContext): string[] {
+  const errors: string[] = []
+  context.on('console', message => { if (message.type() === 'error') errors.push(`${message.text()} (${message.location().url})`) })
+  context.on('weberror', error => errors.push(String(error.error())))
+  return errors
+}
+
+/** Duplicates the tab, as the tab's context menu does. Resolves to the new tab's page. */
+export async function duplicate (page: Page): Promise<Page> {
+  const context = page.context()
+  const worker = context.serviceWorkers()[0] ?? await context.waitForEvent('serviceworker')
+  await page.bringToFront()
+  const opened = context.waitForEvent('page')
+  await worker.evaluate(url => (globalThis as unknown as { duplicate: (url: string) => Promise<void> }).duplicate(url), page.url())
+  return await opened
+}
+
 function tab (page: Page, context: BrowserContext): Tab {
   const run: Tab['run'] = (script, ...args) => page.evaluate(`(${script}).apply(null, ${JSON.stringify(args)})`)
-  const opens = async (action: () => Promise<unknown>) => {
-    const [opened] = await Promise.all([context.waitForEvent('page'), action()])
-    return tab(opened, context)
-  }
   return {
     async goto (url) { await page.goto(url) },
     async reload () { await page.reload() },
@@ -70,12 +88,11 @@ function tab (page: Page, context: BrowserContext): Tab {
       while (await run(script, ...args).catch(() => false) !== true) await pause(10)
     },
     click: selector => page.click(selector),
-    opens: (script, ...args) => opens(() => run(script, ...args)),
-    duplicate: () => opens(async () => {
-      const worker = context.serviceWorkers()[0] ?? await context.waitForEvent('serviceworker')
-      await page.bringToFront()
-      await worker.evaluate(url => (globalThis as unknown as { duplicate: (url: string) => Promise<void> }).duplicate(url), page.url())
-    }),
+    async opens (script, ...args) {
+      const [opened] = await Promise.all([context.waitForEvent('page'), run(script, ...args)])
+      return tab(opened, context)
+    },
+    duplicate: async () => tab(await duplicate(page), context),
     show: () => page.bringToFront(),
     close: () => page.close()
   }
