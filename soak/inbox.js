@@ -7,6 +7,8 @@ export class Inbox {
   #stream
   /** The numbers that have come, by lane. */
   #numbers = new Map()
+  /** The greatest number that has come, by lane. */
+  #last = new Map()
 
   constructor (stream) {
     this.#stream = stream
@@ -20,10 +22,11 @@ export class Inbox {
     const lane = laneOf(message)
     const { number } = message
     const numbers = this.#numbers.get(lane) ?? new Set()
-    const last = Math.max(0, ...numbers)
+    const last = this.#last.get(lane) ?? 0
     if (!isFor(message, this.#stream)) this.broken ??= `got a message that is not for this stream: ${JSON.stringify(message)}`
     else if (numbers.has(number)) this.broken ??= `got number ${number} of '${lane}' twice`
     else if (number < last) this.broken ??= `got number ${number} of '${lane}' after number ${last}`
     this.#numbers.set(lane, numbers.add(number))
+    this.#last.set(lane, Math.max(last, number))
   }
 }

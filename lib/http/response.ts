@@ -354,7 +354,7 @@ function endTurn (): void {
   turn++
 }
 
-// HTTP/1.0 and HTTP/2 have no chunks. Who replaces `write` expects the text alone: `inject`, and middleware that compresses.
+// HTTP/1.0 and HTTP/2 have no chunks. Code that replaces `write` expects the text alone: `inject`, and middleware that compresses.
 function sendsChunks (raw: RawResponse): boolean {
   return raw.chunkedEncoding && isPlain(raw)
 }
