@@ -37,8 +37,9 @@ t.test('a start beside 10,000 other streams of its scope costs at most 1.5 times
     times.alone.push(await time(alone))
     times.crowded.push(await time(crowded))
   }
-  const median = (values: number[]) => values.slice(10).sort((a, b) => a - b)[25]!
-  const ratio = median(times.crowded) / median(times.alone)
+  // The least of all rounds: whatever else the machine does can only make a round longer.
+  const least = (values: number[]) => Math.min(...values.slice(10))
+  const ratio = least(times.crowded) / least(times.alone)
   t.ok(ratio <= 1.5, `${ratio.toFixed(2)} times`)
 })
 
