@@ -208,20 +208,22 @@ t.test('over HTTP/2 a client that reads slowly goes on, however long an event ta
   t.notOk(streams[0]!.closing)
 })
 
-t.test('over HTTP/2 a large event arrives as it was sent', async t => {
-  const { session, streams } = await http2Session(t, {})
-  const client = session.request({ ':path': '/stream', accept: 'text/event-stream' })
-  await once(client, 'response')
-  client.setEncoding('utf8')
-  let text = ''
-  client.on('data', part => { text += part })
-  // Characters of two, three and four bytes, at every place in a piece.
-  const large = Array.from({ length: 20_000 }, (_, i) => `é€😀${i}`).join(' ')
-  await streams[0]!.send({ event: 'large', data: large })
-  await streams[0]!.send('small')
-  while (!text.endsWith('data: small\n\n')) await once(client, 'data')
-  t.equal(text, `\nevent: large\ndata: ${large}\n\ndata: small\n\n`)
-})
+for (const stallTimeout of [30_000, Infinity]) {
+  t.test(`over HTTP/2 a large event arrives as it was sent, with a stallTimeout of ${stallTimeout}`, async t => {
+    const { session, streams } = await http2Session(t, { stallTimeout })
+    const client = session.request({ ':path': '/stream', accept: 'text/event-stream' })
+    await once(client, 'response')
+    client.setEncoding('utf8')
+    let text = ''
+    client.on('data', part => { text += part })
+    // Characters of two, three and four bytes, at every place in a piece.
+    const large = Array.from({ length: 20_000 }, (_, i) => `é€😀${i}`).join(' ')
+    await streams[0]!.send({ event: 'large', data: large })
+    await streams[0]!.send('small')
+    while (!text.endsWith('data: small\n\n')) await once(client, 'data')
+    t.equal(text, `\nevent: large\ndata: ${large}\n\ndata: small\n\n`)
+  })
+}
 
 t.test('500 clients stop reading while 10 MB is sent to each: memory stays bounded, and those beside them miss nothing', async t => {
   const CLIENTS = 500

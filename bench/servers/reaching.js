@@ -1,13 +1,12 @@
 // One of three processes: the sender sends to a scope, the receiver has a stream there, and the idle process has a stream in another scope.
 import { redisCluster } from 'octa-star-streams/redis'
 import { streamKey } from 'octa-star-streams'
+import { REPLY, SEND } from '../../dist/lib/redis/scripts.js'
 import { serve } from '../kit/processes.js'
 import { redisClient } from '../kit/redis.js'
 
 const [url, place, scope] = process.argv.slice(2)
-const PUBLISH = { lua: "return redis.call('PUBLISH', ARGV[1], ARGV[2])" }
-const redis = await redisClient(url, [PUBLISH])
-const sha = await redis.script('LOAD', PUBLISH.lua)
+const redis = await redisClient(url, [REPLY, SEND])
 
 // The monotonic clock is the same in all processes of a machine. Unit: nanoseconds.
 const now = () => Number(process.hrtime.bigint())
@@ -29,15 +28,24 @@ const member = await redisCluster({ redis }).join({
 const key = streamKey(scope, 'a')
 if (place !== 'sender') await member.claim({ key, end () {}, released: new Promise(() => {}) })
 
+// The same scripts by hand, with records of their own: the receiver is the only member with a claim in the scope.
+const CHANNELS = 'octa-star-raw:'
+const PREFIX = 'octa-star-raw:{0}:'
+const RECORD = `${PREFIX}member:${place}`
+const DIGEST = '0'.repeat(40)
+if (place === 'receiver') {
+  await redis.hset(RECORD, 'ops', 1)
+  await redis.hset(PREFIX + DIGEST.slice(1), '@', 'receiver 1')
+}
 const subscriber = redis.duplicate()
 let onReply
 subscriber.on('message', () => {
   if (place === 'receiver') {
     arrived()
-    redis.evalsha(sha, 0, 'raw:sender', 'taken 1')
+    redis.evalsha(REPLY.sha, 1, RECORD, place, CHANNELS, 'sender', 'taken 1')
   } else onReply?.()
 })
-if (place !== 'idle') await subscriber.subscribe(`raw:${place}`)
+if (place !== 'idle') await subscriber.subscribe(CHANNELS + place)
 const text = `data: ${'x'.repeat(200)}\n\n`
 
 /** Resolves to the time of each call of `send`. */
@@ -57,7 +65,7 @@ serve(0, {
   }),
   raw: count => each(count, () => {
     const replied = new Promise(resolve => { onReply = resolve })
-    return Promise.all([replied, redis.evalsha(sha, 0, 'raw:receiver', JSON.stringify({ scope: key.scope, text }))])
+    return Promise.all([replied, redis.evalsha(SEND.sha, 1, RECORD, place, CHANNELS, DIGEST, JSON.stringify({ scope: key.scope, text }))])
   }),
   arrivals: () => arrivals.splice(0)
 })

@@ -324,7 +324,6 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
 
   /** Called if the stream still waits for its predecessor when the time of the handler is up. */
   handlerTimedOut (handlerTimeout: number): void {
-    if (this.#state !== 'pending') return
     const { log, route, key } = this.#context
     log.warn(
       { streamId: this.id, scope: key.scope, tabId: key.tabId, route },

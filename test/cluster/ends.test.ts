@@ -72,6 +72,8 @@ t.test('a process asks again for any number of claims, at most 250 at a time', a
     }
   })
   t.equal(await ends.wait(bucket, Array.from({ length: 501 }, (_, i) => claim(i + 1))), 501)
-  t.strictSame(pages, [250, 250, 1])
+  // How many claims are due at a tick depends on the machine. Each claim is asked once.
+  t.ok(pages.every(length => length <= 250), `pages of ${pages.join(', ')} claims`)
+  t.equal(pages.reduce((sum, length) => sum + length), 501)
   ends.giveUp()
 })
