@@ -1,24 +1,24 @@
-// Behind a real nginx, with its defaults and with the README's lines: events pass at once, leaving is seen, endings arrive as they are.
+// Behind a real nginx, with its defaults and with the recipe's lines: events pass at once, leaving is seen, endings arrive as they are.
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import http2 from 'node:http2'
 import { EventSource } from 'eventsource'
 import t, { type Test } from 'tap'
 import type { CloseReason, Stream } from '../lib/index.ts'
 import { buildApp, holdUp, streamRoute, withSignals, type App, type AppOptions } from './kit/app.ts'
 import { connect } from './kit/client.ts'
+import { blocksOf } from './kit/document.ts'
 import { FLOOD } from './kit/flood.ts'
 import { openIn } from './kit/http2.ts'
 import { nginxOptions, startNginx } from './kit/nginx.ts'
 
 const path = withSignals('/stream/ann', { tabId: 'a' })
-const readme = /^### Behind nginx\n+```nginx\n(.*?)^```/ms.exec(readFileSync(new URL('../README.md', import.meta.url), 'utf8'))![1]!
+const recipe = blocksOf('docs/recipes.md').find(({ language }) => language === 'nginx')!.code
 
 const CONFIGURATIONS: Record<string, (port: number) => string> = {
   'nginx as it comes': port => `location / { proxy_pass http://127.0.0.1:${port}; }`,
-  'the README\'s lines': port => readme.replace('/orders', '/').replace('3000', String(port))
+  'the recipe\'s lines': port => recipe.replace('/orders', '/').replace('3000', String(port))
 }
-const recommended = CONFIGURATIONS['the README\'s lines']!
+const recommended = CONFIGURATIONS['the recipe\'s lines']!
 
 async function listen (t: Test, options: AppOptions = {}): Promise<{ app: App, streams: Stream[] }> {
   const app = await buildApp(t, { fastify: { forceCloseConnections: true }, ...options })
@@ -82,7 +82,7 @@ for (const [name, configuration] of Object.entries(CONFIGURATIONS)) {
   })
 }
 
-t.test('the README\'s lines: what breaks off on purpose breaks off behind nginx', nginxOptions, async t => {
+t.test('the recipe\'s lines: what breaks off on purpose breaks off behind nginx', nginxOptions, async t => {
   // Over HTTP/1.0 the end of the connection is the end of the response: nginx passed on a clean end.
   const { app, streams } = await listen(t)
   const nginx = await startNginx(t, recommended(app.port()))
@@ -94,7 +94,7 @@ t.test('the README\'s lines: what breaks off on purpose breaks off behind nginx'
   }
 })
 
-t.test('the README\'s lines: over a restart an EventSource keeps trying, and finds the server that took over', nginxOptions, async t => {
+t.test('the recipe\'s lines: over a restart an EventSource keeps trying, and finds the server that took over', nginxOptions, async t => {
   // nginx answered 502 while nobody listened, and the EventSource stopped for good.
   const before = await listen(t)
   const port = before.app.port()
@@ -114,7 +114,7 @@ t.test('the README\'s lines: over a restart an EventSource keeps trying, and fin
   t.equal((await once(source, 'message'))[0].data, 'hello again')
 })
 
-t.test('the README\'s lines: while the server closes, a new request gets no answer, neither Fastify\'s 503 nor nginx\'s 502', nginxOptions, async t => {
+t.test('the recipe\'s lines: while the server closes, a new request gets no answer, neither Fastify\'s 503 nor nginx\'s 502', nginxOptions, async t => {
   const { app, streams } = await listen(t)
   const nginx = await startNginx(t, recommended(app.port()))
   const client = await connect(nginx.url(path))

@@ -187,7 +187,7 @@ t.test('inject with payloadAsStream reads an open stream', async t => {
   t.equal(await streams[0]!.closed, 'finished')
 })
 
-t.test('the loop of the README ends by itself in each way, and no error is logged', async t => {
+t.test('the loop over an emitter ends by itself in each way, and no error is logged', async t => {
   const app = await buildApp(t)
   const orders = new EventEmitter()
   let running = 0

@@ -1,4 +1,4 @@
-// Resuming: what a stream knows of the client's last event, and how long a farewell stops its client. The recipe is in readme.test.ts.
+// Resuming: what a stream knows of the client's last event, and how long a farewell stops its client. The recipe is in documents.test.ts.
 import FakeTimers from '@sinonjs/fake-timers'
 import t, { type Test } from 'tap'
 import { buildApp, streamRoute, withSignals, type App } from './kit/app.ts'

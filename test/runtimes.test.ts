@@ -53,5 +53,5 @@ for (const [name, [executable, ...args]] of Object.entries(RUNTIMES)) {
 t.test('the README names these runtimes', async t => {
   const readme = await readFile(join(root, 'README.md'), 'utf8')
   const [bun, deno] = Object.keys(RUNTIMES).map(name => name.split('@')[1]!.split('.'))
-  t.ok(readme.includes(`Bun ${bun![0]}.${bun![1]} and Deno ${deno![0]}`))
+  t.ok(readme.includes(`Bun ${bun![0]}.${bun![1]}, Deno ${deno![0]}:`))
 })

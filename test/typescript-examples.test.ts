@@ -1,4 +1,4 @@
-// Each example of the README, of docs/adapters.md, of docs/recipes.md and of the docstrings compiles in a TypeScript project, under `strict`.
+// Each example of the documents and of the docstrings compiles in a TypeScript project, under `strict`.
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -7,7 +7,7 @@ import { blocksOf, lineAt, read } from './kit/document.ts'
 import { root } from './kit/run.ts'
 
 interface Example {
-  /** `file:line` of the first line of code, and for a block of the README the heading above the block. */
+  /** `file:line` of the first line of code, and for a block of a document the heading above the block. */
   name: string
   file: string
   line: number
@@ -17,10 +17,10 @@ interface Example {
   propertyOf?: string
 }
 
-/** Blocks of the README in these languages contain no TypeScript. */
-const OTHER_LANGUAGES = ['sh', 'html', 'nginx']
+/** Blocks of the documents in these languages contain no TypeScript. */
+const OTHER_LANGUAGES = ['sh', 'html', 'nginx', 'text']
 
-/** Blocks of the README in JavaScript that are not meant for TypeScript: the heading above the block, and the reason. */
+/** Blocks of the documents in JavaScript that are not meant for TypeScript: the heading above the block, and the reason. */
 const SKIPPED: Record<string, string> = {
   NestJS: 'a method of a class. The class is in examples/nestjs, which test/nestjs.test.ts compiles',
   Metrics: '@types/node gives the message of every diagnostics channel the type `unknown`, so TypeScript needs a cast that JavaScript does not have',
@@ -29,8 +29,12 @@ const SKIPPED: Record<string, string> = {
   OpenTelemetry: 'as in Metrics'
 }
 
-/** The names that a block of the README may use without a declaration, because an earlier block or the reader's application declares them. */
-const README_PRELUDE = {
+/** The names that a block of a document may use without a declaration, because an earlier block or the reader's application declares them. */
+const DOCUMENTS_PRELUDE = {
+  gateway: "declare const gateway: import('fastify').FastifyInstance",
+  upstream: 'declare const upstream: string',
+  redisOptions: "declare const redisOptions: import('ioredis').RedisOptions",
+  start: 'declare const start: () => Promise<void>',
   fastify: "declare const fastify: import('fastify').FastifyInstance",
   octaStarStreams: "import octaStarStreams from 'octa-star-streams'",
   news: 'declare const news: { subscribe (listener: (item: object) => void): () => void }',
@@ -41,16 +45,6 @@ const README_PRELUDE = {
   readOrders: "declare const readOrders: () => AsyncIterable<import('octa-star-streams').StreamMessage>",
   subscribe: "declare const subscribe: (topic: string) => AsyncIterable<import('octa-star-streams').StreamMessage>",
   log: "declare const log: import('node:events').EventEmitter & { entries: object[] }"
-}
-
-/** The names that a block of docs/recipes.md may use without a declaration. */
-const RECIPES_PRELUDE = {
-  fastify: "declare const fastify: import('fastify').FastifyInstance",
-  gateway: "declare const gateway: import('fastify').FastifyInstance",
-  upstream: 'declare const upstream: string',
-  octaStarStreams: "import octaStarStreams from 'octa-star-streams'",
-  redisOptions: "declare const redisOptions: import('ioredis').RedisOptions",
-  start: 'declare const start: () => Promise<void>'
 }
 
 /** The names that a block of docs/adapters.md may use without a declaration. */
@@ -201,19 +195,18 @@ function compile (examples: Example[]): Map<Example, string[]> {
   }))
 }
 
-const readme = examplesIn('README.md', README_PRELUDE)
+const documents = ['README.md', ...['api', 'browsers', 'errors', 'guide', 'how-it-works', 'migrating', 'options', 'recipes', 'redis', 'security'].map(name => `docs/${name}.md`)]
+  .flatMap(file => examplesIn(file, DOCUMENTS_PRELUDE))
 const adapters = examplesIn('docs/adapters.md', ADAPTERS_PRELUDE)
-const recipes = examplesIn('docs/recipes.md', RECIPES_PRELUDE)
 const docstrings = docstringExamples()
 const faulty: Example = { name: 'an example with a fault', file: 'faulty.ts', line: 1, code: 'await stream.send(\n  42)', prelude: DOCSTRING_PRELUDE }
-const compiled = compile([...readme, ...adapters, ...recipes, ...docstrings, faulty])
+const compiled = compile([...documents, ...adapters, ...docstrings, faulty])
 
 t.test('no example is left out', async t => {
   t.strictSame(unknownLanguages, [], 'each block of the documents is in a known language')
-  t.strictSame(skipped, Object.keys(SKIPPED), 'each heading of SKIPPED has one block')
-  t.ok(readme.length > 0)
+  t.strictSame(skipped.sort(), Object.keys(SKIPPED).sort(), 'each heading of SKIPPED has one block')
+  t.ok(documents.length > 0)
   t.ok(adapters.length > 0)
-  t.ok(recipes.length > 0)
   const written = (file: string) => read(file).match(/@example\b/g)?.length ?? 0
   const files = [...new Set(docstrings.map(({ file }) => file))]
   for (const file of files) t.equal(docstrings.filter(example => example.file === file).length, written(file), `each @example of ${file} is found`)
@@ -225,19 +218,19 @@ t.test('no example is left out', async t => {
 
 t.test('each name that is declared for the examples is used by an example', async t => {
   const used = new Map<object, Set<string>>()
-  for (const example of [...readme, ...adapters, ...recipes, ...docstrings]) {
+  for (const example of [...documents, ...adapters, ...docstrings]) {
     const names = used.get(example.prelude) ?? new Set()
     for (const name of namesNeeded(example)) names.add(name)
     used.set(example.prelude, names)
   }
-  for (const prelude of [README_PRELUDE, ADAPTERS_PRELUDE, RECIPES_PRELUDE, DOCSTRING_PRELUDE, BROWSER_PRELUDE]) t.strictSame(Object.keys(prelude).filter(name => !used.get(prelude)?.has(name)), [])
+  for (const prelude of [DOCUMENTS_PRELUDE, ADAPTERS_PRELUDE, DOCSTRING_PRELUDE, BROWSER_PRELUDE]) t.strictSame(Object.keys(prelude).filter(name => !used.get(prelude)?.has(name)), [])
 })
 
 t.test('a fault in an example is reported with its line', async t => {
   t.match(compiled.get(faulty), [/^faulty\.ts:2 TS2345: /])
 })
 
-for (const example of [...readme, ...adapters, ...recipes, ...docstrings]) {
+for (const example of [...documents, ...adapters, ...docstrings]) {
   t.test(`${example.name} compiles`, async t => {
     t.strictSame(compiled.get(example), [])
   })

@@ -221,7 +221,7 @@ declare module 'fastify' {
      * the head. Call it once per request, on a route declared with `sse`.
      *
      * Rejects with `FST_ERR_OCTA_STAR_STREAM_CLOSED` if the stream ends before the start, for example because the client
-     * disconnects or the tab opens a newer stream. Do not catch that error. The README's table of errors lists every code.
+     * disconnects or the tab opens a newer stream. Do not catch that error. docs/errors.md lists every code.
      *
      * @example
      * fastify.get('/orders', { sse: 'only' }, async (request, reply) => {

@@ -1,8 +1,7 @@
-// The README's pages in three engines: each page opens, comes back from the back/forward cache and after a shutdown, and stays away once evicted.
+// The pages of the README and of docs/recipes.md in three engines: each page opens, comes back from the back/forward cache and after a shutdown, and stays away once evicted.
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import t, { type Test } from 'tap'
-import { withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
 import { ENGINES, launch, optionsFor, type Tab } from '../kit/engines.ts'
 import { blocksOf, read } from '../kit/document.ts'
@@ -10,7 +9,11 @@ import { datastarClients, site, type Site, type SiteOptions } from '../kit/site.
 
 const require = createRequire(import.meta.url)
 const file = (name: string) => readFileSync(require.resolve(name), 'utf8')
-const page = (heading: string, nth = 0) => blocksOf('README.md').filter(block => block.heading === heading && block.language === 'html')[nth]!.code.replaceAll('/orders', '/stream')
+const blocks = ['README.md', 'docs/recipes.md'].flatMap(blocksOf)
+const codeOf = (heading: string, language: string) => blocks.find(block => block.heading === heading && block.language === language)!.code
+const page = (heading: string) => codeOf(heading, 'html').replaceAll('/orders', '/stream').replaceAll('/clock', '/stream')
+// The page is in a template of the server.
+const quickStart = /send\(`(.*?)`\)/s.exec(codeOf('Quick start', 'js'))![1]!.replaceAll('/clock', '/stream')
 
 // Keeps the page's sources, and tells when htmx 4 has closed its stream.
 const RECORD = `<script>
@@ -40,11 +43,11 @@ interface Recipe {
 const byQuery = { tabId: (request: { query: unknown }) => (request.query as { tab?: string }).tab }
 const order = (data: string) => ({ event: 'order', data })
 const RECIPES: Recipe[] = [
-  { name: 'the quick start', body: page('Quick start'), options: {}, message: text => order(JSON.stringify(text)) },
+  { name: 'the quick start', body: quickStart, options: byQuery, message: text => text },
   ...datastarClients().map(({ name, script }) => ({
     name: `the quick start's page for ${name}`,
     // The README's attribute is for 1.0.
-    body: '<script type="module" src="/datastar.js"></script>' + page('Quick start', 1).replace(/data-init=("[^"]*")/, 'data-init=$1 data-on-load=$1'),
+    body: '<script type="module" src="/datastar.js"></script>' + page('Quick start').replace(/data-init=("[^"]*")/, 'data-init=$1 data-on-load=$1'),
     options: { scripts: { '/datastar.js': script } },
     asksAgain: !/beta|RC/.test(name)
   })),
@@ -100,7 +103,7 @@ async function checkFetch (t: Test, tab: Tab): Promise<void> {
 // Chromium hides Last-Event-ID from the worker, so an evicted EventSource would come back to stay.
 async function checkBehindWorker (t: Test, tab: Tab): Promise<void> {
   const register = "<script>navigator.serviceWorker.register('/worker.js')</script>"
-  const { app, streams, refused, until } = await site(t, RECORD + register + RECIPES[0]!.body, { scripts: { '/worker.js': WORKER } })
+  const { app, streams, refused, until } = await site(t, RECORD + register + RECIPES[0]!.body, { ...byQuery, scripts: { '/worker.js': WORKER } })
   await tab.goto(app.url('/'))
   await tab.until(() => navigator.serviceWorker.controller !== null)
   await tab.reload()
@@ -113,16 +116,16 @@ async function checkBehindWorker (t: Test, tab: Tab): Promise<void> {
 
 // An EventSource stops for good at a 429.
 async function checkRejected (t: Test, tab: Tab): Promise<void> {
-  const again = /`(source\.onerror = .*)`/.exec(read('README.md'))![1]!.replace('5000', '100')
-  const body = RECIPES[0]!.body.replace("source.addEventListener('order'", `${again}\n$&`)
-  const { app, streams, refused, until } = await site(t, RECORD + body, { maxStreamsPerScope: 1, onLimit: 'reject' })
-  const other = await connect(app.url(withSignals('/stream', { tabId: 'another tab' })))
+  const again = /`(source\.onerror = .*)`/.exec(read('docs/options.md'))![1]!.replace('5000', '100')
+  const body = RECIPES[0]!.body.replace('source.onmessage', `${again}\n$&`)
+  const { app, streams, refused, until } = await site(t, RECORD + body, { ...byQuery, maxStreamsPerScope: 1, onLimit: 'reject' })
+  const other = await connect(app.url('/stream?tab=other'))
   await tab.goto(app.url('/'))
   while (refused.length < 2) await tab.until(() => (globalThis as any).sources.at(-1).readyState === 2)
   other.leave()
   await until(1, 2)
   t.ok(refused.every(status => status === 429))
-  t.not(streams[1]!.tabId, 'another tab')
+  t.not(streams[1]!.tabId, 'other')
 }
 
 for (const engine of ENGINES) {

@@ -35,7 +35,7 @@ export function lineAt (text: string, index: number): number {
 export async function runBlock (code: string, load: (name: string) => Promise<object>, scope: Record<string, unknown> = {}, ...returns: string[]): Promise<any> {
   const body = code
     .replaceAll(/^import (\w+) from '(.+)'$/gm, "const { default: $1 } = await load('$2')")
-    .replaceAll(/^import (\{.+\}) from '(.+)'$/gm, "const $1 = await load('$2')")
+    .replaceAll(/^import (\{.+\}) from '(.+)'$/gm, (_import, names, from) => `const ${names.replaceAll(' as ', ': ')} = await load('${from}')`)
     .replace(/^export default /m, 'const exported = ')
   const AsyncFunction = (async () => {}).constructor as FunctionConstructor
   return AsyncFunction('load', ...Object.keys(scope), `${body}\nreturn { ${returns.join()} }`)(load, ...Object.values(scope))

@@ -1,8 +1,10 @@
-// The README does what it says: every code block in it is run here, and what it claims of the result is checked.
+// The documents do what they say: every code block of the README and of docs/ is run, and every link and table is checked. Blocks that need a
+// browser or another program are run by the test files that ELSEWHERE names.
 import { EventEmitter, once } from 'node:events'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import net, { type AddressInfo } from 'node:net'
+import { dirname, join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { EventSource } from 'eventsource'
@@ -15,26 +17,44 @@ import { connect } from './kit/client.ts'
 import { nginxOptions, startNginx } from './kit/nginx.ts'
 import { blocksOf, read, runBlock, type Block } from './kit/document.ts'
 import { redisOptions, redisServer } from './kit/redis.ts'
+import { root } from './kit/run.ts'
 
 const require = createRequire(import.meta.url)
-const readme = read('README.md')
-const all = blocksOf('README.md')
+const DOCUMENTS = ['README.md', 'docs/api.md', 'docs/browsers.md', 'docs/errors.md', 'docs/guide.md', 'docs/how-it-works.md', 'docs/migrating.md', 'docs/options.md', 'docs/recipes.md', 'docs/security.md']
+const all = DOCUMENTS.flatMap(file => blocksOf(file).map(block => ({ ...block, file })))
 const tested = new Set<Block>()
 
 function block (heading: string, language: string, nth = 0): string {
   const found = all.filter(block => block.heading === heading && block.language === language)[nth]
-  if (found === undefined) throw new Error(`the README has no ${language} block number ${nth} under '${heading}'`)
+  if (found === undefined) throw new Error(`the documents have no ${language} block number ${nth} under '${heading}'`)
   tested.add(found)
   return found.code
+}
+
+/** The headings of the blocks that other test files run. */
+const ELSEWHERE: Record<string, string> = {
+  '@fastify/http-proxy': 'test/recipes.test.ts',
+  'Vite\'s development server': 'test/recipes.test.ts',
+  'Docker without an init process': 'test/recipes.test.ts',
+  'node:cluster and pm2': 'test/recipes.test.ts',
+  'prom-client': 'test/recipes.test.ts',
+  OpenTelemetry: 'test/recipes.test.ts',
+  '`fetch`': 'test/browser/recipes.test.ts',
+  'htmx 4': 'test/browser/recipes.test.ts'
+}
+
+function section (file: string, heading: string): string {
+  return read(file).split(`## ${heading}\n`)[1]!.split('\n## ')[0]!
 }
 
 const modules: Record<string, () => Promise<object>> = {
   'octa-star-streams': async () => lib,
   'octa-star-streams/datastar': () => import('../lib/datastar.ts'),
   'octa-star-streams/redis': () => import('../lib/redis/index.ts'),
-  fastify: async () => ({ default: (options: object) => Fastify({ ...options, logger: false }) }),
+  fastify: async () => ({ default: (options?: object) => Fastify({ ...options, logger: false }) }),
   'node:events': () => import('node:events'),
-  'node:diagnostics_channel': () => import('node:diagnostics_channel')
+  'node:diagnostics_channel': () => import('node:diagnostics_channel'),
+  'node:timers/promises': () => import('node:timers/promises')
 }
 
 function run (code: string, scope: Record<string, unknown>, ...returns: string[]): Promise<any> {
@@ -95,30 +115,36 @@ async function until (condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise(resolve => setTimeout(resolve, 5))
 }
 
-t.test('the quick start: server and page, and a second page of the tab replaces the first', async t => {
-  const { fastify, orders } = await run(block('Quick start', 'js'), {}, 'fastify', 'orders') as { fastify: FastifyInstance, orders: EventEmitter }
-  t.teardown(() => fastify.close())
-  const html = block('Quick start', 'html')
-  const first = await page(fastify.listeningOrigin, html)
-  t.teardown(() => first.close())
-  await until(() => orders.listenerCount('change') === 1)
-  orders.emit('change', { id: 1 })
-  await until(() => first.logged.length === 1)
-  t.match(first.logged, [{ id: 1 }])
+const quickStart = block('Quick start', 'js')
 
-  const [stream] = streamsOf(fastify)
-  const second = await page(fastify.listeningOrigin, html, { previous: first })
-  t.teardown(() => second.close())
-  t.equal(await stream!.closed, 'replaced')
-  await until(() => orders.listenerCount('change') === 1 && fastify.streamRegistry.size === 1)
-  orders.emit('change', { id: 2 })
-  await until(() => second.logged.length === 1)
-  t.match(first.logged, [{ id: 1 }])
+t.test('the quick start shows how many streams are live: one per tab, however often the tab is reloaded', async t => {
+  const { fastify } = await run(quickStart, {}, 'fastify') as { fastify: FastifyInstance }
+  t.teardown(() => fastify.close())
+  const html = await (await fetch(fastify.listeningOrigin)).text()
+  const heading = ({ window }: Page) => window.document.querySelector('h1').textContent as string
+  let tab: Page | undefined
+  for (let load = 0; load < 3; load++) {
+    const [stream] = streamsOf(fastify)
+    const previous = tab
+    const loaded = tab = await page(fastify.listeningOrigin, html, previous === undefined ? {} : { previous })
+    t.teardown(() => loaded.close())
+    await until(() => heading(loaded).endsWith('live streams: 1'))
+    if (stream !== undefined) t.equal(await stream.closed, 'replaced')
+  }
+  const other = await page(fastify.listeningOrigin, html)
+  t.teardown(() => other.close())
+  await until(() => heading(other).endsWith('live streams: 2'))
+  await until(() => heading(tab!).endsWith('live streams: 2'))
 })
 
-t.test('the quick start with a client that reads nothing: the stream ends as stalled, and memory stays below a bound', async t => {
-  const { fastify, orders } = await run(block('Quick start', 'js'), {}, 'fastify', 'orders') as { fastify: FastifyInstance, orders: EventEmitter }
-  t.teardown(() => fastify.close())
+t.test('examples/basic is the quick start', async t => {
+  t.equal(read('examples/basic/server.js').split('\n').slice(1).join('\n'), quickStart)
+})
+
+t.test('recipe: events of an EventEmitter, with a client that reads nothing: the stream ends as stalled, and memory stays below a bound', async t => {
+  const fastify = await app(t)
+  const { orders } = await run(block('Events of an EventEmitter', 'js'), { fastify }, 'orders') as { orders: EventEmitter }
+  await listen(fastify)
   const client = await connect(`${fastify.listeningOrigin}/orders`)
   client.socket.pause()
   const [stream] = streamsOf(fastify)
@@ -139,23 +165,26 @@ t.test('the quick start with a client that reads nothing: the stream ends as sta
 })
 
 t.test('the quick start\'s Datastar line names the tab as the server reads it', async t => {
-  const { window } = await page('http://127.0.0.1/', block('Quick start', 'html', 1))
+  const { window } = await page('http://127.0.0.1/', block('Quick start', 'html'))
   const { signals, init } = window.document.querySelector('[data-signals]').dataset
   const evaluate = () => window.eval(`(${signals})`)
   t.match(evaluate().tabId, /^[0-9a-f]{32}$/)
   const path = /^@get\('(.+?)'/.exec(init)![1]!
-  const { fastify } = await run(block('Quick start', 'js'), {}, 'fastify') as { fastify: FastifyInstance }
+  // "leave the option `tabId` out"
+  const { fastify } = await run(quickStart.replace(/, tabId: .+(?= \})/, ''), {}, 'fastify') as { fastify: FastifyInstance }
   t.teardown(() => fastify.close())
   await connect(fastify.listeningOrigin + withSignals(path, evaluate()))
   t.equal(streamsOf(fastify)[0]!.tabId, evaluate().tabId)
 })
 
 const redisBlock = block('`octa-star-streams/redis`', 'js')
+const readmeRedisBlock = block('Run several processes', 'js')
 t.test('octa-star-streams/redis', redisOptions, async t => {
   const server = await redisServer(t)
   modules.ioredis = async () => ({ Redis: function () { return server.client() } })
   const fastify = Fastify()
   t.teardown(() => fastify.close())
+  t.ok(redisBlock.endsWith(readmeRedisBlock), 'the README has the same code')
   await run(redisBlock, { fastify, octaStarStreams })
   fastify.get('/', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
   await fastify.inject({ url: withSignals('/', { tabId: 'a' }), payloadAsStream: true })
@@ -179,7 +208,7 @@ t.test('octa-star-streams/redis, with the package redis', redisOptions, async t 
 t.test('the table of the adapter\'s options says what the code has', async t => {
   const { defaults } = await import('../lib/redis/index.ts')
   for (const [option, value] of Object.entries(defaults)) {
-    const row = readme.split('\n').find(line => line.startsWith(`| \`${option}\` |`))!
+    const row = read('docs/options.md').split('\n').find(line => line.startsWith(`| \`${option}\` |`))!
     t.ok(row.endsWith(`| \`${typeof value === 'string' ? `'${value}'` : value}\` |`), option)
   }
 })
@@ -209,7 +238,7 @@ t.test('send to a user', async t => {
 
 t.test('recipe: logout', async t => {
   const fastify = await app(t)
-  await run(block('Logout', 'js'), { fastify })
+  await run(block('End a user\'s streams on logout', 'js'), { fastify })
   fastify.get('/stream', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
   const origin = await listen(fastify)
   const tabs = [await connect(origin + withSignals('/stream', { tabId: 'a' })), await connect(origin + withSignals('/stream', { tabId: 'b' }))]
@@ -291,7 +320,7 @@ t.test('recipe: resuming delivers each entry exactly once over ten broken connec
 
 t.test('recipe: several streams in one page', async t => {
   const fastify = await app(t)
-  await run(block('Several streams in one page', 'js'), { fastify })
+  await run(block('Open several streams in one page', 'js'), { fastify })
   const origin = await listen(fastify)
   for (const path of ['/orders', '/chat', '/chat']) await connect(origin + withSignals(path, { tabId: 'a' }))
   t.strictSame(streamsOf(fastify).map(stream => stream.name), ['orders', 'chat'])
@@ -333,9 +362,6 @@ t.test('recipe: plain EventSource', async t => {
   await until(() => window.document.title === 'one')
 })
 
-// Their code needs a browser: test/browser/recipes.test.ts runs them.
-for (const heading of ['`fetch`', 'htmx 4']) block(heading, 'html')
-
 t.test('recipe: htmx 2 swaps what is sent, and stops at the farewell', async t => {
   const fastify = await ordersByTab(t)
   let requests = 0
@@ -374,7 +400,7 @@ t.test('recipe: shutdown', async t => {
   const fastify = await app(t)
   let whenAsked: (why: { err?: Error }) => Promise<void> = async () => {}
   modules['close-with-grace'] = async () => ({ default: (close: typeof whenAsked) => { whenAsked = close } })
-  await run(block('Shutdown', 'js'), { fastify })
+  await run(block('Shut down', 'js'), { fastify })
   fastify.get('/stream', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
   const client = await connect(`${await listen(fastify)}/stream`)
   await whenAsked({})
@@ -433,20 +459,7 @@ t.test('the install line installs this package and its peer', async t => {
   // That it works is test/package.test.ts.
   const { name, peerDependencies, peerDependenciesMeta } = require('../package.json')
   const needed = Object.keys(peerDependencies).filter(peer => peerDependenciesMeta[peer]?.optional !== true)
-  t.equal(block('Install', 'sh').trim(), `npm install ${name} ${needed.join(' ')}`)
-})
-
-t.test('the commands for contributors exist, and CI runs the last of them', async t => {
-  const { scripts } = require('../package.json')
-  const commands = block('Contributing', 'sh').trim().split('\n').map(line => line.split(/ +#/)[0]!)
-  t.equal(commands.shift(), 'npm ci')
-  for (const command of commands) {
-    const [, script, file] = /^npm (?:run )?([\w:]+)(?: -- (\S+))?$/.exec(command)!
-    t.ok(scripts[script!] !== undefined, command)
-    if (file !== undefined) t.ok(existsSync(new URL(`../${file}`, import.meta.url)), command)
-  }
-  const ci = readFileSync(new URL('../.ci/run', import.meta.url), 'utf8')
-  t.strictSame(ci.split('\n').filter(line => line.startsWith('npm ')), ['npm ci', commands.at(-1)])
+  t.equal(block('Quick start', 'sh').trim(), `npm install ${name} ${needed.join(' ')}`)
 })
 
 t.test('NestJS: the example has the same handler, and test/nestjs.test.ts runs the example', async t => {
@@ -455,25 +468,43 @@ t.test('NestJS: the example has the same handler, and test/nestjs.test.ts runs t
   t.ok(example.includes(lines.map(line => `  ${line}`).join('\n')))
 })
 
-t.test('no block of the README is left out, and every link to a file leads to one', async t => {
-  t.strictSame(all.filter(block => !tested.has(block)).map(({ heading, language }) => `${heading}: ${language}`), [])
-  for (const [, path] of readme.matchAll(/\]\((?!http)([^)#]+)\)/g)) {
-    t.ok(existsSync(new URL(`../${path}`, import.meta.url)), path!)
+t.test('no block is left out', async t => {
+  t.strictSame(all.filter(block => !tested.has(block) && !Object.hasOwn(ELSEWHERE, block.heading)).map(({ file, heading, language }) => `${file}: ${heading}: ${language}`), [])
+  for (const [heading, file] of Object.entries(ELSEWHERE)) t.ok(read(file).includes(heading.replaceAll('\'', '\\\'')), `${file} runs the blocks of ${heading}`)
+})
+
+/** The anchor that GitHub gives a heading: https://github.com/gjtorikian/html-pipeline/blob/main/lib/html_pipeline/node_filter/table_of_contents_filter.rb */
+const anchorOf = (heading: string) => heading.toLowerCase().replaceAll(/[^\p{L}\p{N}_\- ]/gu, '').replaceAll(' ', '-')
+
+t.test('every link to a file leads to a file of the repository, and every anchor to a heading', async t => {
+  const documents = readdirSync(root, { recursive: true, encoding: 'utf8' }).filter(file => file.endsWith('.md') && !/(^|\/)(node_modules|\.tap|\.git)\//.test(file))
+  t.ok(documents.includes('README.md') && documents.includes('docs/architecture.md'))
+  for (const file of documents) {
+    const text = read(file).replaceAll(/^```.*?^```$/gms, '')
+    for (const [, path, anchor] of text.matchAll(/\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)/g)) {
+      const target = path === '' ? file : join(dirname(file), path!)
+      t.ok(existsSync(new URL(`../${target}`, import.meta.url)), `${file}: ${path}`)
+      if (anchor !== undefined) t.ok([...read(target).matchAll(/^#+ (.+)$/gm)].some(([, heading]) => anchorOf(heading!) === anchor), `${file}: ${path}#${anchor}`)
+    }
   }
 })
 
 t.test('the tables of options, errors and reasons say what the code has, and no more', async t => {
-  const section = (heading: string) => readme.split(`## ${heading}\n`)[1]!.split('\n## ')[0]!
-  const column = (heading: string) => [...section(heading).matchAll(/^\| `(\w+)`/gm)].map(match => match[1]!)
+  const column = (text: string) => [...text.matchAll(/^\| `(\w+)`/gm)].map(match => match[1]!)
   const { defaults } = await import('../lib/options.ts')
-  t.strictSame(column('Options').sort(), Object.keys(defaults).sort())
+  const [options] = read('docs/options.md').split('\n## ')
+  t.strictSame(column(options!).sort(), Object.keys(defaults).sort())
   for (const [option, value] of Object.entries(defaults)) {
-    const row = section('Options').split('\n').find(line => line.startsWith(`| \`${option}\` |`))!
-    t.ok(row.endsWith(value === undefined ? '| none |' : `| \`${typeof value === 'string' ? `'${value}'` : value}\` |`), `${option}: its default`)
+    const ending = value === undefined ? '| none |' : `| \`${typeof value === 'string' ? `'${value}'` : value}\` |`
+    for (const text of [options!, section('README.md', 'API')]) {
+      const row = text.split('\n').find(line => line.startsWith(`| \`${option}\` |`))
+      if (row !== undefined) t.ok(row.endsWith(ending), `${option}: its default`)
+    }
   }
   const errors = Object.keys(await import('../lib/errors.ts')).filter(name => name.startsWith('FST_ERR'))
-  t.strictSame(column('Errors').sort(), [...errors, 'FST_ERR_OCTA_STAR_STREAM_CLOSED'].sort())
-  t.strictSame(column('How a stream ends').sort(), ['disconnected', 'evicted', 'expired', 'failed', 'finished', 'replaced', 'shutdown', 'stalled'])
+  t.strictSame(column(read('docs/errors.md')).sort(), [...errors, 'FST_ERR_OCTA_STAR_STREAM_CLOSED'].sort())
+  const reasons = ['disconnected', 'evicted', 'expired', 'failed', 'finished', 'replaced', 'shutdown', 'stalled']
+  for (const file of ['README.md', 'docs/how-it-works.md']) t.strictSame(column(section(file, 'How a stream ends')).sort(), reasons, file)
 })
 
 t.test('the table of the registry says what the registry has, and no more', async t => {
@@ -482,7 +513,7 @@ t.test('the table of the registry says what the registry has, and no more', asyn
   // What the rest of the package calls is not part of the interface.
   const internal = ['constructor', 'replaceTimeout', 'nextOrder', 'wouldEndHolder', 'checkLimit', 'register', 'holderGone', 'claimEnding', 'giveUp', 'deliver', 'listOwn', 'wentOffline', 'streamsIn', 'allStreams', 'close']
   const members = Object.getOwnPropertyNames(Registry.prototype).filter(name => !internal.includes(name))
-  const rows = readme.split('### `fastify.streamRegistry`\n')[1]!.split('\n#')[0]!.matchAll(/^\| `(\w+)(?:\(.*?\))?` \|/gm)
+  const rows = section('docs/api.md', '`fastify.streamRegistry`').matchAll(/^\| `(\w+)(?:\(.*?\))?` \|/gm)
   t.strictSame([...rows].map(([, name]) => name).sort(), members.sort())
   t.ok(members.every(name => name in fastify.streamRegistry))
 })
@@ -491,7 +522,7 @@ t.test('what the README shows of the benchmarks is what they last wrote down', a
   const results = readFileSync(new URL('../bench/RESULTS.md', import.meta.url), 'utf8')
   const rows = (text: string) => text.split('\n').filter(line => line.startsWith('| ')).map(line => line.split('|').slice(1, -1).map(cell => cell.trim()))
   const written = rows(results).map(([what, against, measured, , mustReach]) => [what, against, measured, mustReach])
-  const shown = rows(readme.split('## Performance\n')[1]!.split('\n## ')[0]!)
+  const shown = rows(section('README.md', 'Performance'))
   t.ok(shown.length > 5)
   for (const row of shown.slice(1).filter(([what]) => !/^-+$/.test(what!))) t.ok(written.some(cells => cells.join('|') === row.join('|')), row[0]!)
 })
