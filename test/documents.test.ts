@@ -455,6 +455,13 @@ t.test('recipe: anything else of which a tab may have only one', async t => {
   await once(second, 'close')
 })
 
+t.test('security: who may open which stream', async t => {
+  const fastify = await app(t)
+  await run(block('Who may open which stream', 'js'), { fastify })
+  await connect(`${await listen(fastify)}/orders`)
+  t.equal(streamsOf(fastify)[0]!.scopeKey, 'ann')
+})
+
 t.test('the install line installs this package and its peer', async t => {
   // That it works is test/package.test.ts.
   const { name, peerDependencies, peerDependenciesMeta } = require('../package.json')
