@@ -469,6 +469,13 @@ t.test('the install line installs this package and its peer', async t => {
   t.equal(block('Quick start', 'sh').trim(), `npm install ${name} ${needed.join(' ')}`)
 })
 
+t.test('the README names commands that exist, and the test command of CI', async t => {
+  const { scripts } = require('../package.json')
+  const commands = block('Contributing', 'sh').trim().split('\n').map(line => line.split(/ +#/)[0]!)
+  for (const command of commands.slice(1)) t.ok(scripts[/^npm (?:run )?([\w:]+)$/.exec(command)![1]!] !== undefined, command)
+  t.strictSame(read('.ci/run').split('\n').filter(line => line.startsWith('npm ')), [commands[0], commands.at(-1)])
+})
+
 t.test('NestJS: the example has the same handler, and test/nestjs.test.ts runs the example', async t => {
   const example = readFileSync(new URL('../examples/nestjs/main.ts', import.meta.url), 'utf8')
   const lines = block('NestJS', 'ts').split('\n').slice(0, 3)
