@@ -40,7 +40,8 @@ const ELSEWHERE: Record<string, string> = {
   'prom-client': 'test/recipes.test.ts',
   OpenTelemetry: 'test/recipes.test.ts',
   '`fetch`': 'test/browser/recipes.test.ts',
-  'htmx 4': 'test/browser/recipes.test.ts'
+  'htmx 4': 'test/browser/recipes.test.ts',
+  'Prerendered pages': 'test/browser/tab-id.test.ts'
 }
 
 function section (file: string, heading: string): string {
@@ -453,6 +454,20 @@ t.test('recipe: anything else of which a tab may have only one', async t => {
   t.notOk(second.destroyed)
   second.destroy()
   await once(second, 'close')
+})
+
+t.test('browsers: the page shows its tab id', async t => {
+  const { window, close } = await page('http://127.0.0.1/', block('The tab id', 'html'))
+  t.teardown(close)
+  t.equal(window.document.title, window.octaStar.tabId())
+})
+
+t.test('browsers: the page for the back/forward cache opens a stream under its tab id', async t => {
+  const fastify = await ordersByTab(t)
+  const { window, close } = await page(fastify.listeningOrigin, block('Back and forward', 'html'))
+  t.teardown(close)
+  await until(() => fastify.streamRegistry.size === 1)
+  t.equal(streamsOf(fastify)[0]!.tabId, window.octaStar.tabId())
 })
 
 t.test('security: who may open which stream', async t => {
