@@ -2,17 +2,17 @@
 
 // The id is in sessionStorage, which follows the tab. But a duplicated tab, and a window that has an opener, start with a copy:
 // https://html.spec.whatwg.org/multipage/webstorage.html#dom-sessionstorage
-// Therefore localStorage, which all tabs share, says which ids are free. A page that is left parks the id: it makes the id free. The next
+// Therefore localStorage, which all tabs share, says which ids are free. A page that is left makes the id free. The next
 // page of the tab takes the id, so that the id is not free any more. A copy that comes later finds that the id is taken, and makes an id of its own.
-//   sessionStorage  octa-star-tab-id       '<id> <page>' while a page has the id, '<id>' while the id is parked
-//   localStorage    octa-star-tab-id<id>   when the id was parked, if the id is free
+//   sessionStorage  octa-star-tab-id       '<id> <page>': the page took the id last
+//   localStorage    octa-star-tab-id<id>   since when the id is free, if the id is free
 const NAME = 'octa-star-tab-id'
 
 // TypeScript does not know the Navigation API yet.
 interface Entry { key: string }
 interface Page {
   [shared: symbol]: (() => string) | undefined
-  navigation?: { currentEntry: Entry, entries: () => Entry[] }
+  navigation?: { activation?: { from?: Entry }, currentEntry: Entry }
 }
 
 // All copies of this module in a page share an id.
@@ -31,7 +31,7 @@ export function tabId (): string {
 
 function start (): () => string {
   let id = create()
-  // What sessionStorage says while this page is shown and has the id.
+  // What sessionStorage says while this page has the id. Empty while the page is not shown.
   let own: string | undefined
   try {
     const [free, stored, { navigation }] = [localStorage, sessionStorage, self as unknown as Page]
@@ -43,13 +43,14 @@ function start (): () => string {
       key += ` ${place}`
     }
 
-    // Takes the id that the tab's last page has parked, or makes an id.
-    const take = (isLastPageHere?: unknown): void => {
+    // Takes the id that the tab's last page has made free, or makes an id.
+    const take = (shown?: unknown): void => {
       // Ids that have been free for about a week are swept.
       for (const name in free) if (name.startsWith(NAME) && free[name] < Date.now() - 6e8) delete free[name]
-      let [next, holder] = `${stored[key]}`.split(' ') as [string, string?]
-      // Chromium may show the next page before it tells the last page, which then still has the id. The holder of a copied id is in another tab.
-      if (!(holder ? isLastPageHere && navigation!.entries().some(entry => entry.key === holder) : free[NAME + next])) next = create()
+      let [next, last] = `${stored[key]}`.split(' ') as [string, string?]
+      // Chromium shows a page that was prerendered or cached before it tells the page that is left, or while the news is under way. The
+      // page that is left has the id, if that page took the id last. The page that took a copied id last is in another tab.
+      if (!free[NAME + next] && !(shown && last && last === navigation?.activation?.from?.key)) next = create()
       stored[key] = own = `${next} ${navigation?.currentEntry.key ?? create()}`
       delete free[NAME + next]
       id = next
@@ -63,21 +64,13 @@ function start (): () => string {
     }, true)
     on('pagehide', () => {
       // The next page may have taken the id by now.
-      if (stored[key] === own || !/ /.test(stored[key])) {
-        free[NAME + id] = Date.now()
-        stored[key] = id
-      }
+      if (stored[key] === own) free[NAME + id] = Date.now()
       own = ''
     })
     // A page that comes back from the back/forward cache is not loaded again.
     on('pageshow', event => { if (event.persisted) take(event) })
-    // The last page was in another process, did not know that this page has taken the id, and has parked the id.
-    on('storage', () => {
-      if (own && free[NAME + id]) {
-        delete free[NAME + id]
-        stored[key] = own
-      }
-    })
+    // The last page did not know yet that this page has taken the id, and has made the id free.
+    on('storage', () => { if (own) delete free[NAME + id] })
     // A prerendered page may never be shown, and the page that is shown has the tab's id.
     on('prerenderingchange', take)
     if (!(document as { prerendering?: boolean }).prerendering) take()

@@ -10,6 +10,8 @@ export type Engine = 'chromium' | 'firefox' | 'webkit'
 
 export interface Browser {
   readonly engine: Engine
+  /** Throws if the browser has ended. For loops that wait for what a page does. */
+  mustRun: () => void
   /** Opens a tab, in front. Waits until the page at `url` has loaded. */
   newTab: (url?: string) => Promise<Tab>
   /** The errors that pages have thrown or written to the console so far. WebKitGTK tells nobody, so its list is empty. */
@@ -28,7 +30,7 @@ export interface Tab {
    * globals, and no variable of the test. Set and get the page's own globals on `globalThis`.
    */
   run: <A extends unknown[], R>(script: (...args: A) => R, ...args: A) => Promise<Awaited<R>>
-  /** Resolves when `script` returns true in the page, whatever page the tab shows by then. Has no time limit but the test's. */
+  /** Resolves when `script` returns true in the page, whatever page the tab shows by then. Has no time limit but the test's, and rejects if the browser has ended. */
   until: <A extends unknown[]>(script: (...args: A) => unknown, ...args: A) => Promise<void>
   /** Clicks the element, as a user does. */
   click: (selector: string) => Promise<void>

@@ -31,6 +31,7 @@ export async function launchChromium (t: Test): Promise<ChromiumBrowser> {
   const program = startChromium(t, home, '--remote-debugging-port=0', await writeExtension(home), 'about:blank')
   const [endpoint] = await program.says(/ws:\/\/\S+/)
   // With `noDefaults` Playwright lets hidden tabs know that they are hidden.
+  // A browser that ends closes the connection, and so ends every wait of Playwright.
   const browser = await chromium.connectOverCDP(endpoint, { noDefaults: true, timeout: 0 })
   t.teardown(() => browser.close())
   const context = browser.contexts()[0]!
@@ -38,9 +39,10 @@ export async function launchChromium (t: Test): Promise<ChromiumBrowser> {
   const errors = errorsOf(context)
   return {
     engine: 'chromium',
+    mustRun: program.mustRun,
     context,
     async newTab (url) {
-      const opened = tab(await context.newPage(), context)
+      const opened = tab(await context.newPage(), program)
       if (url !== undefined) await opened.goto(url)
       return opened
     },
@@ -70,12 +72,14 @@ export async function duplicate (page: Page): Promise<Page> {
   const context = page.context()
   const worker = context.serviceWorkers()[0] ?? await context.waitForEvent('serviceworker')
   await page.bringToFront()
-  const opened = context.waitForEvent('page')
-  await worker.evaluate(url => (globalThis as unknown as { duplicate: (url: string) => Promise<void> }).duplicate(url), page.url())
-  return await opened
+  const [opened] = await Promise.all([
+    context.waitForEvent('page'),
+    worker.evaluate(url => (globalThis as unknown as { duplicate: (url: string) => Promise<void> }).duplicate(url), page.url())
+  ])
+  return opened
 }
 
-function tab (page: Page, context: BrowserContext): Tab {
+function tab (page: Page, program: Program): Tab {
   const run: Tab['run'] = (script, ...args) => page.evaluate(`(${script}).apply(null, ${JSON.stringify(args)})`)
   return {
     async goto (url) { await page.goto(url) },
@@ -85,14 +89,17 @@ function tab (page: Page, context: BrowserContext): Tab {
     run,
     async until (script, ...args) {
       // A script fails if its page is left, and the next page counts as well.
-      while (await run(script, ...args).catch(() => false) !== true) await pause(10)
+      while (await run(script, ...args).catch(program.mustRun) !== true) {
+        if (page.isClosed()) throw new Error('the tab is closed')
+        await pause(10)
+      }
     },
     click: selector => page.click(selector),
     async opens (script, ...args) {
-      const [opened] = await Promise.all([context.waitForEvent('page'), run(script, ...args)])
-      return tab(opened, context)
+      const [opened] = await Promise.all([page.context().waitForEvent('page'), run(script, ...args)])
+      return tab(opened, program)
     },
-    duplicate: async () => tab(await duplicate(page), context),
+    duplicate: async () => tab(await duplicate(page), program),
     show: () => page.bringToFront(),
     close: () => page.close()
   }

@@ -38,7 +38,7 @@ export async function launchFirefox (t: Test): Promise<Browser> {
   let port
   while (port === undefined) {
     port = await readFile(join(profile, 'MarionetteActivePort'), 'utf8').catch(() => undefined)
-    if (firefox.child.exitCode !== null) throw new Error(`Firefox has ended: ${firefox.output()}`)
+    firefox.mustRun()
     await pause(20)
   }
   const send = await connect(t, Number(port))
@@ -48,9 +48,10 @@ export async function launchFirefox (t: Test): Promise<Browser> {
     await send('Marionette:SetContext', { value: 'chrome' })
     return await send('ExecuteScript', { script, args }).finally(() => send('Marionette:SetContext', { value: 'content' }))
   }
-  const driver = drive(send, { duplicate: () => inChrome('gBrowser.selectedTab = gBrowser.duplicateTab(gBrowser.selectedTab)') })
+  const driver = drive(send, { mustRun: firefox.mustRun, duplicate: () => inChrome('gBrowser.selectedTab = gBrowser.duplicateTab(gBrowser.selectedTab)') })
   return {
     engine: 'firefox',
+    mustRun: firefox.mustRun,
     newTab: driver.newTab,
     errors: () => driver.exclusively(() => inChrome(`
       const thrown = Services.console.getMessageArray().filter(message => message instanceof Ci.nsIScriptError && message.category === 'content javascript' && !(message.flags & Ci.nsIScriptError.warningFlag))
@@ -64,8 +65,13 @@ async function connect (t: Test, port: number): Promise<Send> {
   await once(socket, 'connect')
   const waiting = new Map<number, { resolve: (value: unknown) => void, reject: (error: Error) => void }>()
   let received = Buffer.alloc(0)
+  let failure: Error | undefined
   let said = () => {}
-  const hello = new Promise<void>(resolve => { said = resolve })
+  let refused: (error: Error) => void = () => {}
+  const hello = new Promise<void>((resolve, reject) => {
+    said = resolve
+    refused = reject
+  })
   socket.on('data', data => {
     // Each message is its length, a colon, and JSON.
     received = Buffer.concat([received, data])
@@ -86,15 +92,18 @@ async function connect (t: Test, port: number): Promise<Send> {
       else resolve(result !== null && typeof result === 'object' && 'value' in result ? result.value : result)
     }
   })
-  const ended = (error?: unknown) => {
-    for (const { reject } of waiting.values()) reject(new Error(`Firefox has closed the connection ${String(error)}`))
+  socket.on('error', error => { failure = error })
+  socket.on('close', () => {
+    failure = new Error(`Firefox has closed the connection (${failure?.message ?? 'no error'})`)
+    refused(failure)
+    for (const { reject } of waiting.values()) reject(failure)
     waiting.clear()
-  }
-  socket.on('error', ended)
-  socket.on('close', ended)
+  })
   await hello
   let count = 0
   return (command, parameters = {}) => new Promise((resolve, reject) => {
+    // Nobody would answer.
+    if (socket.destroyed) return reject(failure!)
     waiting.set(++count, { resolve, reject })
     const name = command.includes(':') ? command : `WebDriver:${command === 'NavigateTo' ? 'Navigate' : command}`
     const message = JSON.stringify([0, count, name, name === 'WebDriver:ExecuteScript' ? { sandbox: null, newSandbox: true, ...parameters } : parameters])

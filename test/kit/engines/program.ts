@@ -28,6 +28,8 @@ export interface Program {
   child: ChildProcess
   /** What the program has written so far. */
   output: () => string
+  /** Throws if the program has exited. For loops that wait for what the program does. */
+  mustRun: () => void
   /** Resolves to the match as soon as the output matches. Rejects if the program exits before. */
   says: (pattern: RegExp) => Promise<RegExpExecArray>
   /** Ends the program and all its processes, and resolves when the program has exited. */
@@ -50,14 +52,18 @@ export function start (t: Test, home: string, command: string, args: string[], e
   }
   t.teardown(kill)
   killAtExit.add(kill)
+  const mustRun = () => {
+    if (child.exitCode !== null || child.signalCode !== null) throw new Error(`${command} has ended (${child.exitCode ?? child.signalCode}): ${output.slice(-2000)}`)
+  }
   return {
     child,
     output: () => output,
+    mustRun,
     async says (pattern) {
       for (;;) {
         const match = pattern.exec(output)
         if (match !== null) return match
-        if (child.exitCode !== null || child.signalCode !== null) throw new Error(`${command} has ended: ${output}`)
+        mustRun()
         const controller = new AbortController()
         const { signal } = controller
         await Promise.race([once(child.stdout, 'data', { signal }), once(child.stderr, 'data', { signal }), exited])

@@ -11,8 +11,8 @@ export interface Driver {
   exclusively: <T>(task: () => Promise<T>) => Promise<T>
 }
 
-/** `duplicate` duplicates the tab in front. */
-export function drive (send: Send, { duplicate, unused = [] }: { duplicate?: () => Promise<unknown>, unused?: string[] } = {}): Driver {
+/** `mustRun` throws if the browser has ended. `duplicate` duplicates the tab in front. */
+export function drive (send: Send, { mustRun, duplicate, unused = [] }: { mustRun: () => void, duplicate?: () => Promise<unknown>, unused?: string[] }): Driver {
   let last: Promise<unknown> = Promise.resolve()
   const exclusively = <T>(task: () => Promise<T>): Promise<T> => {
     const turn = last.then(task, task)
@@ -56,7 +56,7 @@ export function drive (send: Send, { duplicate, unused = [] }: { duplicate?: () 
       run: (script, ...args) => inTab(() => execute(script, args)),
       async until (script, ...args) {
         // A script fails if its page is left, and the next page counts as well.
-        while (await inTab(() => execute(script, args)).catch(() => false) !== true) await pause(10)
+        while (await inTab(() => execute(script, args)).catch(mustRun) !== true) await pause(10)
       },
       click: selector => inTab(() => click(selector)),
       // WebKitGTK lets a script open a window if the user has just clicked.

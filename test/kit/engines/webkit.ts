@@ -33,14 +33,21 @@ export async function launchWebKit (t: Test): Promise<Browser> {
   const driver = start(t, home, 'WebKitWebDriver', [`--port=${port}`, '--host=127.0.0.1'], {
     DISPLAY: `:${display}`, GDK_BACKEND: 'x11', LIBGL_ALWAYS_SOFTWARE: '1', NO_AT_BRIDGE: '1', WEBKIT_DISABLE_COMPOSITING_MODE: '1'
   })
+  let hasEnded = false
+  const mustRun = () => {
+    driver.mustRun()
+    if (hasEnded) throw new Error(`MiniBrowser has ended: ${driver.output().slice(-2000)}`)
+  }
   const call = async (method: string, path: string, body?: unknown) => {
     const response = await fetch(`http://127.0.0.1:${port}${path}`, { method, ...body === undefined ? {} : { body: JSON.stringify(body) } })
     const { value } = await response.json() as { value: any }
+    // The driver says so if the browser has ended.
+    if (value?.error === 'invalid session id') hasEnded = true
     if (response.status !== 200) throw new Error(`${value.error}: ${value.message}`)
     return value
   }
   while (await call('GET', '/status').catch(() => undefined) === undefined) {
-    if (driver.child.exitCode !== null) throw new Error(`WebKitWebDriver has ended: ${driver.output()}`)
+    driver.mustRun()
     await pause(20)
   }
   const { sessionId } = await call('POST', '/session', {
@@ -52,8 +59,8 @@ export async function launchWebKit (t: Test): Promise<Browser> {
     return await call(method, `/session/${sessionId}${path.replace('{id}', String(id))}`, method === 'POST' ? body : undefined)
   }
   // Links open no windows from the tabs that the driver opens, only from the tab that the browser starts with. So `newTab` gives that tab first.
-  const { newTab } = drive(send, { unused: await send('GetWindowHandles') })
-  return { engine: 'webkit', newTab, errors: async () => [] }
+  const { newTab } = drive(send, { mustRun, unused: await send('GetWindowHandles') })
+  return { engine: 'webkit', mustRun, newTab, errors: async () => [] }
 }
 
 function miniBrowser (): string {
