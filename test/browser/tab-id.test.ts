@@ -2,9 +2,12 @@
 import { once } from 'node:events'
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { ENGINES, launch, optionsFor, type Browser, type Engine, type Tab } from '../kit/engines.ts'
-import { startChromium } from '../kit/engines/chromium.ts'
+import { writeExtension } from '../kit/engines/chromium.ts'
+import { launchPlainChromium } from '../kit/engines/dev-tools.ts'
+import { restartable } from '../kit/engines/restart.ts'
 import { folder } from '../kit/engines/program.ts'
 import { buildApp } from '../kit/app.ts'
 import type { Stream } from '../../lib/index.ts'
@@ -19,18 +22,39 @@ type Page = typeof globalThis & {
 
 interface Site {
   url: (path: string) => string
-  /** A page of another site. */
+  /** A page of another site. With `?FRAME` it has a frame that shows the address FRAME. */
   foreign: string
   /** All streams so far, and the tab id of each. */
   streams: Stream[]
   ids: string[]
+  /** The paths of all requests for pages so far. */
+  requests: string[]
+  /** Resolves when `count` streams have been opened. `browser` must not end before. */
+  opened: (count: number, browser: { mustRun: () => void }) => Promise<void>
+  /** Resolves when the server has seen the end of all streams but the last of each given id, and checks that these streams are live. */
+  onlyLive: (browser: { mustRun: () => void }, ...own: string[]) => Promise<void>
   /** Resolves to the tab's id when the tab's stream is open. */
   idOf: (tab: Tab) => Promise<string>
   /** Checks that each tab has an id and a live stream of its own, and that no other stream is live. */
-  eachHasItsOwn: (...tabs: Tab[]) => Promise<void>
+  eachHasItsOwn: (browser: { mustRun: () => void }, ...tabs: Tab[]) => Promise<void>
 }
 
+// A case that hangs is named, and the cases after it still run.
+const TIMEOUT = 180_000
 const MODULE = '<script type="module" src="/tab-id.js"></script>'
+const PRERENDER = '<script type="speculationrules">{"prerender": [{"urls": ["/next"], "eagerness": "immediate"}]}</script>'
+const ACTIVATED = '/plain?activated'
+// Opens the stream when the page is shown, as the README says, and tells the server about each step.
+const NEXT = `${MODULE}<script type="module">
+  const open = () => { globalThis.source = new EventSource('/stream?tab=' + octaStar.tabId()) }
+  if (document.prerendering) {
+    document.addEventListener('prerenderingchange', open, { once: true })
+    document.addEventListener('prerenderingchange', () => { fetch('${ACTIVATED}') })
+    fetch('/plain?prerendered=' + octaStar.tabId())
+  } else open()
+</script>`
+/** The ids that prerendered pages had so far. */
+const prerenders = (requests: string[]) => requests.flatMap(url => /prerendered=(.*)/.exec(url)?.slice(1) ?? [])
 const STREAM = `<script type="module">
   const open = () => { globalThis.source = new EventSource('/stream?tab=' + octaStar.tabId()) }
   open()
@@ -45,6 +69,7 @@ async function site (t: Test, pages: Record<string, string> = {}): Promise<Site>
   const { fastify } = app
   const streams: Stream[] = []
   const ids: string[] = []
+  const requests: string[] = []
   fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
     const stream = await reply.startStream('ann')
     streams.push(stream)
@@ -53,19 +78,29 @@ async function site (t: Test, pages: Record<string, string> = {}): Promise<Site>
   })
   const all = { '/': MODULE + STREAM, '/two': MODULE + STREAM, '/isolated': MODULE + STREAM, '/plain': '', ...pages }
   for (const [path, body] of Object.entries(all)) {
-    fastify.get(path, async (_request, reply) => {
+    fastify.get(path, async (request, reply) => {
+      requests.push(request.url)
       if (path === '/isolated') reply.header('cross-origin-opener-policy', 'same-origin')
       return reply.type('text/html').send(`<!doctype html><link rel="icon" href="data:,"><p>${path}</p>${body}`)
     })
   }
   await app.listen()
   // Another address is another site, and Chromium, Firefox and WebKit show another site by another process.
-  const other = http.createServer((_request, response) => response.setHeader('content-type', 'text/html').end('<!doctype html><link rel="icon" href="data:,">Elsewhere')).listen(0, '127.0.0.2')
+  const other = http.createServer((request, response) => {
+    const frame = /\?(.*)/.exec(request.url!)?.[1]
+    response.setHeader('content-type', 'text/html').end(`<!doctype html><link rel="icon" href="data:,">Elsewhere${frame === undefined ? '' : `<iframe src="${frame}"></iframe>`}`)
+  }).listen(0, '127.0.0.2')
   await once(other, 'listening')
   t.teardown(() => {
     other.close()
     other.closeAllConnections()
   })
+  const opened: Site['opened'] = (count, browser) => waitUntil(browser, () => ids.length >= count)
+  const onlyLive: Site['onlyLive'] = async (browser, ...own) => {
+    await waitUntil(browser, () => fastify.streamRegistry.size <= own.length)
+    const live = [...fastify.streamRegistry].map(holder => (holder as { tabId?: string }).tabId)
+    t.strictSame(live.sort(), own.sort(), 'each tab has a live stream')
+  }
   const idOf = async (tab: Tab) => {
     await tab.until(() => (globalThis as Page).source?.readyState === 1)
     return await tab.run(() => (globalThis as Page).octaStar.tabId())
@@ -75,8 +110,11 @@ async function site (t: Test, pages: Record<string, string> = {}): Promise<Site>
     foreign: `http://127.0.0.2:${(other.address() as AddressInfo).port}/`,
     streams,
     ids,
+    requests,
+    opened,
+    onlyLive,
     idOf,
-    async eachHasItsOwn (...tabs) {
+    async eachHasItsOwn (browser, ...tabs) {
       const own: string[] = []
       for (const tab of tabs) {
         // A tab whose stream was stolen has closed it for good.
@@ -84,11 +122,17 @@ async function site (t: Test, pages: Record<string, string> = {}): Promise<Site>
         own.push(await tab.run(() => (globalThis as Page).octaStar.tabId()))
       }
       t.equal(new Set(own).size, tabs.length, 'no two tabs share an id')
-      const live = () => [...fastify.streamRegistry].map(holder => (holder as { tabId?: string }).tabId)
-      while (fastify.streamRegistry.size > tabs.length) await new Promise(resolve => setTimeout(resolve, 10))
-      t.strictSame(live().sort(), own.sort(), 'each tab has a live stream')
+      await onlyLive(browser, ...own)
       for (const tab of tabs) t.equal(await tab.run(() => (globalThis as Page).source.readyState), 1, 'the tab has seen no end of its stream')
     }
+  }
+}
+
+/** Resolves when `condition` returns true. Rejects if the browser ends before. */
+async function waitUntil (browser: { mustRun: () => void }, condition: () => boolean): Promise<void> {
+  while (!condition()) {
+    browser.mustRun()
+    await pause(10)
   }
 }
 
@@ -143,10 +187,10 @@ const cases: Case[] = [
         const opened = ids.length
         if (isCached) await closeStream(tab)
         await step()
-        while (ids.length === opened) await new Promise(resolve => setTimeout(resolve, 10))
+        await waitUntil(browser, () => ids.length > opened)
         t.equal(await idOf(tab), id)
       }
-      await eachHasItsOwn(tab)
+      await eachHasItsOwn(browser, tab)
       if (isCached) t.ok(await tab.run(() => (globalThis as Page).restored), 'the page came from the back/forward cache')
       t.strictSame([...new Set(ids)], [id])
     }
@@ -164,7 +208,7 @@ const cases: Case[] = [
           t.equal(await idOf(tab), id)
         }
       }
-      await eachHasItsOwn(tab)
+      await eachHasItsOwn(browser, tab)
     }
   },
   ...copies.flatMap(([copy, engines, open]): Case[] => [
@@ -175,13 +219,13 @@ const cases: Case[] = [
         const tab = await browser.newTab(url('/'))
         const id = await idOf(tab)
         const other = await open(tab, url('/two'))
-        await eachHasItsOwn(tab, other)
+        await eachHasItsOwn(browser, tab, other)
         const otherId = await idOf(other)
         await other.reload()
         await tab.goto(url('/two'))
         t.equal(await idOf(tab), id)
         t.equal(await idOf(other), otherId)
-        await eachHasItsOwn(tab, other)
+        await eachHasItsOwn(browser, tab, other)
       }
     },
     {
@@ -190,7 +234,7 @@ const cases: Case[] = [
       async run (t, browser, site) {
         const tab = await restoredTab(t, browser, site)
         const other = await open(tab, site.url('/two'))
-        await site.eachHasItsOwn(tab, other)
+        await site.eachHasItsOwn(browser, tab, other)
       }
     },
     ...['a page without the module', 'a page of another site'].flatMap((where): Case[] => ['the tab', 'the copy'].map((first): Case => ({
@@ -208,7 +252,7 @@ const cases: Case[] = [
         await comeBack(one)
         await idOf(one)
         await comeBack(two)
-        await eachHasItsOwn(tab, other)
+        await eachHasItsOwn(browser, tab, other)
         if (first === 'the tab') t.equal(await idOf(tab), id)
       }
     })))
@@ -267,7 +311,7 @@ const cases: Case[] = [
       await tab.reload()
       t.not(await idOf(tab), id)
       t.strictSame(await tab.run(() => (globalThis as Page).thrown), [])
-      await eachHasItsOwn(tab)
+      await eachHasItsOwn(browser, tab)
     }
   })),
   {
@@ -281,24 +325,138 @@ const cases: Case[] = [
       for (const step of [there, back, forward, () => tab.goto(url('/two'))]) {
         await step()
         await idOf(tab)
-        await eachHasItsOwn(tab, other)
+        await eachHasItsOwn(browser, tab, other)
       }
     }
   },
-  {
-    rule: 'a prerendered page has an id of its own, and leaves the stream of the page in front alone',
+  ...['location.href = "/next"', 'location.replace("/next")'].map((navigate): Case => ({
+    rule: `a prerendered page has an id of its own, and the tab's id when it is shown by ${navigate.split(/[( ]/)[0]}`,
     engines: ['chromium'],
-    pages: {
-      '/front': `${MODULE}${STREAM}<script type="speculationrules">{"prerender": [{"urls": ["/next"], "eagerness": "immediate"}]}</script>`,
-      '/next': `${MODULE}<script type="module">
-        if (document.prerendering) new EventSource('/stream?tab=' + octaStar.tabId())
-      </script>`
-    },
-    async run (t, _browser, { url, ids, streams }) {
-      startChromium(t, await folder(t, 'prerender'), url('/front'))
-      while (ids.length < 2) await new Promise(resolve => setTimeout(resolve, 10))
-      t.not(ids[1], ids[0])
+    pages: { '/front': MODULE + STREAM + PRERENDER, '/next': NEXT },
+    async run (t, _browser, { url, ids, streams, requests, opened, onlyLive }) {
+      const chromium = await launchPlainChromium(t, await folder(t, 'prerender'))
+      const front = await chromium.newTab(url('/front'))
+      await opened(1, chromium)
+      await waitUntil(chromium, () => prerenders(requests).length === 1)
+      t.not(prerenders(requests)[0], ids[0])
       t.notOk(streams[0]!.signal.aborted, 'the page in front has its stream')
+      await chromium.evaluate(front, navigate)
+      await opened(2, chromium)
+      await waitUntil(chromium, () => requests.includes(ACTIVATED))
+      t.equal(ids[1], ids[0])
+      await onlyLive(chromium, ids[0]!)
+      t.notOk(streams[1]!.signal.aborted, 'the shown page has its stream')
+      await chromium.evaluate(await chromium.findTab(url('/next')), 'location.href = "/two"')
+      await opened(3, chromium)
+      t.equal(ids[2], ids[0], 'the page after it has the same id')
+      await onlyLive(chromium, ids[0]!)
+    }
+  })),
+  ...['an opened window', 'a duplicated tab'].map((copy): Case => ({
+    // In such tabs Chromium prerendered the page, and then loaded it anew. test/browser-module.test.ts shows the prerendered page.
+    rule: `a page that a page without the module prerenders and goes to steals no stream, in ${copy}`,
+    engines: ['chromium'],
+    pages: { '/bare': `<script>addEventListener('storage', ({ key }) => { if (key === 'go') location.href = '/next' })</script>${PRERENDER}`, '/next': NEXT },
+    async run (t, _browser, { url, ids, streams, requests, opened, onlyLive }) {
+      const home = await folder(t, 'prerender')
+      const chromium = await launchPlainChromium(t, home, await writeExtension(home))
+      const tab = await chromium.newTab(url('/'))
+      await opened(1, chromium)
+      let held = 1
+      if (copy === 'an opened window') await chromium.evaluate(tab, `open('${url('/bare')}')`)
+      else {
+        await chromium.evaluate(tab, 'location.href = "/bare"')
+        const original = await chromium.findTab(url('/bare'))
+        await chromium.inExtension(`chrome.tabs.query({ url: '${url('/bare')}' }).then(([tab]) => chrome.tabs.duplicate(tab.id))`)
+        await waitUntil(chromium, () => prerenders(requests).length === 2)
+        await chromium.evaluate(original, 'location.href = "/two"')
+        await opened(++held, chromium)
+        t.equal(ids[1], ids[0])
+      }
+      await waitUntil(chromium, () => prerenders(requests).length === held)
+      await chromium.evaluate(await chromium.findTab(url(copy === 'an opened window' ? '/' : '/two')), 'localStorage.go = 1')
+      await opened(held + 1, chromium)
+      t.not(ids[held], ids[0])
+      t.notOk(streams[held - 1]!.signal.aborted, 'the tab has its stream')
+      await onlyLive(chromium, ids[0]!, ids[held]!)
+    }
+  })),
+  {
+    rule: 'a discarded tab steals no stream when it is shown again',
+    engines: ['chromium', 'firefox'],
+    async run (t, { engine }, { url, ids, streams, opened, onlyLive }) {
+      const browser = await restartable(t, engine)
+      await browser.newTab(url('/'))
+      await opened(1, browser)
+      await browser.newTab(url('/two'))
+      await opened(2, browser)
+      await browser.discard(url('/'))
+      await waitUntil(browser, () => streams[0]!.signal.aborted)
+      await browser.show(url('/'))
+      await opened(3, browser)
+      t.not(ids[2], ids[1])
+      t.notOk(streams[1]!.signal.aborted, 'the other tab has its stream')
+      await onlyLive(browser, ids[1]!, ids[2]!)
+    }
+  },
+  {
+    rule: 'a tab that crashed steals no stream when it is loaded again',
+    engines: ['chromium', 'firefox'],
+    async run (t, { engine }, { url, ids, streams, opened, onlyLive }) {
+      const browser = await restartable(t, engine)
+      await browser.newTab(url('/'))
+      await opened(1, browser)
+      await browser.newTab(url('/two'))
+      await opened(2, browser)
+      await browser.crash(url('/two'))
+      // Firefox notices at the next events that nobody reads the stream of a tab that crashed.
+      while (!streams[1]!.signal.aborted) {
+        await streams[1]!.send('anything').catch(() => {})
+        browser.mustRun()
+        await pause(10)
+      }
+      await browser.reloadCrashed()
+      await opened(3, browser)
+      t.not(ids[2], ids[0])
+      t.notOk(streams[0]!.signal.aborted, 'the other tab has its stream')
+      await onlyLive(browser, ids[0]!, ids[2]!)
+    }
+  },
+  {
+    rule: 'tabs that are restored after a quit have ids and streams of their own',
+    engines: ['chromium', 'firefox'],
+    async run (t, { engine }, { url, ids, opened, onlyLive }) {
+      const browser = await restartable(t, engine)
+      await browser.newTab(url('/'))
+      await opened(1, browser)
+      await browser.newTab(url('/two'))
+      await opened(2, browser)
+      const again = await browser.restart()
+      await opened(4, again)
+      t.not(ids[2], ids[3])
+      await onlyLive(again, ids[2]!, ids[3]!)
+    }
+  },
+  {
+    rule: 'a frame in a page of another site has an id of its own, steals no stream, and throws nothing',
+    async run (t, browser, { url, foreign, ids, streams, opened, onlyLive }) {
+      const tab = await browser.newTab(url('/'))
+      await opened(1, browser)
+      const thrown = (await browser.errors()).length
+      const other = await browser.newTab(`${foreign}?${url('/two')}`)
+      await opened(2, browser)
+      t.not(ids[1], ids[0])
+      await other.reload()
+      await opened(3, browser)
+      t.not(ids[2], ids[0])
+      t.notOk(streams[0]!.signal.aborted, 'the tab has its stream')
+      await onlyLive(browser, ids[0]!, ids[2]!)
+      await closeStream(tab)
+      await tab.goto(`${foreign}?${url('/two')}`)
+      await opened(4, browser)
+      t.not(ids[3], ids[2])
+      await onlyLive(browser, ids[2]!, ids[3]!)
+      t.strictSame((await browser.errors()).slice(thrown), [])
     }
   },
   {
@@ -323,7 +481,7 @@ for (const engine of ENGINES) {
     const shared = engine === 'webkit' ? undefined : await launch(t, engine)
     for (const { rule, engines, pages, run } of cases) {
       if (engines !== undefined && !engines.includes(engine)) continue
-      await t.test(`${engine}: ${rule}`, async t => {
+      await t.test(`${engine}: ${rule}`, { timeout: TIMEOUT }, async t => {
         const visited = await site(t, pages)
         await run(t, shared ?? await launch(t, engine), visited)
       })

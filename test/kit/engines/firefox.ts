@@ -1,7 +1,7 @@
 // Debian's Firefox, by Marionette, the protocol below geckodriver: https://firefox-source-docs.mozilla.org/testing/marionette/Protocol.html
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import net from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -31,9 +31,19 @@ const has = (program: string) => spawnSync('which', [program], { stdio: 'ignore'
 /** Debian's name, or the name on Ubuntu, which has no package firefox-esr. */
 export const firefoxProgram = !has('firefox-esr') && has('firefox') ? 'firefox' : 'firefox-esr'
 
-export async function launchFirefox (t: Test): Promise<Browser> {
-  const profile = await folder(t, 'firefox')
-  await writeFile(join(profile, 'user.js'), Object.entries(PREFERENCES).map(([name, value]) => `user_pref(${JSON.stringify(name)}, ${JSON.stringify(value)});\n`).join(''))
+export interface Firefox extends Browser {
+  /** Runs a script with the rights of the browser's own code. */
+  inChrome: (script: string, ...args: unknown[]) => Promise<any>
+  /** Ends the browser as its menu does, and resolves when the browser has exited. */
+  quit: () => Promise<void>
+}
+
+/** Starts Firefox with an empty profile, or with `profile`. `preferences` are set in addition to the usual ones. */
+export async function launchFirefox (t: Test, profile?: string, preferences: Record<string, unknown> = {}): Promise<Firefox> {
+  profile ??= await folder(t, 'firefox')
+  // The last browser with this profile may have left its port there.
+  await rm(join(profile, 'MarionetteActivePort'), { force: true })
+  await writeFile(join(profile, 'user.js'), Object.entries({ ...PREFERENCES, ...preferences }).map(([name, value]) => `user_pref(${JSON.stringify(name)}, ${JSON.stringify(value)});\n`).join(''))
   const firefox = start(t, profile, firefoxProgram, ['--headless', '--marionette', '--remote-allow-system-access', '--no-remote', '--profile', profile])
   let port
   while (port === undefined) {
@@ -43,7 +53,6 @@ export async function launchFirefox (t: Test): Promise<Browser> {
   }
   const send = await connect(t, Number(port))
   await send('NewSession', { pageLoadStrategy: 'normal', timeouts: { implicit: 0, pageLoad: 3_600_000, script: 3_600_000 } })
-  /** Runs a script with the rights of the browser's own code. */
   const inChrome = async (script: string, ...args: unknown[]) => {
     await send('Marionette:SetContext', { value: 'chrome' })
     return await send('ExecuteScript', { script, args }).finally(() => send('Marionette:SetContext', { value: 'content' }))
@@ -53,6 +62,12 @@ export async function launchFirefox (t: Test): Promise<Browser> {
     engine: 'firefox',
     mustRun: firefox.mustRun,
     newTab: driver.newTab,
+    inChrome: (script, ...args) => driver.exclusively(() => inChrome(script, ...args)),
+    async quit () {
+      const exited = once(firefox.child, 'exit')
+      await send('Marionette:Quit', { flags: ['eAttemptQuit'] })
+      await exited
+    },
     errors: () => driver.exclusively(() => inChrome(`
       const thrown = Services.console.getMessageArray().filter(message => message instanceof Ci.nsIScriptError && message.category === 'content javascript' && !(message.flags & Ci.nsIScriptError.warningFlag))
       return thrown.map(message => message.errorMessage + ' (' + message.sourceName + ')')`))
@@ -103,7 +118,7 @@ async function connect (t: Test, port: number): Promise<Send> {
   let count = 0
   return (command, parameters = {}) => new Promise((resolve, reject) => {
     // Nobody would answer.
-    if (socket.destroyed) return reject(failure!)
+    if (failure !== undefined) return reject(failure)
     waiting.set(++count, { resolve, reject })
     const name = command.includes(':') ? command : `WebDriver:${command === 'NavigateTo' ? 'Navigate' : command}`
     const message = JSON.stringify([0, count, name, name === 'WebDriver:ExecuteScript' ? { sandbox: null, newSandbox: true, ...parameters } : parameters])
