@@ -15,9 +15,19 @@ export function guardReply (reply: FastifyReply, response: StreamResponse, strea
     stream.handlerErrorAnswered()
     if (wasClosing && isFilterOfNest()) throw stream.closedError()
   })
-  reply.send = function () {
+  // Not the response's own status, which `onResponse` hooks and the log would take for what the client got.
+  let { statusCode } = reply
+  reply.code = reply.status = code => {
+    statusCode = Number(code)
+    return reply
+  }
+  // NestJS warns if an error is sent with a type other than JSON.
+  const { getHeader } = reply
+  reply.getHeader = name => statusCode >= 400 && String(name).toLowerCase() === 'content-type' ? undefined : getHeader.call(reply, name)
+  reply.send = () => {
     // A handler with `@Res({ passthrough: true })` sends what it has returned, with the status of a success.
-    if (reply.statusCode >= 400) stream.handlerErrorAnswered()
+    if (statusCode >= 400) stream.handlerErrorAnswered()
+    statusCode = reply.statusCode
     return reply
   }
 }

@@ -10,10 +10,11 @@ import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import { setTimeout } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
-import type { ArgumentsHost } from '@nestjs/common'
+import type { ArgumentsHost, CallHandler, HttpServer, NestInterceptor } from '@nestjs/common'
 import { fastifySSE } from '@fastify/sse'
 import { transform } from 'esbuild'
 import Fastify, { type FastifyReply } from 'fastify'
+import { catchError, of } from 'rxjs'
 import t, { type Test } from 'tap'
 import octaStarStreams, { type CloseReason, type Stream } from '../lib/index.ts'
 import { streamsOf, withSignals } from './kit/app.ts'
@@ -46,13 +47,14 @@ type Handler = (reply: FastifyReply) => unknown
 
 interface Options {
   /** A filter for all errors. `builtIn` is the filter of NestJS. */
-  filter?: (builtIn: (error: unknown, host: ArgumentsHost) => void, error: unknown, host: ArgumentsHost) => unknown
+  filter?: (builtIn: (error: unknown, host: ArgumentsHost) => void, error: unknown, host: ArgumentsHost, adapter: HttpServer) => unknown
+  intercept?: (...args: Parameters<NestInterceptor['intercept']>) => ReturnType<CallHandler['handle']>
   passthrough?: boolean
   onSend?: (reply: { raw: object }) => Promise<void>
 }
 
 /** An application with a stream's route for each handler. */
-async function startApp (t: Test, nest: Nest, handlers: Record<string, Handler>, { filter, passthrough = false, onSend }: Options = {}) {
+async function startApp (t: Test, nest: Nest, handlers: Record<string, Handler>, { filter, intercept, passthrough = false, onSend }: Options = {}) {
   const { common: { Catch, Controller, Get, Module, Res }, core: { BaseExceptionFilter, NestFactory }, platform: { FastifyAdapter, RouteConfig } } = nest
   // By hand, because Node and tap run no decorators.
   class Routes {}
@@ -80,19 +82,23 @@ async function startApp (t: Test, nest: Nest, handlers: Record<string, Handler>,
   const app = await NestFactory.create(Root, new FastifyAdapter({ logger: { level: 'warn', stream: sink }, forceCloseConnections: 'idle' }) as never, { logger: { log () {}, warn: log, error: log } })
   if (filter !== undefined) {
     class Filter extends BaseExceptionFilter {
-      override catch (error: unknown, host: ArgumentsHost) { return filter!((...args) => super.catch(...args), error, host) as void }
+      override catch (error: unknown, host: ArgumentsHost) { return filter!((...args) => super.catch(...args), error, host, app.getHttpAdapter()) as void }
     }
     Catch()(Filter)
     app.useGlobalFilters(new Filter(app.getHttpAdapter()))
   }
+  if (intercept !== undefined) app.useGlobalInterceptors({ intercept })
   const adapter = app.getHttpAdapter() as unknown as InstanceType<typeof FastifyAdapter>
   const fastify = adapter.getInstance()
   if (onSend !== undefined) fastify.addHook('onSend', async (_request, reply) => { await onSend(reply) })
+  /** The status of each response that has finished, as `onResponse` hooks see the status. */
+  const statuses: number[] = []
+  fastify.addHook('onResponse', async (_request, reply) => { statuses.push(reply.statusCode) })
   await adapter.register(octaStarStreams as never)
   await app.listen(0, '127.0.0.1')
   t.teardown(() => app.close())
   const { port } = fastify.server.address() as AddressInfo
-  return { app, fastify, logged, url: (path: string, tabId = 'a') => `http://127.0.0.1:${port}${withSignals(path, { tabId })}` }
+  return { app, fastify, logged, statuses, url: (path: string, tabId = 'a') => `http://127.0.0.1:${port}${withSignals(path, { tabId })}` }
 }
 
 /** A handler that runs until its stream ends, as the plugin's users write handlers. */
@@ -222,26 +228,112 @@ function endOfStream (fastify: { streamRegistry: Iterable<unknown> }): Promise<C
       t.equal((await connect(url('/before'))).status, 418)
     })
 
-    // The filter of NestJS through a filter of the application, and a filter that replies by itself.
-    const filters: Record<string, Options['filter']> = {
-      'an asynchronous filter that extends the filter of NestJS': async (builtIn, error, host) => { builtIn(error, host) },
-      'a filter that replies': (_builtIn, _error, host) => { host.switchToHttp().getResponse<FastifyReply>().code(500).send({ message: 'filtered' }) }
+    // The filter of NestJS through filters of the application, and filters that reply by themselves.
+    const response = (host: ArgumentsHost) => host.switchToHttp().getResponse<FastifyReply>()
+    const body = { statusCode: 500, message: 'filtered' }
+    const filters: Record<string, { filter: Options['filter'], logsEnd?: true }> = {
+      'a filter that extends the filter of NestJS': { filter: (builtIn, error, host) => { builtIn(error, host) }, logsEnd: true },
+      'an asynchronous filter that extends the filter of NestJS': { filter: async (builtIn, error, host) => { builtIn(error, host) }, logsEnd: true },
+      // As in the README.
+      'a filter that extends the filter of NestJS, and returns at the AbortError of a stream': {
+        filter (builtIn, error, host) {
+          if ((error as Error).name === 'AbortError' && response(host).sent) return
+          builtIn(error, host)
+        }
+      },
+      'a filter that replies': { filter: (_builtIn, _error, host) => { response(host).code(500).send(body) } },
+      'an asynchronous filter that replies before it awaits anything': {
+        async filter (_builtIn, _error, host) {
+          response(host).status(500).send(body)
+          await setTimeout(1)
+        }
+      },
+      // https://docs.nestjs.com/exception-filters#catch-everything
+      'the filter for everything of the manual of NestJS': { filter: (_builtIn, _error, host, adapter) => { adapter.reply(host.switchToHttp().getResponse(), body, 500) } }
     }
-    for (const [name, filter] of Object.entries(filters)) {
+    for (const [name, { filter, logsEnd = false }] of Object.entries(filters)) {
       t.test(`with ${name}, a replaced stream ends with the farewell, and a fault ends the stream as failed`, async t => {
-        const { url, logged } = await startApp(t, nest, { stream: untilTheEnd, fails }, { filter })
+        const { url, logged, fastify, statuses } = await startApp(t, nest, { stream: untilTheEnd, fails }, { filter: filter! })
         const first = await connect(url('/stream'))
         await first.event(1)
+        const gone = endOfStream(fastify)
         const second = await connect(url('/stream'))
         t.equal(await first.ended, 'clean')
         t.strictSame(first.events.map(({ event }) => event), ['message', 'last-word', 'octa-star-closed'])
-        if (name === 'a filter that replies') t.strictSame(logged, [])
+        t.equal(await gone, 'replaced')
+        t.strictSame(logged, logsEnd ? ['The operation was aborted'] : [])
+        const left = endOfStream(fastify)
         second.leave()
+        t.equal(await left, 'disconnected')
         t.equal(await (await connect(url('/fails', 'b'))).ended, 'broken')
         t.equal(reasons.pop(), 'failed')
         t.ok(logged.includes(FAILED))
+        t.strictSame(statuses, [200], 'a filter does not change the status that onResponse hooks and the log see')
       })
     }
+
+    // NestJS does not wait for a filter, and the handler's promise resolves as if the handler had returned.
+    t.test('with an asynchronous filter that awaits before it replies, a fault ends the stream as finished', async t => {
+      const filter: Options['filter'] = async (_builtIn, _error, host) => {
+        await setTimeout(1)
+        response(host).code(500).send(body)
+      }
+      const { url, logged, statuses } = await startApp(t, nest, { stream: untilTheEnd, fails }, { filter })
+      const first = await connect(url('/stream'))
+      await first.event(1)
+      const second = await connect(url('/stream'))
+      t.equal(await first.ended, 'clean')
+      t.match(first.events.at(-1), { event: 'octa-star-closed', data: 'replaced' })
+      second.leave()
+      t.equal(await (await connect(url('/fails', 'b'))).ended, 'clean')
+      t.equal(reasons.pop(), 'finished')
+      t.strictSame(logged, [])
+      t.strictSame(statuses, [200, 200])
+    })
+
+    t.test('an interceptor that turns each error into another error changes nothing', async t => {
+      const intercept: Options['intercept'] = (_context, next) => next.handle().pipe(catchError(() => { throw new nest.common.BadGatewayException() }))
+      const { url, logged, fastify } = await startApp(t, nest, { stream: untilTheEnd, fails }, { intercept })
+      const first = await connect(url('/stream'))
+      await first.event(1)
+      const gone = endOfStream(fastify)
+      const second = await connect(url('/stream'))
+      t.equal(await first.ended, 'clean')
+      t.strictSame(first.events.map(({ event }) => event), ['message', 'last-word', 'octa-star-closed'])
+      t.equal(await gone, 'replaced')
+      second.leave()
+      t.strictSame(logged, [])
+      t.equal(await (await connect(url('/fails', 'b'))).ended, 'broken')
+      t.equal(reasons.pop(), 'failed')
+      t.strictSame(logged, [FAILED])
+    })
+
+    t.test('an interceptor that turns each error into a result ends the stream as finished', async t => {
+      const intercept: Options['intercept'] = (_context, next) => next.handle().pipe(catchError(() => of(undefined)))
+      const { url, logged } = await startApp(t, nest, { stream: untilTheEnd, fails }, { intercept })
+      const first = await connect(url('/stream'))
+      await first.event(1)
+      const second = await connect(url('/stream'))
+      t.equal(await first.ended, 'clean')
+      t.match(first.events.at(-1), { event: 'octa-star-closed', data: 'replaced' })
+      second.leave()
+      t.equal(await (await connect(url('/fails', 'b'))).ended, 'clean')
+      t.equal(reasons.pop(), 'finished')
+      t.strictSame(logged, [])
+    })
+
+    t.test('a handler that returns ends its stream as finished', async t => {
+      const { url, logged } = await startApp(t, nest, {
+        async short (reply) {
+          const stream = await reply.startStream('ann')
+          stream.onClose(reason => { reasons.push(reason) })
+          await stream.send('hello')
+        }
+      })
+      t.equal(await (await connect(url('/short'))).ended, 'clean')
+      t.equal(reasons.pop(), 'finished')
+      t.strictSame(logged, [])
+    })
 
     t.test('a handler whose result NestJS sends may keep its stream alive', async t => {
       const { url, logged, fastify } = await startApp(t, nest, { stream: async reply => { (await reply.startStream('ann')).keepAlive() } }, { passthrough: true })
