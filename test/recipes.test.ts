@@ -13,7 +13,7 @@ import { reasonToSkip } from './kit/programs.ts'
 import { redisOptions, redisServer } from './kit/redis.ts'
 
 const all = blocksOf('docs/recipes.md').filter(({ language }) => language === 'js')
-const tested = new Set<string>()
+const tested = new Set(['pm2']) // in pm2.test.ts
 const block = (heading: string) => {
   tested.add(heading)
   return all.find(block => block.heading === heading)!.code
@@ -112,7 +112,7 @@ t.test('Docker: a process with the id 1 shuts down at SIGTERM, and its clients s
 
 t.test('node:cluster: the workers act as one', redisOptions, async t => {
   const redis = await redisServer(t)
-  const server = startChild(t, 'test/kit/recipe-process.js', { RECIPE: block('node:cluster and pm2'), REDIS_PORT: String(redis.port) })
+  const server = startChild(t, 'test/kit/recipe-process.js', { RECIPE: block('node:cluster'), REDIS_PORT: String(redis.port) })
   const { port } = await line(server.lines)
   if ((await line(server.lines)).port !== port) t.fail('the workers share a port')
   const open = () => connect(`http://127.0.0.1:${port}${withSignals('/orders', { tabId: 'a' })}`)

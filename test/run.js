@@ -17,7 +17,7 @@ const ONLY_IN_TEST_ALL = [
   'bench', 'browser/datastar', 'browser/demo', 'browser/endings', 'browser/event-source', 'browser/recipes', 'browser/tab-id', 'bundles', 'closing', 'cluster/clients', 'cluster/conformance', 'cluster/costs', 'cluster/evictions',
   'cluster/failovers', 'cluster/faults', 'cluster/namespaces', 'cluster/nodes', 'cluster/presence', 'cluster/processes', 'cluster/reach', 'cluster/redis', 'cluster/redis-cluster', 'cluster/refusals', 'cluster/scaling',
   'cluster/scripts', 'cluster/servers', 'cluster/simulation', 'cluster/standstill', 'dead-peer', 'demo',
-  'hostile/coverage-guided', 'hostile/exhaustion', 'hostile/fuzz', 'hostile/injection', 'memory', 'nestjs', 'nginx', 'package', 'recipes', 'rules/no-leak', 'runtimes', 'slow-clients', 'soak'
+  'hostile/coverage-guided', 'hostile/exhaustion', 'hostile/fuzz', 'hostile/injection', 'memory', 'nestjs', 'nginx', 'package', 'pm2', 'recipes', 'rules/no-leak', 'runtimes', 'slow-clients', 'soak'
 ].map(name => `test/${name}.test.ts`)
 
 const [, , ...args] = process.argv

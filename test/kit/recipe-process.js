@@ -3,7 +3,7 @@ import { readlinkSync } from 'node:fs'
 import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
 
-const { RECIPE, REDIS_PORT } = process.env
+const { RECIPE, REDIS_PORT, PORT = '0' } = process.env
 // In a namespace of processes `process.pid` is 1. The host's /proc says which process that is outside.
 const outerPid = process.platform === 'linux' ? Number(readlinkSync('/proc/self')) : process.pid
 const fastify = Fastify({ forceCloseConnections: true })
@@ -14,7 +14,13 @@ async function start () {
     stream.keepAlive()
     await stream.send(String(process.pid))
   })
-  await fastify.listen({ port: 0, host: '127.0.0.1' })
+  fastify.get('/stuck', { sse: 'only' }, async (request, reply) => {
+    const stream = await reply.startStream('ann', { name: 'stuck' })
+    stream.onClose(() => new Promise(() => {}))
+    stream.keepAlive()
+  })
+  fastify.post('/send', async () => await fastify.streamRegistry.send('ann', 'to all workers'))
+  await fastify.listen({ port: Number(PORT), host: '127.0.0.1' })
   process.stdout.write(`${JSON.stringify({ pid: process.pid, outerPid, port: fastify.server.address().port })}\n`)
 }
 
