@@ -18,7 +18,7 @@ interface Example {
 }
 
 /** Blocks of the documents in these languages contain no TypeScript. */
-const OTHER_LANGUAGES = ['sh', 'html', 'nginx', 'text']
+const OTHER_LANGUAGES = ['sh', 'html', 'json', 'nginx', 'text']
 
 /** Blocks of the documents in JavaScript that are not meant for TypeScript: the heading above the block, and the reason. */
 const SKIPPED: Record<string, string> = {
