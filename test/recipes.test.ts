@@ -20,6 +20,9 @@ const block = (heading: string) => {
 }
 const load = (name: string) => import(name)
 
+// Their code needs a browser: test/browser/recipes.test.ts runs them.
+for (const heading of ['fetch-event-source', 'Service worker']) block(heading)
+
 /** The app's streams, behind a server that the test starts. */
 async function upstream (t: Test) {
   const app = await buildApp(t, { fastify: { forceCloseConnections: true } })

@@ -24,6 +24,8 @@ export interface SiteOptions extends OctaStarStreamsOptions {
   /** The Content-Security-Policy header of the pages. Default: none. */
   contentSecurityPolicy?: string
   port?: number
+  /** Set if the test provokes errors in the log. */
+  errorsExpected?: boolean
 }
 
 export async function site (t: Test, body: string, { scripts = {}, contentSecurityPolicy, port = 0, ...options }: SiteOptions = {}): Promise<Site> {
