@@ -100,6 +100,15 @@ function eventSourceCases (t: Test, browser: Browser): Case[] {
         await next.until(1, 1)
         t.strictSame(await states(visited.tab), [1])
       }
+    },
+    {
+      name: 'an EventSource that is answered 503 stops for good',
+      visit: open,
+      async end (visited) {
+        const next = await outage(visited, 1, response => { response.writeHead(503, { connection: 'close' }).end() })
+        await stopped(visited.tab)
+        t.equal(next.streams.length, 0)
+      }
     }
   ]
 }
@@ -113,7 +122,7 @@ const RECORD = `<script>
 function datastarCases (t: Test, browser: Browser): Case[] {
   return datastarClients().flatMap(({ name, script }) => {
     // The betas do not know the option `retry`.
-    const modes = /v1\.0\.0-(beta|RC)/.test(name) ? [undefined] : ['auto', 'always']
+    const modes = /v1\.0\.0-(beta|RC)/.test(name) ? [undefined] : ['auto', 'error', 'always']
     return modes.flatMap(retry => {
       const title = retry === undefined ? name : `${name}, retry: '${retry}'`
       // The tests of an engine share a window, which hides all tabs but one.
@@ -139,7 +148,7 @@ function datastarCases (t: Test, browser: Browser): Case[] {
           }
         }
       ]
-      if (retry === 'always') {
+      if (retry === 'always' || retry === 'error') {
         cases.push({
           name: `${title}: comes back after an outage with a 503`,
           visit: open,
