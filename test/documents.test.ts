@@ -36,7 +36,10 @@ const ELSEWHERE: Record<string, string> = {
   '@fastify/http-proxy': 'test/recipes.test.ts',
   'Vite\'s development server': 'test/recipes.test.ts',
   'Docker without an init process': 'test/recipes.test.ts',
-  'node:cluster and pm2': 'test/recipes.test.ts',
+  'node:cluster': 'test/recipes.test.ts',
+  pm2: 'test/pm2.test.ts',
+  'fetch-event-source': 'test/browser/recipes.test.ts',
+  'Service worker': 'test/browser/recipes.test.ts',
   'prom-client': 'test/recipes.test.ts',
   OpenTelemetry: 'test/recipes.test.ts',
   '`fetch`': 'test/browser/recipes.test.ts',
@@ -342,7 +345,7 @@ t.test('recipe: a last word, and the tests\' own block', async t => {
   t.strictSame(first.events.map(({ event }) => event), ['paused', 'octa-star-closed'])
 })
 
-const plain = 'Plain `EventSource`, with a tab id of its own in the query'
+const plain = 'Plain `EventSource`'
 
 async function ordersByTab (t: Test): Promise<FastifyInstance> {
   const fastify: FastifyInstance = Fastify()

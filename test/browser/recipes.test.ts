@@ -71,7 +71,7 @@ const RECIPES: Recipe[] = [
     asksAgain: !/beta|RC/.test(name),
     survives503: !/beta|RC/.test(name)
   })),
-  { name: 'plain EventSource', body: page('Plain `EventSource`, with a tab id of its own in the query'), options: byQuery, message: order },
+  { name: 'plain EventSource', body: page('Plain `EventSource`'), options: byQuery, message: order },
   { name: 'htmx 2', body: '<script src="/htmx.js"></script><script src="/sse.js"></script>' + page('htmx 2'), options: { ...byQuery, scripts: { '/htmx.js': file('htmx.org/dist/htmx.js'), '/sse.js': file('htmx-ext-sse/dist/sse.js') } }, message: order, survives503: true },
   { name: 'htmx 4', body: '<script src="/htmx.js"></script><script src="/sse.js"></script>' + page('htmx 4'), options: { ...byQuery, scripts: { '/htmx.js': file('htmx.org-4/dist/htmx.js'), '/sse.js': file('htmx.org-4/dist/ext/hx-sse.js') } }, message: text => text, survives503: true },
   {

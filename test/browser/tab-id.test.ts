@@ -4,6 +4,7 @@ import http from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
+import { blocksOf } from '../kit/document.ts'
 import { ENGINES, launch, optionsFor, type Browser, type Engine, type Tab } from '../kit/engines.ts'
 import { writeExtension } from '../kit/engines/chromium.ts'
 import { launchPlainChromium } from '../kit/engines/dev-tools.ts'
@@ -44,15 +45,14 @@ const TIMEOUT = 180_000
 const MODULE = '<script type="module" src="/tab-id.js"></script>'
 const PRERENDER = '<script type="speculationrules">{"prerender": [{"urls": ["/next"], "eagerness": "immediate"}]}</script>'
 const ACTIVATED = '/plain?activated'
-// Opens the stream when the page is shown, as the README says, and tells the server about each step.
-const NEXT = `${MODULE}<script type="module">
-  const open = () => { globalThis.source = new EventSource('/stream?tab=' + octaStar.tabId()) }
+// The page of docs/browsers.md, which opens the stream when the page is shown. Here the page also tells the server about each step.
+const PRERENDERED_PAGE = blocksOf('docs/browsers.md').find(({ heading }) => heading === 'Prerendered pages')!.code
+const NEXT = MODULE + PRERENDERED_PAGE.replace('/octa-star/tab-id.js', '/tab-id.js').replace('/orders', '/stream').replace('new EventSource', 'globalThis.source = new EventSource').replace('</script>', `
   if (document.prerendering) {
-    document.addEventListener('prerenderingchange', open, { once: true })
     document.addEventListener('prerenderingchange', () => { fetch('${ACTIVATED}') })
-    fetch('/plain?prerendered=' + octaStar.tabId())
-  } else open()
-</script>`
+    fetch('/plain?prerendered=' + tabId())
+  }
+</script>`)
 /** The ids that prerendered pages had so far. */
 const prerenders = (requests: string[]) => requests.flatMap(url => /prerendered=(.*)/.exec(url)?.slice(1) ?? [])
 const STREAM = `<script type="module">
