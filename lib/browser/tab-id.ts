@@ -31,7 +31,7 @@ export function tabId (): string {
 
 function start (): () => string {
   let id = create()
-  // What sessionStorage says while this page has the id. Empty while the page is not shown.
+  // What sessionStorage says while this page has the id. Empty while other pages may take the id.
   let own: string | undefined
   try {
     const [free, stored, { navigation }] = [localStorage, sessionStorage, self as unknown as Page]
@@ -48,8 +48,8 @@ function start (): () => string {
       // Ids that have been free for about a week are swept.
       for (const name in free) if (name.startsWith(NAME) && free[name] < Date.now() - 6e8) delete free[name]
       let [next, last] = `${stored[key]}`.split(' ') as [string, string?]
-      // Chromium shows a page that was prerendered or cached before it tells the page that is left, or while the news is under way. The
-      // page that is left has the id, if that page took the id last. The page that took a copied id last is in another tab.
+      // Chromium may show a page that was prerendered or cached before the last page runs `pagehide`, or before this page can see that the
+      // id is free. The id is the tab's if the last page took the id last. If the id is a copy, a page of another tab took the id last.
       if (!free[NAME + next] && !(shown && last && last === navigation?.activation?.from?.key)) next = create()
       stored[key] = own = `${next} ${navigation?.currentEntry.key ?? create()}`
       delete free[NAME + next]
@@ -67,8 +67,8 @@ function start (): () => string {
       if (stored[key] === own) free[NAME + id] = Date.now()
       own = ''
     })
-    // A page that comes back from the back/forward cache is not loaded again.
-    on('pageshow', event => { if (event.persisted) take(event) })
+    // A page that comes back from the back/forward cache is not loaded again. If storage was full, the page still has the id.
+    on('pageshow', event => { if (event.persisted && !own) take(event) })
     // The last page did not know yet that this page has taken the id, and has made the id free.
     on('storage', () => { if (own) delete free[NAME + id] })
     // A prerendered page may never be shown, and the page that is shown has the tab's id.

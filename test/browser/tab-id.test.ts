@@ -456,7 +456,8 @@ const cases: Case[] = [
       await opened(4, browser)
       t.not(ids[3], ids[2])
       await onlyLive(browser, ids[2]!, ids[3]!)
-      t.strictSame((await browser.errors()).slice(thrown), [])
+      // Tabs of the cases before may look for their servers.
+      t.strictSame((await browser.errors()).slice(thrown).filter(error => !error.startsWith('Failed to load resource')), [])
     }
   },
   {
