@@ -1,5 +1,5 @@
 // The documents do what they say: every code block of the README and of docs/ is run, and every link and table is checked. Blocks that need a
-// browser or another program are run by the test files that ELSEWHERE names.
+// browser or another program are run by the test files that ELSEWHERE names, and test/reference.test.ts checks docs/api.md, docs/options.md and docs/errors.md.
 import { EventEmitter, once } from 'node:events'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -20,7 +20,7 @@ import { redisOptions, redisServer } from './kit/redis.ts'
 import { root } from './kit/run.ts'
 
 const require = createRequire(import.meta.url)
-const DOCUMENTS = ['README.md', 'docs/api.md', 'docs/browsers.md', 'docs/errors.md', 'docs/guide.md', 'docs/how-it-works.md', 'docs/migrating.md', 'docs/options.md', 'docs/recipes.md', 'docs/security.md']
+const DOCUMENTS = ['README.md', 'docs/browsers.md', 'docs/guide.md', 'docs/how-it-works.md', 'docs/migrating.md', 'docs/recipes.md', 'docs/security.md']
 const all = DOCUMENTS.flatMap(file => blocksOf(file).map(block => ({ ...block, file })))
 const tested = new Set<Block>()
 
@@ -40,6 +40,7 @@ const ELSEWHERE: Record<string, string> = {
   pm2: 'test/pm2.test.ts',
   'fetch-event-source': 'test/browser/recipes.test.ts',
   'Service worker': 'test/browser/recipes.test.ts',
+  'Run several processes': 'test/reference.test.ts',
   'prom-client': 'test/recipes.test.ts',
   OpenTelemetry: 'test/recipes.test.ts',
   '`fetch`': 'test/browser/recipes.test.ts',
@@ -179,51 +180,6 @@ t.test('the quick start\'s Datastar line names the tab as the server reads it', 
   t.teardown(() => fastify.close())
   await connect(fastify.listeningOrigin + withSignals(path, evaluate()))
   t.equal(streamsOf(fastify)[0]!.tabId, evaluate().tabId)
-})
-
-const redisBlock = block('`octa-star-streams/redis`', 'js')
-const readmeRedisBlock = block('Run several processes', 'js')
-t.test('octa-star-streams/redis', redisOptions, async t => {
-  const server = await redisServer(t)
-  modules.ioredis = async () => ({ Redis: function () { return server.client() } })
-  const fastify = Fastify()
-  t.teardown(() => fastify.close())
-  t.ok(redisBlock.endsWith(readmeRedisBlock), 'the README has the same code')
-  await run(redisBlock, { fastify, octaStarStreams })
-  fastify.get('/', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
-  await fastify.inject({ url: withSignals('/', { tabId: 'a' }), payloadAsStream: true })
-  t.equal((await server.client().keys('octa-star:*')).filter(key => !/:members?\b/.test(key)).length, 1)
-})
-
-const nodeRedisBlock = block('`octa-star-streams/redis`', 'js', 1)
-t.test('octa-star-streams/redis, with the package redis', redisOptions, async t => {
-  const server = await redisServer(t)
-  const { createClient } = await import('redis')
-  modules.redis = async () => ({ createClient: () => createClient({ socket: { host: '127.0.0.1', port: server.port } }) })
-  const fastify = Fastify()
-  t.teardown(() => fastify.close())
-  const { redis } = await run(nodeRedisBlock, { fastify, octaStarStreams }, 'redis')
-  t.teardown(() => redis.destroy())
-  fastify.get('/', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
-  await fastify.inject({ url: withSignals('/', { tabId: 'a' }), payloadAsStream: true })
-  t.equal((await server.client().keys('octa-star:*')).filter(key => !/:members?\b/.test(key)).length, 1)
-})
-
-t.test('the table of the adapter\'s options says what the code has', async t => {
-  const { defaults } = await import('../lib/redis/index.ts')
-  for (const [option, value] of Object.entries(defaults)) {
-    const row = read('docs/options.md').split('\n').find(line => line.startsWith(`| \`${option}\` |`))!
-    t.ok(row.endsWith(`| \`${typeof value === 'string' ? `'${value}'` : value}\` |`), option)
-  }
-})
-
-t.test('octa-star-streams/datastar', async t => {
-  const fastify = await app(t)
-  await run(block('`octa-star-streams/datastar`', 'js'), { fastify })
-  const origin = await listen(fastify)
-  const client = await connect(`${origin}/search`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"tabId":"a","term":"zebra"}' })
-  t.equal(await client.ended, 'clean')
-  t.equal(client.text, 'event: datastar-patch-elements\ndata: elements <p id="found">Nothing for 5 letters</p>\n\n')
 })
 
 t.test('send to a user', async t => {
@@ -411,54 +367,6 @@ t.test('recipe: shutdown', async t => {
   t.equal(await client.ended, 'broken')
 })
 
-t.test('recipe: metrics', async t => {
-  const { metrics } = await run(block('Metrics', 'js'), {}, 'metrics')
-  const fastify = await app(t)
-  fastify.get('/stream', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
-  const origin = await listen(fastify)
-  for (let i = 0; i < 12; i++) await connect(origin + withSignals('/stream', { tabId: 'a' }))
-  t.match(metrics, { live: 1, replaced: 11, flapping: 1 })
-})
-
-t.test('recipe: presence', async t => {
-  const { online } = await run(block('Presence', 'js'), {}, 'online') as { online: Set<string> }
-  const fastify = Fastify()
-  t.teardown(() => fastify.close())
-  await fastify.register(octaStarStreams, { offlineDelay: 10 })
-  const streams: lib.Stream[] = []
-  fastify.get<{ Params: { user: string } }>('/stream/:user', { sse: 'only' }, async (request, reply) => {
-    const stream = await reply.startStream(request.params.user)
-    streams.push(stream)
-    stream.keepAlive()
-  })
-  const origin = await listen(fastify)
-  for (const user of ['ann', 'bob']) await connect(`${origin}/stream/${user}`)
-  t.strictSame([...online], ['ann', 'bob'])
-  streams[0]!.close()
-  while (online.size > 1) await new Promise(setImmediate)
-  t.strictSame([...online], ['bob'])
-})
-
-t.test('recipe: anything else of which a tab may have only one', async t => {
-  const fastify = await app(t)
-  const server = net.createServer().listen(0, '127.0.0.1')
-  t.teardown(() => server.close())
-  await once(server, 'listening')
-  const open = async () => {
-    const socket = net.connect((server.address() as AddressInfo).port, '127.0.0.1')
-    await once(socket, 'connect')
-    return Object.assign(socket, { close: () => socket.destroy() })
-  }
-  const code = block('Anything else of which a tab may have only one', 'js')
-  const [first, second] = [await open(), await open()]
-  await run(code, { fastify, socket: first, tabId: 'a' })
-  await run(code, { fastify, socket: second, tabId: 'a' })
-  t.ok(first.destroyed)
-  t.notOk(second.destroyed)
-  second.destroy()
-  await once(second, 'close')
-})
-
 t.test('browsers: the page shows its tab id', async t => {
   const { window, close } = await page('http://127.0.0.1/', block('The tab id', 'html'))
   t.teardown(close)
@@ -521,33 +429,16 @@ t.test('every link to a file leads to a file of the repository, and every anchor
   }
 })
 
-t.test('the tables of options, errors and reasons say what the code has, and no more', async t => {
+t.test('the README\'s table of options has the defaults of the code, and the tables of reasons have every reason', async t => {
   const column = (text: string) => [...text.matchAll(/^\| `(\w+)`/gm)].map(match => match[1]!)
   const { defaults } = await import('../lib/options.ts')
-  const [options] = read('docs/options.md').split('\n## ')
-  t.strictSame(column(options!).sort(), Object.keys(defaults).sort())
+  const rows = section('README.md', 'API').split('\n')
   for (const [option, value] of Object.entries(defaults)) {
-    const ending = value === undefined ? '| none |' : `| \`${typeof value === 'string' ? `'${value}'` : value}\` |`
-    for (const text of [options!, section('README.md', 'API')]) {
-      const row = text.split('\n').find(line => line.startsWith(`| \`${option}\` |`))
-      if (row !== undefined) t.ok(row.endsWith(ending), `${option}: its default`)
-    }
+    const row = rows.find(line => line.startsWith(`| \`${option}\` |`))
+    if (row !== undefined) t.ok(row.endsWith(value === undefined ? '| none |' : `| \`${typeof value === 'string' ? `'${value}'` : value}\` |`), `${option}: its default`)
   }
-  const errors = Object.keys(await import('../lib/errors.ts')).filter(name => name.startsWith('FST_ERR'))
-  t.strictSame(column(read('docs/errors.md')).sort(), [...errors, 'FST_ERR_OCTA_STAR_STREAM_CLOSED'].sort())
   const reasons = ['disconnected', 'evicted', 'expired', 'failed', 'finished', 'replaced', 'shutdown', 'stalled']
   for (const file of ['README.md', 'docs/how-it-works.md']) t.strictSame(column(section(file, 'How a stream ends')).sort(), reasons, file)
-})
-
-t.test('the table of the registry says what the registry has, and no more', async t => {
-  const fastify = await app(t)
-  const { Registry } = await import('../lib/registry/registry.ts')
-  // What the rest of the package calls is not part of the interface.
-  const internal = ['constructor', 'replaceTimeout', 'nextOrder', 'wouldEndHolder', 'checkLimit', 'register', 'holderGone', 'claimEnding', 'giveUp', 'deliver', 'listOwn', 'wentOffline', 'streamsIn', 'allStreams', 'close']
-  const members = Object.getOwnPropertyNames(Registry.prototype).filter(name => !internal.includes(name))
-  const rows = section('docs/api.md', '`fastify.streamRegistry`').matchAll(/^\| `(\w+)(?:\(.*?\))?` \|/gm)
-  t.strictSame([...rows].map(([, name]) => name).sort(), members.sort())
-  t.ok(members.every(name => name in fastify.streamRegistry))
 })
 
 t.test('what the README shows of the benchmarks is what they last wrote down', async t => {
