@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Test } from 'tap'
 import type { Browser } from '../engines.ts'
-import { folder, start } from './program.ts'
+import { folder, start, type Program } from './program.ts'
 import { drive, type Send } from './web-driver.ts'
 
 const PREFERENCES = {
@@ -38,13 +38,22 @@ export interface Firefox extends Browser {
   quit: () => Promise<void>
 }
 
+async function writePreferences (profile: string, preferences: Record<string, unknown>): Promise<void> {
+  await writeFile(join(profile, 'user.js'), Object.entries({ ...PREFERENCES, ...preferences }).map(([name, value]) => `user_pref(${JSON.stringify(name)}, ${JSON.stringify(value)});\n`).join(''))
+}
+
+/** Starts Firefox as its profile is, for tests whose witness is the server. */
+export function startFirefox (t: Test, profile: string, ...args: string[]): Program {
+  return start(t, profile, firefoxProgram, ['--headless', '--no-remote', '--profile', profile, ...args])
+}
+
 /** Starts Firefox with an empty profile, or with `profile`. `preferences` are set in addition to the usual ones. */
 export async function launchFirefox (t: Test, profile?: string, preferences: Record<string, unknown> = {}): Promise<Firefox> {
   profile ??= await folder(t, 'firefox')
   // The last browser with this profile may have left its port there.
   await rm(join(profile, 'MarionetteActivePort'), { force: true })
-  await writeFile(join(profile, 'user.js'), Object.entries({ ...PREFERENCES, ...preferences }).map(([name, value]) => `user_pref(${JSON.stringify(name)}, ${JSON.stringify(value)});\n`).join(''))
-  const firefox = start(t, profile, firefoxProgram, ['--headless', '--marionette', '--remote-allow-system-access', '--no-remote', '--profile', profile])
+  await writePreferences(profile, preferences)
+  const firefox = startFirefox(t, profile, '--marionette', '--remote-allow-system-access')
   let port
   while (port === undefined) {
     port = await readFile(join(profile, 'MarionetteActivePort'), 'utf8').catch(() => undefined)
@@ -65,7 +74,8 @@ export async function launchFirefox (t: Test, profile?: string, preferences: Rec
     inChrome: (script, ...args) => driver.exclusively(() => inChrome(script, ...args)),
     async quit () {
       const exited = once(firefox.child, 'exit')
-      await send('Marionette:Quit', { flags: ['eAttemptQuit'] })
+      // Firefox may exit before it replies.
+      send('Marionette:Quit', { flags: ['eAttemptQuit'] }).catch(() => {})
       await exited
     },
     errors: () => driver.exclusively(() => inChrome(`

@@ -2,10 +2,10 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Test } from 'tap'
 import type { Engine } from '../engines.ts'
-import { writeExtension } from './chromium.ts'
+import { startChromium, writeExtension } from './chromium.ts'
 import { launchPlainChromium } from './dev-tools.ts'
-import { launchFirefox } from './firefox.ts'
-import { folder } from './program.ts'
+import { launchFirefox, startFirefox } from './firefox.ts'
+import { folder, type Program } from './program.ts'
 
 /** A browser whose tabs are known by the addresses that they show. */
 export interface RestartableBrowser {
@@ -21,7 +21,7 @@ export interface RestartableBrowser {
   /** Loads the tab that has crashed again. */
   reloadCrashed: () => Promise<unknown>
   /** Quits, starts again and restores the tabs. */
-  restart: () => Promise<RestartableBrowser>
+  restart: () => Promise<Program>
 }
 
 export async function restartable (t: Test, engine: Engine): Promise<RestartableBrowser> {
@@ -48,7 +48,7 @@ async function chromium (t: Test, home: string, ...args: string[]): Promise<Rest
     reloadCrashed: async () => await browser.send('Page.reload', {}, await browser.attach(crashed)),
     async restart () {
       await browser.quit()
-      return await chromium(t, home, ...args, '--restore-last-session')
+      return startChromium(t, home, ...args, '--restore-last-session')
     }
   }
 }
@@ -73,7 +73,7 @@ async function firefox (t: Test, profile: string): Promise<RestartableBrowser> {
     reloadCrashed: () => browser.inChrome("SessionStore.reviveCrashedTab(gBrowser.tabs.find(tab => tab.hasAttribute('crashed')))"),
     async restart () {
       await browser.quit()
-      return await firefox(t, profile)
+      return startFirefox(t, profile)
     }
   }
 }
