@@ -3,7 +3,8 @@ import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
-import { blocksOf, lineAt, read } from './kit/document.ts'
+import { blocksOf, isBefore, lineAt, read } from './kit/document.ts'
+import { guideSteps } from './kit/guide.ts'
 import { root } from './kit/run.ts'
 
 interface Example {
@@ -100,7 +101,7 @@ const unknownLanguages: string[] = []
 const skipped: string[] = []
 
 function examplesIn (file: string, prelude: Record<string, string>): Example[] {
-  return blocksOf(file).filter(({ language }) => !OTHER_LANGUAGES.includes(language)).flatMap(({ heading, language, code, line }) => {
+  return blocksOf(file).filter(block => !OTHER_LANGUAGES.includes(block.language) && !isBefore(block)).flatMap(({ heading, language, code, line }) => {
     const name = `${file}:${line} (${heading})`
     if (language !== 'js' && language !== 'ts') unknownLanguages.push(name)
     else if (Object.hasOwn(SKIPPED, heading)) skipped.push(heading)
@@ -171,31 +172,39 @@ function fileOf (example: Example): string {
 
 /** Compiles all examples in one program against the package's source, and returns the diagnostics of each example. */
 function compile (examples: Example[]): Map<Example, string[]> {
+  const files = new Map(examples.map((example, i) => [join(root, `example-${i}.ts`), fileOf(example)]))
+  files.set(join(root, 'nats-cluster.ts'), NATS_CLUSTER)
+  const program = programOf(files)
+  return new Map(examples.map((example, i) => [example, diagnosticsOf(program, [...files.keys()][i]!, example.file, example.line - 1)]))
+}
+
+function programOf (files: Map<string, string>, more: ts.CompilerOptions = {}): ts.Program {
   const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), ts.sys.readFile)
   const { options } = ts.parseJsonConfigFileContent(config, ts.sys, root)
   // The entries of package.json, with the source instead of the build.
   const entries = Object.entries<string[]>(JSON.parse(read('package.json')).typesVersions['*'])
   const paths = Object.fromEntries(entries.map(([path, [types]]) => [`octa-star-streams/${path}`, [join(root, types!.replace('./dist/', '').replace('.d.ts', '.ts'))]]))
   paths['octa-star-streams'] = [join(root, 'lib/index.ts')]
-  const files = new Map(examples.map((example, i) => [join(root, `example-${i}.ts`), fileOf(example)]))
-  files.set(join(root, 'nats-cluster.ts'), NATS_CLUSTER)
   const host = ts.createCompilerHost(options)
   const { fileExists, readFile, getSourceFile } = host
   host.fileExists = path => files.has(path) || fileExists(path)
   host.readFile = path => files.get(path) ?? readFile(path)
+  // The folders of the guide's programs do not exist. The compiler then looks for each file.
+  delete host.directoryExists
   host.getSourceFile = (path, ...rest) => files.has(path) ? ts.createSourceFile(path, files.get(path)!, rest[0], true) : getSourceFile(path, ...rest)
-  const program = ts.createProgram({ rootNames: [...files.keys()], options: { ...options, strict: true, noEmit: true, paths }, host })
+  const program = ts.createProgram({ rootNames: [...files.keys()], options: { ...options, strict: true, noEmit: true, paths, ...more }, host })
   t.strictSame([...program.getOptionsDiagnostics(), ...program.getGlobalDiagnostics()].map(({ messageText }) => messageText), [], 'the compiler takes its options')
-  return new Map(examples.map((example, i) => {
-    const source = program.getSourceFile([...files.keys()][i]!)!
-    const diagnostics = [...program.getSyntacticDiagnostics(source), ...program.getSemanticDiagnostics(source)]
-    return [example, diagnostics.map(({ start, code, messageText }) => (
-      `${example.file}:${example.line + source.getLineAndCharacterOfPosition(start ?? 0).line - 1} TS${code}: ${ts.flattenDiagnosticMessageText(messageText, '\n')}`
-    ))]
-  }))
+  return program
 }
 
-const documents = ['README.md', ...['api', 'browsers', 'errors', 'guide', 'how-it-works', 'migrating', 'options', 'recipes', 'redis', 'security'].map(name => `docs/${name}.md`)]
+function diagnosticsOf (program: ts.Program, path: string, file: string, lineBefore: number): string[] {
+  const source = program.getSourceFile(path)!
+  return [...program.getSyntacticDiagnostics(source), ...program.getSemanticDiagnostics(source)].map(({ start, code, messageText }) => (
+    `${file}:${lineBefore + source.getLineAndCharacterOfPosition(start ?? 0).line} TS${code}: ${ts.flattenDiagnosticMessageText(messageText, '\n')}`
+  ))
+}
+
+const documents = ['README.md', ...['api', 'browsers', 'errors', 'how-it-works', 'migrating', 'options', 'recipes', 'redis', 'security'].map(name => `docs/${name}.md`)]
   .flatMap(file => examplesIn(file, DOCUMENTS_PRELUDE))
 const adapters = examplesIn('docs/adapters.md', ADAPTERS_PRELUDE)
 const docstrings = docstringExamples()
@@ -233,5 +242,15 @@ t.test('a fault in an example is reported with its line', async t => {
 for (const example of [...documents, ...adapters, ...docstrings]) {
   t.test(`${example.name} compiles`, async t => {
     t.strictSame(compiled.get(example), [])
+  })
+}
+
+// The guide's files are JavaScript, in which a function's parameters have no types.
+const guide = guideSteps().flatMap(({ heading, files }, step) => Object.entries(files).map(([file, code]) => ({ heading, file, code, path: join(root, `guide-${step}`, file) })))
+const guideProgram = programOf(new Map(guide.map(({ path, code }) => [path, code])), { allowJs: true, checkJs: true, noImplicitAny: false })
+
+for (const { heading, file, path } of guide) {
+  t.test(`the guide after '${heading}': ${file} compiles`, async t => {
+    t.strictSame(diagnosticsOf(guideProgram, path, file, 1), [])
   })
 }

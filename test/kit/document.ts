@@ -26,6 +26,11 @@ export function blocksOf (file: string): Block[] {
   return blocks
 }
 
+/** Whether a block shows code for another library, which the tests neither run nor compile: the first line is a comment that begins with `Before`. */
+export function isBefore ({ code }: Block): boolean {
+  return /^(?:\/\/|#) Before\b/.test(code)
+}
+
 /** The number of the line at `index`, from 1. */
 export function lineAt (text: string, index: number): number {
   return text.slice(0, index).split('\n').length
