@@ -81,5 +81,5 @@ t.test('a port in use gives one clear line', async t => {
 t.test('a machine without Redis gives one clear line', async t => {
   const { exited, errors } = startChild(t, 'examples/cluster/server.js', { PATH: await mkdtemp('/tmp/octa-star-empty-') })
   t.strictSame(await exited, [1, null])
-  t.match(errors(), /^The demo cannot start on port \d+: it needs Redis\. Install redis-server, or use a running Redis: REDIS_URL=\S+ npm run demo:cluster\n$/)
+  t.match(errors(), /^The demo cannot start on port \d+: it needs Redis\. Install redis-server, or use a running Redis: REDIS_URL=\S+ npm run example:cluster\n$/)
 })

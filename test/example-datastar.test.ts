@@ -143,7 +143,7 @@ t.test('a post from a page of another site is refused, and changes nothing', asy
 t.test('with Redis the shop stops on a signal, and on a port in use with one clear line', redisOptions, async t => {
   const REDIS_URL = `redis://127.0.0.1:${(await redisServer(t)).port}`
   const { url, signal, exited } = await startExample(t, 'examples/datastar/server.js', { REDIS_URL })
-  await t.rejects(openShop(t, { REDIS_URL, PORT: new URL(url).port }), { message: /did not start: Port \d+ is in use\. Choose another port: PORT=3001 node examples\/datastar\/server\.js\n$/ })
+  await t.rejects(openShop(t, { REDIS_URL, PORT: new URL(url).port }), { message: /did not start: Port \d+ is in use\. Choose another port: PORT=3001 npm run example:datastar\n$/ })
   const tab = await newUser().open(url, 'a')
   signal('SIGINT')
   t.strictSame(await exited, [0, null])

@@ -15,7 +15,7 @@ export async function startRedis () {
     await once(server, 'spawn')
   } catch {
     await rm(directory, { recursive: true })
-    throw new Error('it needs Redis. Install redis-server, or use a running Redis: REDIS_URL=redis://127.0.0.1:6379 npm run demo:cluster')
+    throw new Error('it needs Redis. Install redis-server, or use a running Redis: REDIS_URL=redis://127.0.0.1:6379 npm run example:cluster')
   }
   return {
     url,

@@ -55,4 +55,4 @@ async function startDemo ({ port }) {
   }
 }
 
-await main(startDemo, 'npm run demo:cluster')
+await main(startDemo, 'npm run example:cluster')

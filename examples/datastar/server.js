@@ -101,7 +101,7 @@ try {
   await fastify.listen({ port, host: '127.0.0.1' })
   console.log(`The shop is at http://localhost:${fastify.server.address().port}/ (press Ctrl-C to stop)`)
 } catch (error) {
-  console.error(error.code === 'EADDRINUSE' ? `Port ${port} is in use. Choose another port: PORT=3001 node examples/datastar/server.js` : error)
+  console.error(error.code === 'EADDRINUSE' ? `Port ${port} is in use. Choose another port: PORT=3001 npm run example:datastar` : error)
   process.exitCode = 1
   await fastify.close()
 }

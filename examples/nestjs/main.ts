@@ -10,23 +10,39 @@ import octaStarStreams from 'octa-star-streams'
 const USER = 'ann' // the identity of the signed-in user, never from the client
 
 const PAGE = `<!doctype html>
+<html lang="en">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>octa-star-streams on NestJS</title>
-<p id="time"></p>
+<link rel="icon" href="data:,">
+<style>
+  :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
+  body { max-width: 36rem; margin: 0 auto; padding: 1rem; }
+  button { font: inherit; padding: .4rem 1rem; border: 0; border-radius: .5rem; background: #2563eb; color: #fff; cursor: pointer; }
+</style>
+<h1>Orders</h1>
+<p id="time">Connecting</p>
 <button>Order tea</button>
 <ul id="orders"></ul>
 <script type="module">
   import { tabId } from '/octa-star/tab-id.js'
   const byId = id => document.getElementById(id)
-  const source = new EventSource('/stream?datastar=' + encodeURIComponent(JSON.stringify({ tabId: tabId() })))
-  source.addEventListener('time', event => { byId('time').textContent = event.data })
-  source.addEventListener('order', event => {
-    const item = document.createElement('li')
-    item.textContent = event.data
-    byId('orders').append(item)
-  })
-  source.addEventListener('octa-star-closed', () => source.close())
+  let source
+  function open () {
+    source?.close()
+    source = new EventSource('/stream?datastar=' + encodeURIComponent(JSON.stringify({ tabId: tabId() })))
+    source.addEventListener('time', event => { byId('time').textContent = event.data })
+    source.addEventListener('order', event => {
+      const item = document.createElement('li')
+      item.textContent = event.data
+      byId('orders').append(item)
+    })
+    source.addEventListener('octa-star-closed', event => event.target.close())
+  }
+  open()
+  addEventListener('pageshow', event => { if (event.persisted) setTimeout(open) }) // back from the back/forward cache
   document.querySelector('button').onclick = () => fetch('/orders', { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"what":"tea"}' })
-</script>`
+</script>
+</html>`
 
 @Controller()
 class ShopController {
