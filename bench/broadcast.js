@@ -27,7 +27,7 @@ export async function run ({ broadcasts, scopes }) {
     needFiles(streams + 300)
     const { octa, bare, channel } = joined(await startedAfresh(starts, () => measureBroadcast(streams, numbers)))
     const what = `\`broadcast\` of 1 KiB to ${streams.toLocaleString('en')} streams`
-    // Of throughput, so the other way round than the times.
+    // These two rows compare throughput, and the rows above compare times, so the ratio is the other way round.
     rows.push(
       row({ what, against: 'a loop over bare `reply.sse.send`', values: ratios(bare, octa), atLeast: 2.5, note: note(octa, bare, streams) }),
       row({ what, against: '`channel.broadcast` of `better-sse`', values: ratios(channel, octa), atLeast: 1.5, note: note(octa, channel, streams) })
@@ -79,8 +79,8 @@ async function withStreams (servers, streams, contestantsOf, { rounds, warmUp })
       started[name] = { server, broadcast }
     }
     const contestants = contestantsOf(started)
-    // Until the code is compiled. All contestants in turn, because Linux acknowledges the first sixteen packets after a pause within the
-    // sender's write, which takes a third longer: a contestant that had waited during another warm-up would pay for the pause.
+    // Warms up until V8 has compiled the code. The contestants take turns in the warm-up, because Linux acknowledges the first sixteen packets
+    // after a pause within the sender's write, which takes a third longer. A contestant that waits for the warm-up of another would pay for that pause.
     await inTurn(contestants, warmUp)
     return await inTurn(contestants, rounds)
   } finally {

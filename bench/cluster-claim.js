@@ -1,7 +1,7 @@
-// A cluster's claim and release, against raw EVALSHA round trips: the same scripts, with arguments of the same size, by the same client.
+// A cluster's claim and release, against raw EVALSHA round trips: the same scripts and the same client, with arguments of the same size.
 import { streamKey } from 'octa-star-streams'
 import { redisCluster } from 'octa-star-streams/redis'
-// Not exported: what it measures against is what these send.
+// The package does not export the scripts. The raw contestant must send exactly what the adapter sends.
 import { CLAIM, RELEASE } from '../dist/lib/redis/scripts.js'
 import { claimCommand, digestOf, fieldName, releaseCommand } from '../dist/lib/redis/protocol.js'
 import { inTurn, median, ratios, row } from './kit/pairs.js'
@@ -29,7 +29,7 @@ export async function run ({ rounds, milliseconds, atOnce, keys }) {
     })
     const released = Promise.resolve()
     let last = 0
-    // Neither waits for its release: the next stream does not.
+    // Neither contestant awaits the release, because a new stream does not await it either.
     const viaMember = async () => {
       const claim = { key: pool[++last % keys], end () {}, released }
       await member.claim(claim)
@@ -42,7 +42,7 @@ export async function run ({ rounds, milliseconds, atOnce, keys }) {
     }
     const measure = task => async () => {
       const rate = await perSecond(task, atOnce, milliseconds)
-      // All releases are done before the other's turn.
+      // Wait until all releases are done, so that they do not slow down the next contestant.
       await new Promise(resolve => setImmediate(resolve))
       await redis.ping()
       return rate

@@ -1,4 +1,4 @@
-// A replacement across two processes, against two raw EVALSHA that each send a message: the same scripts, by the same client.
+// A replacement across two processes, against two raw EVALSHA that each send a message: the same scripts and the same client.
 import { inTurn, median, quantile, ratios, row } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
 import { startRedis } from './kit/redis.js'
@@ -13,7 +13,7 @@ export async function run ({ rounds, replaces, warmUp }) {
   const members = []
   try {
     for (const i of [0, 1]) members.push(await startServer('member', redis.url, i))
-    // Each holds what the other replaces next.
+    // Each process holds the key that the other process replaces next.
     const measure = (command, count = replaces) => async () => {
       const times = []
       for (let i = 0; i < count; i++) times.push(await members[i % 2].ask(command))
@@ -21,7 +21,7 @@ export async function run ({ rounds, replaces, warmUp }) {
     }
     for (const command of ['replace', 'raw']) {
       await members[1].ask(command, 'first')
-      // Until its code is compiled.
+      // Warms up until V8 has compiled the code.
       await measure(command, warmUp)()
     }
     const { octa, raw } = await inTurn({ octa: measure('replace'), raw: measure('raw') }, rounds)

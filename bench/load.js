@@ -1,5 +1,5 @@
-// The load that one process holds: 10,000 live streams, every one of which is replaced, and how late the event loop is meanwhile;
-// against the same by `res.end()` on bare @fastify/sse. No stream may be lost or doubled.
+// The load of one process: 10,000 live streams, all of which are replaced, and how late the event loop is meanwhile. Compares with bare
+// @fastify/sse, which ends each response with `res.end()` and opens another. No stream may be lost or doubled.
 import { setTimeout as pause } from 'node:timers/promises'
 import { needFiles } from './kit/limits.js'
 import { inTurn, median, ratios, row } from './kit/pairs.js'
@@ -41,7 +41,7 @@ export async function run ({ rounds, streams, atOnce }) {
 
 const millis = (results, what) => `${median(results.map(result => result[what])).toFixed(1)} ms`
 
-/** Opens all streams, replaces each, and leaves. A connection whose stream has ended takes the next one. */
+/** Opens all streams, replaces each stream, and disconnects. A connection whose stream has ended carries the next stream. */
 async function replaceAll (server, streams, atOnce, check = async () => {}) {
   const wires = await Wire.connect(server.port, streams + atOnce)
   const tabs = Array.from({ length: streams }, () => ({ path: streamPath('replace'), wire: wires.pop() }))
@@ -67,12 +67,12 @@ async function replaceAll (server, streams, atOnce, check = async () => {}) {
 
   const checked = await check(server, tabs, farewells)
   for (const wire of [...wires, ...tabs.map(({ wire }) => wire)]) wire.leave()
-  // It has seen them all leave.
+  // Wait until the server has noticed that all clients have left.
   await server.ask('memory')
   return { time, ...delay, ...checked }
 }
 
-/** Sends one event to each stream that the server has: every tab has to receive it once. A Wire throws at what comes after an end. */
+/** Sends one event to each stream of the server. Every tab must receive the event once. A Wire throws if data comes after the end of a response. */
 async function checkOnce (server, tabs, farewells) {
   const received = new Map(tabs.map(tab => [tab, 0]))
   for (const tab of tabs) {
@@ -80,7 +80,7 @@ async function checkOnce (server, tabs, farewells) {
   }
   const size = await server.ask('size')
   await server.ask('broadcast', 1)
-  // It has been sent to all: what is not there within five seconds is lost.
+  // The server has sent the event to every stream. An event that has not arrived within five seconds is lost.
   for (let i = 0; i < 500 && Math.min(...received.values()) < 1; i++) await pause(10)
   const counts = [...received.values()]
   const lost = counts.filter(count => count === 0).length + tabs.length - farewells

@@ -1,4 +1,4 @@
-// The memory of a live stream, against that of a live one of bare @fastify/sse: what each server's heap has more with streams than without.
+// The memory of a live stream, against a live stream of bare @fastify/sse: how much the heap of each server grows with the streams.
 import { needFiles } from './kit/limits.js'
 import { each, inTurn, row } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'

@@ -8,7 +8,7 @@ export const sizes = {
   moment: { starts: 1, rounds: 2, milliseconds: 30, connections: 4 }
 }
 
-/** By server: its contestants, and the route of each. */
+/** The contestants of each server, and the route of each contestant. */
 const CONTESTANTS = {
   octa: { octa: 'close', octaLater: 'later' },
   bare: { bare: 'close', bareLater: 'later', bareUnflushed: 'unflushed', ordinary: 'ordinary', ordinaryLater: 'ordinary-later' },
@@ -17,7 +17,7 @@ const CONTESTANTS = {
 }
 
 export async function run ({ starts, rounds, milliseconds, connections }) {
-  // What one process is lucky with, another is not: where its code and its memory happen to lie.
+  // Starts the servers several times: where code and memory happen to lie makes one process faster than another.
   const all = await startedAfresh(starts, () => once(rounds, milliseconds, connections))
   const { octa, bare, betterSse, byHand, octaLater, bareLater, bareUnflushed, ordinary, ordinaryLater } = joined(all)
   const what = 'open + close a stream over HTTP, fresh key'
@@ -48,7 +48,7 @@ async function once (rounds, milliseconds, connections) {
       servers.push({ close: () => wires.forEach(wire => wire.leave()) })
       for (const [name, route] of Object.entries(routes)) {
         const measure = time => throughput(server, wires, () => streamPath(route), time)
-        // Until its code is compiled, and a response has the shape it keeps.
+        // Warms up until V8 has compiled the code, and until a response has its final hidden class.
         await measure(milliseconds * 2)
         contestants[name] = () => measure(milliseconds)
       }

@@ -1,4 +1,4 @@
-// A route without `sse` in an application with the plugin, against the same application without it.
+// A route without `sse` in an application with the plugin, against the same route in the same application without the plugin.
 import { inTurn, joined, startedAfresh, throughputRow } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
 import { throughput, Wire } from './kit/wire.js'
@@ -9,8 +9,8 @@ export const sizes = {
 }
 
 export async function run ({ starts, ...numbers }) {
-  // Two processes of one application differ by some 2 % for as long as they live, and the first of a pair may differ from the
-  // second: it takes many starts, with each leading in every other one, to see 1 %.
+  // Two processes of one application differ by about 2 % for as long as they live, and the process that is measured first may differ from
+  // the second. To see 1 %, start the processes many times, and let each application go first in every other start.
   const all = await startedAfresh(starts, start => once(start % 2 === 0 ? ['octa', 'without'] : ['without', 'octa'], numbers))
   const { octa, without } = joined(all)
   return {
@@ -25,7 +25,7 @@ async function once (order, { rounds, milliseconds, connections }) {
     const wires = await Wire.connect(server.port, connections)
     toClose.push(server, { close: () => wires.forEach(wire => wire.leave()) })
     const measure = () => throughput(server, wires, () => '/plain', milliseconds)
-    // Until its code is compiled.
+    // Warms up until V8 has compiled the code.
     for (let i = 0; i < 3; i++) await measure()
     return measure
   }

@@ -1,5 +1,5 @@
-// `replaceAndRegister` in process, with fresh and with held keys and others held, against a Map swap and one resolved promise;
-// and, for scale, against what the Elixir original did on such a machine.
+// `replaceAndRegister` in process, with fresh keys, with held keys, and while other keys are held, against a Map swap and one resolved
+// promise. For scale, the rows also show the numbers of the Elixir original on such a machine.
 import Fastify from 'fastify'
 import octaStarStreams, { streamKey } from 'octa-star-streams'
 import { inTurn, median, quantile, ratios, row } from './kit/pairs.js'
@@ -10,7 +10,7 @@ export const sizes = {
   moment: { rounds: 2, calls: 200, sustained: 200, held: [10, 50, 100] }
 }
 
-/** What the Elixir original did: the better end of what was seen. */
+/** The numbers of the Elixir original: the better end of the measured range. */
 const ELIXIR = { freshPerSecond: 290_000, freshMicros: 3.5, replaceMicros: 6.2, bytes: 490 }
 
 export async function run ({ rounds, calls, sustained, held }) {
@@ -23,7 +23,7 @@ export async function run ({ rounds, calls, sustained, held }) {
       contestants[`swap ${kind} ${count}`] = () => swap[kind](timed)
     }
   }
-  // The round that inTurn does not count compiles nothing yet.
+  // The round that `inTurn` does not count is too short for V8 to compile the code.
   await inTurn(contestants, Math.ceil(rounds / 5))
   const times = await inTurn(contestants, rounds)
 
@@ -48,10 +48,10 @@ export async function run ({ rounds, calls, sustained, held }) {
   }
 }
 
-/** What is registered is made from its scope and tab here, as by whoever opens a stream. */
+/** The holder is made of scope and tab inside the measured time, because opening a stream includes that work. */
 async function forScale (rounds, calls, sustained, count) {
   const octa = await register(await octaRegistry(), count, calls)
-  // Of so many that what they leave to the garbage collector is collected while they run.
+  // So many calls that the garbage they leave is collected within the measured time.
   const busy = await register(await octaRegistry(), count, sustained)
   const empty = await octaRegistry()
   const measures = { fresh: () => busy.fresh(clocked), freshEach: () => octa.fresh(timedEach), replaceEach: () => octa.held(timedEach), bytes: () => octa.fresh(allocated), replaceBytes: () => octa.held(allocated) }
@@ -76,7 +76,7 @@ async function octaRegistry () {
   return fastify.streamRegistry
 }
 
-/** The least that could be called the same: the newest holder is in the Map, and the one before it is gone. */
+/** The minimum that does the same: the newest holder is in the Map, and the holder before it is gone. */
 class SwapRegistry {
   #holders = new Map()
 
@@ -108,7 +108,7 @@ let lastUser = 0
 const newKeys = count => Array.from({ length: count }, () => streamKey(`user${++lastUser}`, `tab${lastUser}`))
 const newHolders = count => Array.from({ length: count }, () => new Holder())
 
-/** A registry in which `count` others are held, and what is measured there: `calls` calls, with all that they need made before. */
+/** A registry that holds `count` other keys, and its measurements: `calls` calls, whose arguments are made beforehand. */
 async function register (registry, count, calls) {
   await registerAll(registry, newKeys(count), newHolders(count))
   const held = newKeys(calls)
@@ -131,7 +131,7 @@ async function register (registry, count, calls) {
   }
 }
 
-/** What a registry keeps of one holder, without the holder and its key. Unit: bytes. */
+/** How much memory the registry uses for one holder, without the holder and the key. Unit: bytes. */
 async function keptBy (registry, count) {
   const keys = newKeys(count)
   const holders = newHolders(count)
@@ -149,7 +149,7 @@ async function registerAll (registry, keys, holders) {
   for (let i = 0; i < keys.length; i++) await registry.replaceAndRegister(keys[i], holders[i])
 }
 
-/** How long all calls took, of processor time: a neighbour's turn in the middle would be longer than they are. Unit: milliseconds. */
+/** The processor time of all calls. The clock would count the time of other programs, which can take longer than the calls. Unit: milliseconds. */
 async function timed (registry, keys, holders) {
   const before = process.cpuUsage()
   await registerAll(registry, keys, holders)
@@ -157,7 +157,7 @@ async function timed (registry, keys, holders) {
   return (user + system) / 1000
 }
 
-/** How long all calls took by the clock, as the Elixir original's were measured. Unit: milliseconds. */
+/** The time of all calls by the clock, because the Elixir original was measured by the clock. Unit: milliseconds. */
 async function clocked (registry, keys, holders) {
   const start = performance.now()
   await registerAll(registry, keys, holders)
@@ -175,7 +175,7 @@ async function timedEach (registry, keys, holders) {
   return times
 }
 
-/** What a call allocates: collected just before, nothing is while they run. Unit: bytes. */
+/** How many bytes a call allocates. Collects garbage before the calls, so that no collection happens during the calls. */
 async function allocated (registry, keys, holders) {
   globalThis.gc()
   const before = process.memoryUsage().heapUsed

@@ -1,5 +1,5 @@
-// Replacing a stream over HTTP, from the new request until the old client sees the end and the new one the head: against a
-// `res.end()` and opening another on bare @fastify/sse; and with 10, 1,000 and 10,000 live streams, against itself with 10.
+// Replacing a stream over HTTP, from the new request until the old client sees the end and the new client sees the head. Compares with
+// `res.end()` and opening another response on bare @fastify/sse. Compares 10, 1,000 and 10,000 live streams with 10 live streams.
 import { needFiles } from './kit/limits.js'
 import { inTurn, joined, median, quantile, ratios, row, startedAfresh } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
@@ -11,7 +11,7 @@ export const sizes = {
 }
 
 export async function run ({ starts, ...numbers }) {
-  // Where the scheduler puts a server, beside the client or on top of it, it may stay as long as it lives.
+  // Starts the servers several times: the scheduler may keep a server on the client's core, or on the other core, for as long as the server lives.
   const all = await startedAfresh(starts, () => once(numbers))
   return result(numbers.live, joined(all.map(({ sides }) => sides)), joined(all.map(({ many }) => many)))
 }
@@ -66,7 +66,7 @@ const p50 = times => quantile(times, 0.5)
 const p99 = times => quantile(times, 0.99)
 const micros = rounds => `${Math.round(median(rounds.map(p50)) * 1000)} us`
 
-/** One tab with two connections: its stream is on one, and the next that replaces it on the other. */
+/** One tab with two connections. The stream is on one connection, and the stream that replaces it opens on the other. */
 class Tab {
   #wires
   #path = streamPath('replace')

@@ -1,4 +1,4 @@
-// Runs all benchmarks, one after the other, prints one table, and writes it to RESULTS.md: npm run bench [-- --only NAME]
+// Runs all benchmarks one after the other, prints one table, and writes the table to RESULTS.md: npm run bench [-- --only NAME]
 import { execFileSync, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
@@ -13,7 +13,7 @@ const BENCHMARKS = ['open-close', 'replace', 'registry', 'memory', 'plain-route'
 const { values: options } = parseArgs({
   options: {
     only: { type: 'string', multiple: true },
-    // Each for a moment, to see that it works: the numbers mean nothing.
+    // Runs each benchmark for a moment, to check that the benchmark works. The numbers mean nothing.
     moment: { type: 'boolean', default: false },
     // Prints a line of JSON for each benchmark instead of the table.
     json: { type: 'boolean', default: false }
@@ -27,7 +27,7 @@ if (unknown.length > 0) {
   process.exit(1)
 }
 
-/** What a benchmark measured; or, without any row, why it could not. */
+/** The rows of a benchmark, or the reason why the benchmark could not run. */
 async function runOne (name) {
   const child = fork(here('kit/one.js'), [name, options.moment ? 'moment' : 'full'], { execArgv: ['--expose-gc'], stdio: ['ignore', 'inherit', 'pipe', 'ipc'] })
   let errors = ''

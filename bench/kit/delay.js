@@ -1,4 +1,4 @@
-// How late a server's event loop is, as commands for its parent.
+// Measures how late a server's event loop is, with commands for the parent process.
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 
 export function delayCommands () {
@@ -8,7 +8,7 @@ export function delayCommands () {
       delay.reset()
       delay.enable()
     },
-    // It is the time between two ticks of a timer of a millisecond: what is over that is the delay.
+    // The histogram records the time between two ticks of a timer of one millisecond. Any time beyond that millisecond is the delay.
     delay () {
       delay.disable()
       return { p99: delay.percentile(99) / 1e6 - 1, max: delay.max / 1e6 - 1 }

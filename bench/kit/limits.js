@@ -1,4 +1,4 @@
-// What the machine allows: a benchmark that needs more says so, instead of failing somewhere in the middle.
+// The limits of the machine: a benchmark that needs more files than allowed says so at its start, instead of failing in the middle.
 import { readFileSync } from 'node:fs'
 
 /** Throws unless a process may have `count` files open. Node itself raises `ulimit -n` as far as it may. */
@@ -11,7 +11,7 @@ function maxFiles () {
   try {
     return Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? Infinity)
   } catch {
-    // Not Linux: it will turn out.
+    // This is not Linux. If there are too few files, the benchmark fails later.
     return Infinity
   }
 }

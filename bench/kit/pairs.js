@@ -1,9 +1,9 @@
-// Measuring in turn, A B A B, so that what else the machine does meets both; and what is said of the results.
+// Measures contestants in turn, A B A B, so that other work of the machine slows down both. Makes rows of the results.
 
 /**
  * Calls each of `contestants` in turn, `rounds` times, after one round that does not count. Resolves to the results of
- * each, by name. Always in one order: where it alternated, one would be measured twice in a row, on warm caches or while it
- * still clears away.
+ * each contestant, by name. The order never changes: with an alternating order a contestant would run twice in a row, on warm
+ * caches or while its own garbage is still being collected.
  */
 export async function inTurn (contestants, rounds) {
   const results = Object.fromEntries(Object.keys(contestants).map(name => [name, []]))
@@ -16,36 +16,36 @@ export async function inTurn (contestants, rounds) {
   return results
 }
 
-/** What `once` resolves to, called `starts` times with the number of the start. */
+/** The results of `once`, called `starts` times with the number of the start. */
 export async function startedAfresh (starts, once) {
   const all = []
   for (let start = 0; start < starts; start++) all.push(await once(start))
   return all
 }
 
-/** The results of several calls of `inTurn` as those of one. */
+/** Merges the results of several calls of `inTurn`. */
 export function joined (list) {
   return Object.fromEntries(Object.keys(list[0]).map(name => [name, list.flatMap(results => results[name])]))
 }
 
-/** What `of` makes of each pair. */
+/** Maps each pair with `of`. */
 export function each (as, bs, of) {
   return as.map((a, i) => of(a, bs[i]))
 }
 
-/** The ratio of each pair, of the numbers that `pick` takes from its two results. */
+/** The ratio of each pair, from the numbers that `pick` takes from the two results. */
 export function ratios (as, bs, pick = result => result) {
   return each(as, bs, (a, b) => pick(a) / pick(b))
 }
 
-/** A row about throughput, as `throughput` in wire.js measures it. */
+/** A row about throughput, measured with `throughput` of wire.js. */
 export function throughputRow ({ as, bs, note = '', ...rest }) {
   const byCpu = median(ratios(as, bs, ({ perCpuSecond }) => perCpuSecond))
   const notes = [`throughput; ${byCpu.toFixed(2)} x by the server's processor time`, ...note === '' ? [] : [note]]
   return row({ ...rest, values: ratios(as, bs, ({ perSecond }) => perSecond), note: notes.join('; ') })
 }
 
-/** The value below which `share` (0 to 1) of the values are. */
+/** The value that `share` (0 to 1) of the values are below. */
 export function quantile (values, share) {
   const sorted = Float64Array.from(values).sort()
   const place = (sorted.length - 1) * share
@@ -58,8 +58,8 @@ export function median (values) {
 }
 
 /**
- * One row of the table. `values`, one for each pair, become their median and quartiles; what it must reach is
- * `atLeast`, `atMost`, `above` or `below`, or nothing.
+ * One row of the table. `values` has one value for each pair, and becomes the median and the quartiles. The row's target is
+ * `atLeast`, `atMost`, `above` or `below`. A row without a target is for information.
  */
 export function row ({ what, against, values, unit = 'x', note = '', ...limit }) {
   const measured = median(values)

@@ -1,9 +1,9 @@
-// Child processes: a benchmark's servers, each with a port and commands, over Node's own channel between parent and child.
+// A benchmark's servers as child processes. Each server has a port, and takes commands over Node's channel between parent and child.
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 
-/** Starts `servers/NAME.js`, or throws what it said that it could not. */
+/** Starts `servers/NAME.js`. Throws the reason if the server cannot run. */
 export async function startServer (name, ...args) {
   const child = fork(fileURLToPath(new URL(`../servers/${name}.js`, import.meta.url)), args.map(String), { execArgv: ['--expose-gc', ...process.env.BENCH_SERVER_OPTIONS?.split(' ') ?? []] })
   const exited = once(child, 'exit')
@@ -23,7 +23,7 @@ export async function startServer (name, ...args) {
   })
   return {
     port,
-    /** Has the server run one of its commands; resolves to what that returned. */
+    /** Runs one of the server's commands in the server. Resolves to the result of the command. */
     ask (command, argument) {
       const call = ++lastCall
       child.send({ call, command, argument })
@@ -36,7 +36,7 @@ export async function startServer (name, ...args) {
   }
 }
 
-/** In the child: says that it listens at `port`, and answers the parent until that hangs up. */
+/** In the child: reports that the server listens at `port`, and answers the parent until the parent disconnects. */
 export function serve (port, commands = {}) {
   const all = { memory, cpu, ...commands }
   process.on('message', async ({ call, command, argument }) => process.send({ answer: call, value: await all[command](argument) }))
@@ -44,14 +44,14 @@ export function serve (port, commands = {}) {
   process.send({ listening: port })
 }
 
-/** What is in use when all that can be is collected. Unit: bytes. */
+/** The memory in use after a full garbage collection. Unit: bytes. */
 export function memory () {
   for (let i = 0; i < 3; i++) globalThis.gc()
   const { heapUsed, external } = process.memoryUsage()
   return heapUsed + external
 }
 
-/** What this process has computed so far. Unit: seconds of a processor. */
+/** The processor time that this process has used so far. Unit: seconds. */
 function cpu () {
   const { user, system } = process.cpuUsage()
   return (user + system) / 1e6

@@ -1,11 +1,11 @@
-// A Redis for a benchmark, and clients of it: the one that REDIS_URL names, or else one of its own.
+// A Redis for a benchmark, and clients of that Redis. Uses the server that REDIS_URL names, or else starts a server.
 import { Redis } from 'ioredis'
 import { startRedis as start } from '../../examples/cluster/redis.js'
 
 export async function startRedis () {
   try {
     const redis = await start()
-    // Also where a benchmark fails: a Redis of our own does not end with us.
+    // Runs also if a benchmark fails, because a Redis that we started does not stop with this process.
     process.once('exit', () => { redis.close() })
     return redis
   } catch {
@@ -13,10 +13,10 @@ export async function startRedis () {
   }
 }
 
-/** Resolves to a client that is connected, and knows `scripts`. */
+/** Resolves to a connected client that has the commands `scripts`. */
 export async function redisClient (url, scripts = []) {
   const redis = new Redis(url)
-  // A Redis of our own may not listen yet: ioredis tries again.
+  // A Redis that was just started may not listen yet: ioredis tries again.
   redis.on('error', () => {})
   for (const { lua } of scripts) await redis.script('LOAD', lua)
   await redis.ping()

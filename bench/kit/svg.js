@@ -1,9 +1,9 @@
-// The scaling rows as a picture: how much longer a call takes with more of them, each line against its own beginning.
+// The scaling rows as a picture: how the time of a call grows with the number of streams. Each line is relative to its first point.
 const WIDTH = 720
 const HEIGHT = 380
 const PLOT = { left: 48, right: 672, top: 24, bottom: 230 }
 
-/** `series`: a label, and points of a number of streams and a ratio. */
+/** `series`: a label, and the points of a line, each a number of streams and a ratio. */
 export function scalingPlot (series) {
   const numbers = series.flatMap(({ points }) => points.map(([number]) => number))
   const first = Math.floor(Math.log10(Math.min(...numbers)))

@@ -1,4 +1,4 @@
-// Rows as a table in Markdown, which is legible as it is.
+// Rows as a Markdown table whose columns are aligned, so that the source is legible too.
 const COLUMNS = {
   what: ({ what }) => what,
   against: ({ against }) => against,

@@ -1,15 +1,15 @@
-// The load client: one HTTP/1.1 connection kept alive, on a bare socket, which reads no more of a response than where it begins and ends.
+// The load client: one keep-alive HTTP/1.1 connection on a bare socket. Of each response it only reads where the response begins and ends.
 import net from 'node:net'
 import { once } from 'node:events'
 
 const LAST_CHUNK = '0\r\n\r\n'
-// What is read is looked at before the next read: one buffer does for all.
+// The data of one read is used up before the next read, so all sockets can share one buffer.
 const buffer = Buffer.allocUnsafeSlow(1 << 16)
-/** How many connections are opened at once: less than the 511 that a server lets wait. */
+/** How many connections are opened at once. A server's backlog of waiting connections is 511 by default. */
 const AT_ONCE = 200
 
 export class Wire {
-  /** Called when the head of a response is there. */
+  /** Called when the head of a response has come. */
   onHead = () => {}
   /** Called with each piece of a body, as text. */
   onBody = () => {}
@@ -17,9 +17,9 @@ export class Wire {
   onEnd = () => {}
   #socket
   #head = ''
-  // The last bytes of a body, in case the last chunk comes in pieces.
+  // The last bytes of a body, because the last chunk may come in pieces.
   #tail = ''
-  // What is missing of a body whose length is known; undefined for one in chunks.
+  // How many bytes of a body with a known length are missing. `undefined` if the body comes in chunks.
   #missing
   #expects = 'nothing'
 
@@ -50,7 +50,7 @@ export class Wire {
     this.#socket.write(`GET ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n`, 'latin1')
   }
 
-  /** Resolves when the response to a request is there, as far as its head. */
+  /** Resolves when the head of the response has come. */
   open (path) {
     return new Promise(resolve => {
       this.onHead = resolve
@@ -58,7 +58,7 @@ export class Wire {
     })
   }
 
-  /** Breaks the connection off. With a reset: what closes a connection otherwise keeps its port for a minute. */
+  /** Breaks the connection off with a reset, because a connection that is closed with a FIN occupies its port for a minute. */
   leave () {
     this.#socket.left = true
     this.#socket.resetAndDestroy()
@@ -93,8 +93,8 @@ export class Wire {
 }
 
 /**
- * Keeps all `wires` asking, for a while, each for the next path when its response is complete. Resolves to how many were
- * a second, by the clock and of the server's processor time.
+ * Sends requests on all `wires` for a while: when a response is complete, the wire requests its next path. Resolves to the number
+ * of responses per second, by the clock and by the server's processor time.
  */
 export async function throughput (server, wires, nextPath, milliseconds) {
   const cpuBefore = await server.ask('cpu')
@@ -118,7 +118,7 @@ function keepAsking (wires, nextPath, milliseconds) {
   })
 }
 
-/** Calls `task` with each item, `atOnce` of them at a time. */
+/** Calls `task` with each item, at most `atOnce` at a time. */
 export async function forEach (items, atOnce, task) {
   let next = 0
   await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, async () => {
@@ -128,7 +128,7 @@ export async function forEach (items, atOnce, task) {
 
 let lastTab = 0
 
-/** The path of a request for a stream, of a tab that is new unless it is given. */
+/** The path of a request for a stream. Without `tab`, the request comes from a new tab. */
 export function streamPath (route, tab = ++lastTab) {
   return `/${route}/user${tab}?datastar=%7B%22tabId%22%3A%22tab${tab}%22%7D`
 }

@@ -1,4 +1,4 @@
-// The clients of a broadcast, in a process of their own: a process may open too few files for the clients of several servers.
+// The clients of a broadcast, in a separate process. One process cannot open enough files for the clients of several servers.
 import { forEach, streamPath, Wire } from '../kit/wire.js'
 import { serve } from '../kit/processes.js'
 

@@ -1,4 +1,4 @@
-// Bare @fastify/sse, which does what a client of octa-star-streams sees: the head at once, the end, the replacing.
+// Bare @fastify/sse with the same behaviour for the client as octa-star-streams: sends the head at once, ends streams, and replaces streams.
 import { EventEmitter } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import Fastify from 'fastify'
@@ -15,7 +15,7 @@ const live = new Map()
 
 function open (reply) {
   reply.sse.sendHeaders()
-  // @fastify/sse leaves the head with Node until the first byte of the body.
+  // @fastify/sse leaves the head in Node's buffer until the first byte of the body.
   reply.raw.flushHeaders()
 }
 

@@ -1,10 +1,10 @@
-// better-sse on node:http: a session that is opened, and ended by its handler.
+// A better-sse session on node:http. The handler ends the session.
 import http from 'node:http'
 import { createSession } from 'better-sse'
 import { serve } from '../kit/processes.js'
 
 const server = http.createServer({ keepAliveTimeout: 72_000 }, async (request, response) => {
-  // Nothing but the head: by default it sends a `retry` and keeps the connection alive with comments, every ten seconds.
+  // Sends only the head. By default better-sse sends a `retry`, and a comment every ten seconds to keep the connection alive.
   await createSession(request, response, { retry: null, keepAlive: null })
   response.flushHeaders()
   response.end()

@@ -1,4 +1,4 @@
-// Sends events to each stream, and tells how long the server's process has computed until every client had them.
+// Sends events to each stream, and returns the processor time of the server until every client had the events.
 import { setImmediate as turn } from 'node:timers/promises'
 
 /** `send` sends an event to every stream. */

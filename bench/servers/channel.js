@@ -1,4 +1,4 @@
-// better-sse on node:http: every session is registered in one channel.
+// Registers every session of better-sse on node:http in one channel.
 import http from 'node:http'
 import { createChannel, createSession } from 'better-sse'
 import { broadcasting } from './broadcasting.js'
@@ -11,5 +11,5 @@ const server = http.createServer({ keepAliveTimeout: 72_000 }, async (request, r
   response.flushHeaders()
   channel.register(session)
 })
-// Without an id, because the events of the rivals have no id. By default each broadcast has a random UUID.
+// The events have no id, because the events of the other contestants have no id. By default each broadcast has a random UUID.
 server.listen(0, '127.0.0.1', () => serve(server.address().port, broadcasting(({ event, data }) => { channel.broadcast(data, event, { eventId: '' }) })))

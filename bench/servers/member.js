@@ -1,4 +1,4 @@
-// One of two processes that replace each other's holder of one key: by the registry of octa-star-streams, and with raw commands.
+// One of two processes that replace each other's holder of one key: with the registry of octa-star-streams, or with raw commands.
 import Fastify from 'fastify'
 import octaStarStreams, { streamKey } from 'octa-star-streams'
 import { redisCluster } from 'octa-star-streams/redis'

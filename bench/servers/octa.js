@@ -1,4 +1,4 @@
-// octa-star-streams, as an application uses it.
+// octa-star-streams in an ordinary application.
 import { setImmediate as turn } from 'node:timers/promises'
 import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
@@ -26,7 +26,7 @@ fastify.get('/plain', async () => ({ hello: 'world' }))
 await fastify.listen({ port: 0, host: '127.0.0.1' })
 
 const { streamRegistry } = fastify
-// The same event by each way to send: to all streams at once, to each stream by its scope, or to each stream itself.
+// Sends the same event in each of three ways: to all streams at once, to each stream by its scope, or to each stream itself.
 let way = 'broadcast'
 const ways = {
   broadcast: message => streamRegistry.broadcast(message),

@@ -28,7 +28,7 @@ const member = await redisCluster({ redis }).join({
 const key = streamKey(scope, 'a')
 if (place !== 'sender') await member.claim({ key, end () {}, released: new Promise(() => {}) })
 
-// The same scripts by hand, with records of their own: the receiver is the only member with a claim in the scope.
+// The same scripts, sent by hand with separate records. The receiver is the only member with a claim in the scope.
 const CHANNELS = 'octa-star-raw:'
 const PREFIX = 'octa-star-raw:{0}:'
 const RECORD = `${PREFIX}member:${place}`
@@ -48,7 +48,7 @@ subscriber.on('message', () => {
 if (place !== 'idle') await subscriber.subscribe(CHANNELS + place)
 const text = `data: ${'x'.repeat(200)}\n\n`
 
-/** Resolves to the time of each call of `send`. */
+/** Resolves to the duration of each call of `send`. */
 async function each (count, send) {
   const times = []
   for (let i = 0; i < count; i++) {

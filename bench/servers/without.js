@@ -1,4 +1,4 @@
-// The same application as in octa.js, without the plugin, and so without streams: as many routes, for the router's sake.
+// The application of octa.js without the plugin, and so without streams. Has as many routes, so that the router has as much work.
 import Fastify from 'fastify'
 import { serve } from '../kit/processes.js'
 
