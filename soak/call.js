@@ -1,4 +1,4 @@
-// One request of a virtual tab, and of its response what the checks need: numbers without a gap, the farewell, the end.
+// One request of a virtual tab. Keeps of the response what the checks need: numbers without a gap, the farewell, and the end.
 import http from 'node:http'
 import { Inbox } from './inbox.js'
 import { clock } from './settings.js'
@@ -14,14 +14,14 @@ export class Call {
   farewell
   hadLastWord = false
   heardAt = clock()
-  /** 'clean' or 'broken'; undefined while it lasts. */
+  /** 'clean' or 'broken'. `undefined` while the response lasts. */
   ending
   endedAt
-  // What its tab did to it.
+  // When the tab disconnected, and when the cable was pulled.
   leftAt
   pulledAt
   deaf = false
-  /** Resolves to the status, or to undefined if there is none. */
+  /** Resolves to the status, or to `undefined` if no response came. */
   answered
   ended
   #request
@@ -74,7 +74,7 @@ export class Call {
     return this.status === 200 && this.ending === undefined && !this.left && !this.pulled
   }
 
-  /** The port of its own end of the connection. */
+  /** The port of the client's end of the connection. */
   get localPort () {
     return this.#request.socket?.localPort
   }
@@ -83,7 +83,7 @@ export class Call {
     return this.#request.reusedSocket
   }
 
-  /** Leaves, as a browser does that closes the tab. */
+  /** Disconnects, as a browser does when the tab is closed. */
   leave () {
     if (this.ending === undefined) this.leftAt ??= clock()
     this.#request.destroy()

@@ -1,4 +1,4 @@
-// Why a stream may end: each reason that a server gives must have had its cause.
+// Why a stream may end: for each reason that a server reports, there must have been a cause.
 import { CONCURRENT, LIMITS } from './settings.js'
 
 /** Whether `call` could end at `at` because of `reason`. `keys`: all calls by key. */
@@ -8,7 +8,7 @@ export function hasCause (call, reason, at, { keys, evictions, excuses, servers 
   switch (reason) {
     case 'replaced': return keys.get(call.key).some(other => other !== call && other.startAt > call.startAt - (across ? CONCURRENT : 0)) || (call.tabId !== undefined && excuses.troubled(call.startAt, at))
     case 'evicted': return [...evictions.values()].some(({ scope, from, to }) => scope === call.scope && from < at && to > call.startAt) || wasFull(call, at, keys)
-    // Not from when it was said to be open: a busy process says so late. Node's timers count whole milliseconds of a time that it keeps.
+    // Counts from the start, because a busy process reports the opening late. Node's timers round times to whole milliseconds.
     case 'expired': return at - call.startAt > LIMITS.maxAge * 0.9 - 5
     case 'failed': return call.mode === 'throws'
     case 'finished': return call.mode === 'finishes'
@@ -18,7 +18,7 @@ export function hasCause (call, reason, at, { keys, evictions, excuses, servers 
   }
 }
 
-/** Whether, in the life of a call, another came to its scope that had as many streams as it may. */
+/** Whether another stream came to the scope during the life of the call while the scope had as many streams as the limit allows. */
 function wasFull ({ scope, process, startAt, key }, until, keys) {
   const neighbours = [...keys.values()].flat().filter(other => other.scope === scope && other.process === process)
   return neighbours.some(({ startAt: at, key: newKey }) => {

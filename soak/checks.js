@@ -228,7 +228,7 @@ export class Checks {
     this.#keys.set(key, kept)
     if (live.length === 0) return
 
-    // Neither a start, nor trouble, for longer than anything may take.
+    // The key has been quiet, without a start and without trouble, for longer than any start may take.
     const quiet = HEAL + this.#replaceTimeout * 2
     const last = calls.at(-1)
     if (last.atRest || upTo - last.startAt < quiet || this.#excuses.troubled(upTo, upTo) || this.#servers.some(server => server.wasDown(upTo - quiet, upTo))) return

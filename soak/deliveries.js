@@ -2,15 +2,15 @@
 import { isFor } from './messages.js'
 import { HEAL, SLACK } from './settings.js'
 
-/** How long after a call has resolved its messages may still be on the way to the clients. All times are in milliseconds. */
+/** How long messages may still be on the way to the clients after the call has resolved. All times are in milliseconds. */
 const JUDGED_AFTER = HEAL
 /** A client that sees a clean end has read everything before the end. The server reports the begin of an end with this precision. */
 const CLEAN_MARGIN = 50
-/** A connection that breaks takes with it what the client has not read yet. A client that the machine holds up reads later. */
+/** Data that the client has not read when a connection breaks is lost. A client that the machine holds up reads later. */
 const BROKEN_MARGIN = SLACK
 /** How long a stream is kept after its end. */
 const KEPT_MS = 30_000
-/** So many messages must reach streams per second of the planned time. On an idle machine it is ten times as many. */
+/** At least this many messages must reach streams per second of the planned time. An idle machine delivers ten times as many. */
 const LEAST_PER_SECOND = 15
 
 const DELIVERED = 'messages delivered'

@@ -1,4 +1,4 @@
-// The messages that one stream has received: each for this stream, none twice, and those of a sender to a scope in their order.
+// The messages that one stream has received. Each must be for this stream, none may come twice, and a sender's messages to a scope must keep their order.
 import { isFor, laneOf } from './messages.js'
 
 export class Inbox {

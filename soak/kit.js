@@ -1,8 +1,8 @@
-// What the tests' kit has already, for plain Node: esbuild takes the types away. Its functions end with what they are given as test.
+// Makes the kit of the tests usable in plain Node: esbuild removes the types. The functions expect a test, and `end` below stands for the test.
 import { build } from 'esbuild'
 import { fileURLToPath } from 'node:url'
 
-// Two directories below the root, as the kit itself is.
+// The bundle must lie two directories below the root, like the kit.
 const outfile = fileURLToPath(new URL('.kit/kit.js', import.meta.url))
 await build({
   stdin: {

@@ -1,21 +1,21 @@
-// What was done, what was lost, and the history of each key, without which a loss tells nothing.
+// Counts what was done and what was lost, and keeps the history of each key. Without the history nobody could explain a loss.
 import { Call } from './call.js'
 import { clock } from './settings.js'
 
 const LINES = 80
 
-/** A row each of what must not be lost. */
+/** What must not be lost: each rule has a row in the summary. */
 export const RULES = {
   events: 'events out of order, doubled, missing, or of another stream',
-  messages: 'messages doubled, out of order, or at a stream that they were not for',
+  messages: 'messages doubled, out of order, or at a stream that the messages were not for',
   unexplained: 'messages lost without a fault that explains the loss',
-  results: 'sends and lists that did not resolve, or not to the streams that there were',
+  results: 'sends and lists that did not resolve, or resolved to other streams than were open',
   presence: 'scopes reported online or offline that were not',
   cause: 'streams that ended without their cause',
   one: 'two streams of one key at a time',
-  newest: 'keys whose newest stream is not the one left',
-  farewell: 'farewells, and ends that were told as others',
-  answers: 'requests with another answer than they should have, or none',
+  newest: 'keys whose newest stream was not left',
+  farewell: 'farewells, and ends that the client saw differently',
+  answers: 'requests with a wrong answer, or with none',
   bounded: 'starts that took longer than replaceTimeout',
   evicted: 'streams that outlived their eviction',
   slow: 'streams kept open for clients that do not read',

@@ -1,10 +1,10 @@
-// The memory curve of one process: how it looks, and whether it rises.
+// The memory curve of one process: draws the curve, and says whether the curve rises.
 
 const MIB = 1024 * 1024
 const BARS = '▁▂▃▄▅▆▇█'
 const WIDTH = 60
 
-/** The last quarter may be above the second by so much: a leak of the streams of an hour is far beyond, the weather of a heap is not. */
+/** The last quarter may exceed the second quarter by this much. A leak of the streams of an hour exceeds this by far, and the noise of a heap does not. */
 export const BOUNDS = {
   heapUsed: { factor: 1.2, plus: 4 * MIB },
   rss: { factor: 1.3, plus: 32 * MIB }

@@ -1,4 +1,4 @@
-// What the processes send to streams of all processes. Each message has a number and says whom the message is for.
+// The messages that the processes send to streams of all processes. Each message has a number and names its audience.
 import { clock, CROWDED, CROWDED_TABS, SCOPES, TABS_PER_SCOPE, WITHOUT_TAB } from './settings.js'
 
 /** How often a process sends a few messages to a scope or to everybody, and asks for the list of the scope's streams. Unit: milliseconds. */
@@ -7,7 +7,7 @@ const SEND_MS = 200
 const BURST = 4
 const EVERYBODY = '*'
 
-/** Whom a message is for, and the weight of each choice. */
+/** The audiences of messages, and the weight of each choice. */
 const AUDIENCES = { scope: 4, tab: 3, name: 1, 'tab and name': 1, 'all but a tab': 3, nobody: 0.5, everybody: 0.6 }
 
 const TARGETS = [
@@ -21,7 +21,7 @@ export function laneOf ({ sender, scope = EVERYBODY }) {
   return `${sender} ${scope}`
 }
 
-/** Whether `message` is for the stream. States anew what README.md promises: the soak does not trust the plugin here. */
+/** Whether `message` is for the stream. Repeats the rules of README.md in code, because the soak does not trust the plugin here. */
 export function isFor ({ scope, tabId, name, except, nobody = false }, stream) {
   if (nobody) return false
   if (scope === undefined) return true
@@ -29,8 +29,8 @@ export function isFor ({ scope, tabId, name, except, nobody = false }, stream) {
 }
 
 /**
- * Sends messages until the returned function is called. Says before each call that the call begins, and afterwards what the call has resolved to.
- * `lateness` is that of this process.
+ * Sends messages until the returned function is called. Reports each call before the call begins, and reports afterwards to what the call has resolved.
+ * `lateness` is the lateness of this process.
  */
 export function startSending ({ registry, sender, random, say, lateness }) {
   const numbers = new Map()

@@ -1,12 +1,12 @@
-// What handlers do with a stream: those that behave, and those that do not.
+// How handlers use a stream: some behave well, and some do not.
 import { on, once } from 'node:events'
 import { setImmediate as turn, setTimeout as pause } from 'node:timers/promises'
 
 const BLOCK = 'x'.repeat(64 * 1024)
-// More than the kernel keeps for a socket, on both of its ends.
+// More than the kernel buffers for a socket, on both ends of the connection.
 const BLOCKS = 400
 
-/** Each is given the stream, the application's events, what sends a numbered event and registers a cleanup, and how long to take. */
+/** Each mode is given the stream, the application's events, functions that send a numbered event and register a cleanup, and how long to take. */
 export const modes = {
   subscribes,
   async loops ({ stream, bus, send }) {
@@ -45,7 +45,7 @@ export const modes = {
     subscribes(context)
     context.stream.onReplaced(context.lastWord)
   },
-  /** Sends faster than anybody reads, and waits for nobody. */
+  /** Sends faster than any client reads, and awaits nothing. */
   async floods (context) {
     subscribes(context)
     for (let i = 0; i < BLOCKS && !context.stream.closing; i++) {
@@ -53,12 +53,12 @@ export const modes = {
       if (i % 4 === 3) await turn()
     }
   },
-  /** Sends as fast as its client reads. */
+  /** Sends as fast as the client reads. */
   async pours (context) {
     subscribes(context)
     for (let i = 0; i < BLOCKS; i++) await context.send(BLOCK)
   },
-  /** As much as a client that reads takes easily. */
+  /** An amount that a client that reads takes easily. */
   async 'sends much' (context) {
     subscribes(context)
     for (let i = 0; i < 20; i++) await context.send(BLOCK)

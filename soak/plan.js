@@ -1,8 +1,8 @@
-// What will be done, from the seed and the minutes alone: the tabs, the steps of each tab, and the faults in their order.
+// The plan, made from the seed and the minutes alone: the tabs, the steps of each tab, and the faults in their order.
 import { derive } from './random.js'
 import { CROWDED, CROWDED_TABS, SCOPES, TABS_PER_SCOPE, WITHOUT_TAB } from './settings.js'
 
-/** What a handler does with a stream, and the weight of each mode. */
+/** The behaviours of handlers, and the weight of each mode. */
 const MODES = {
   subscribes: 8,
   loops: 6,
@@ -16,7 +16,7 @@ const MODES = {
 }
 const SLOW = ['ignores its signal', 'cleans up slowly', 'fails to clean up']
 
-/** What a tab does, and the weight of each action. `mean` is the mean pause between two steps. Unit: milliseconds. */
+/** The actions of tabs, and the weight of each action. `mean` is the mean pause between two steps. Unit: milliseconds. */
 const BUSY = {
   mean: 2_000,
   actions: { navigate: 10, reload: 6, replace: 10, race: 3, leave: 4, 'pull the cable': 3, vanish: 1, 'stop reading': 0.5, 'keep alive': 4, malformed: 3, 'throw before': 1, 'come back': 4, 'log out': 0.3, wait: 4 }
@@ -54,7 +54,7 @@ function * planSteps (random, habits, processes, replaceTimeout, duration) {
   }
 }
 
-// Draws every value, used or not: what a step draws must not depend on how the step before went.
+// Draws every value, used or not, so that the draws of a step do not depend on the outcome of the step before.
 function nextStep (random, { mean, actions }, processes, replaceTimeout) {
   const action = random.weighted(actions)
   const mode = actions === CROWD.actions ? random.pick(['subscribes', 'loops', 'has a last word']) : actions === QUIET.actions ? random.pick(['subscribes', 'loops']) : random.weighted(MODES)
@@ -63,7 +63,7 @@ function nextStep (random, { mean, actions }, processes, replaceTimeout) {
   return {
     action,
     mode,
-    // One in four of the streams that are slow to end is slower than `replaceTimeout`.
+    // A quarter of the streams that are slow to end is slower than `replaceTimeout`.
     hold: SLOW.includes(mode) && past ? Math.round(replaceTimeout * 1.4) + hold : hold,
     method: random.below(4) === 0 ? 'POST' : 'GET',
     processes: Array.from({ length: 6 }, () => random.below(processes)),
@@ -84,7 +84,7 @@ export function * planFaults (seed, rounds) {
     for (const fault of random.shuffle(FAULTS)) {
       yield {
         fault,
-        // Not the first process, whose memory is watched from beginning to end.
+        // Spares the first process, whose memory is watched from beginning to end.
         victim: random.pick([1, 2]),
         anyone: random.below(3),
         lasts: random.between(300, 2_500),

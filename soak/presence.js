@@ -1,10 +1,10 @@
-// Whether the scopes that the processes report as online and offline are.
+// Checks the scopes that the processes report as online and offline.
 import { firstEnd } from './deliveries.js'
 import { HEAL, LIMITS } from './settings.js'
 
 /** How late the ends of streams may be known. All times are in milliseconds. */
 const JUDGED_AFTER = HEAL
-/** A server reports the begin of an end with this precision. */
+/** A server reports the beginning of an end with this precision. */
 const MARGIN = 50
 /** Across processes a report may be this late. Meanwhile a stream may have opened in another process. */
 const REPORT_MARGIN = 1_000

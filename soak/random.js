@@ -1,4 +1,4 @@
-// Chance that a seed repeats: a generator, and others derived from it by name, so that what one draws moves no other.
+// Random numbers that a seed repeats: a generator, and generators derived from the generator by name. The draws of one never change the draws of another.
 
 /** mulberry32: https://github.com/cprosche/mulberry32 */
 export function generator (seed) {
@@ -13,10 +13,10 @@ export function generator (seed) {
   return {
     below,
     between: (low, high) => low + below(high - low + 1),
-    /** How long until the next of events that come by chance, `mean` apart; never more than five times that. */
+    /** The time until the next random event, `mean` on average, and never more than five times `mean`. */
     wait: mean => Math.min(5 * mean, -Math.log(1 - next()) * mean),
     pick: list => list[below(list.length)],
-    /** A key of `weights`, the more often the larger its number. */
+    /** A key of `weights`. The larger the number of a key, the more often the key is drawn. */
     weighted (weights) {
       let left = next() * Object.values(weights).reduce((sum, weight) => sum + weight, 0)
       return Object.keys(weights).find(key => (left -= weights[key]) < 0)

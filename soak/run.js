@@ -4,7 +4,7 @@ import { redisOptions } from './kit.js'
 import { runPhase } from './phase.js'
 import { printFirsts, printPhase } from './summary.js'
 
-/** No planned step, fault or stage of the end takes this long, even on a busy machine. */
+/** Every planned step, fault or stage of the end takes less time than this, even on a busy machine. */
 const HANGS_AFTER = 240_000
 
 const { positionals: [minutes = '10'] } = parseArgs({ allowPositionals: true })

@@ -1,4 +1,4 @@
-// A process under soak, on the build: prints what happens to the streams, and how the process is, each as a line of JSON.
+// A process under soak, on the build. Prints the events of streams, and the state of the process, each as a line of JSON.
 import { EventEmitter } from 'node:events'
 import diagnostics from 'node:diagnostics_channel'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
@@ -15,7 +15,7 @@ import { derive } from './random.js'
 import { BROADCAST_MS, clock, KEEP_ALIVE_MS, LEASE, LIMITS, SAMPLE_MS } from './settings.js'
 
 const { PORT = '0', REPLACE_TIMEOUT, REDIS_PORT, SEED, SENDER } = process.env
-// Called when nothing of a stream runs any more. Unlike `stream.gone`, the channel does not report streams that were given up before that.
+// Called when the handler and the cleanups of a stream are over. Unlike `stream.gone`, the channel does not report streams that were given up before.
 const onGone = new Map()
 diagnostics.subscribe('octa-star:stream:close', ({ stream, reason, closing }) => {
   onGone.get(stream)?.(reason, clock() - closing)

@@ -1,8 +1,8 @@
-// What a phase did, what it lost, and its memory, as a table.
+// The summary of a phase as a table: what the phase did, what was lost, and the memory.
 import { RULES } from './ledger.js'
 import { curve } from './memory.js'
 
-/** Prints, and returns how much was lost. */
+/** Prints the summary, and returns how much was lost. */
 export function printPhase (title, { ledger, samples, allSamples }) {
   console.log(`\n${title}\n${'='.repeat(title.length)}`)
   for (const [what, count] of [...ledger.done].sort(([a], [b]) => a < b ? -1 : 1)) console.log(`${String(count).padStart(9)}  ${what}`)
@@ -23,7 +23,7 @@ export function printPhase (title, { ledger, samples, allSamples }) {
   return lost
 }
 
-/** Prints the first loss of each rule, with all that may have led to it. */
+/** Prints the first loss of each rule, with the history that may have led to the loss. */
 export function printFirsts ({ firsts }) {
   for (const [rule, { detail, key, history }] of firsts) {
     console.error(`\nThe first loss (${rule}): ${detail}\nThe history of ${key === undefined ? 'all' : `the key '${key}'`}, in seconds:`)

@@ -1,4 +1,4 @@
-// What the connection does, with each client library, when Redis refuses, delays or breaks it, and which values scripts return.
+// The connection with each client library, when Redis refuses, delays or breaks the connection, and the values that scripts return.
 import { hash } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Cluster, Redis } from 'ioredis'
@@ -136,7 +136,7 @@ for (const [name, kind] of Object.entries(kinds)) {
       await hears(open1, 'allowed')
     })
 
-    t.test('a broken subscription is known at once, reported and made anew', async t => {
+    t.test('a broken subscription is noticed at once, reported, and made again', async t => {
       const open1 = open(t, await connect(t))
       await until(() => open1.connection.isSubscribed)
       const { readies } = open1.said
@@ -154,7 +154,7 @@ for (const [name, kind] of Object.entries(kinds)) {
       await hears(open1, 'resubscribed')
     })
 
-    t.test('a SUBSCRIBE that Redis answers late is waited for, whatever commandTimeout is', async t => {
+    t.test('a SUBSCRIBE that Redis answers late is awaited, whatever commandTimeout is', async t => {
       const open1 = open(t, await connect(t))
       await until(() => open1.connection.isSubscribed)
       await onAll('CLIENT', 'KILL', 'TYPE', 'pubsub')
@@ -181,7 +181,7 @@ for (const [name, kind] of Object.entries(kinds)) {
       await t.rejects(connection.run(script("return redis.error_reply('READONLY no')"), ['{a}'], []), { message: /READONLY no/ })
     })
 
-    t.test('closing leaves no connection of ours, and the application\'s client as it was', async t => {
+    t.test('closing leaves no connection of ours, and leaves the application\'s client as it was', async t => {
       const redis = await connect(t)
       const emitter = redis as RedisClient & { listenerCount (event: string): number }
       const listeners = () => ['ready', 'connect', 'topology-change'].map(event => emitter.listenerCount(event))

@@ -1,4 +1,4 @@
-// The Redis adapter keeps the contract with every client: of ioredis, iovalkey and redis; single, Sentinel, Cluster and pool; whatever their options are.
+// The Redis adapter keeps the contract with every client: ioredis, iovalkey and redis, with a single server, Sentinel, a Cluster and a pool, and with all options.
 import { Cluster, Redis, type RedisOptions } from 'ioredis'
 import { Cluster as Cluster5, Redis as Redis5 } from 'ioredis-5'
 import { Cluster as ValkeyCluster, Redis as Valkey } from 'iovalkey'
@@ -9,13 +9,13 @@ import { redisCluster, type RedisClient } from '../../lib/redis/index.ts'
 import { conformance } from '../kit/conformance.ts'
 import { redisNodes, redisOptions, redisOverTls, redisSentinel, redisServer } from '../kit/redis.ts'
 
-/** A client as a process of an application has it, and how that process closes it. */
+/** A client as a process of an application has a client, and how the process closes the client. */
 interface Made {
   redis: RedisClient
   close: () => unknown
 }
 
-/** Starts what it needs, and resolves to a maker of clients. */
+/** Starts the servers, and resolves to a function that makes clients. */
 type Variant = (t: Test) => Promise<() => Made | Promise<Made>>
 
 /** A client of ioredis or iovalkey. */
@@ -33,7 +33,7 @@ async function node (redis: RedisClient & { on: (event: 'error', listener: () =>
 
 const host = '127.0.0.1'
 
-/** Options that an application may have for its own commands, and that must not matter to the adapter. */
+/** Options that an application may need for its own commands. The adapter must work the same with these options. */
 const awkward: RedisOptions = {
   db: 3, commandTimeout: 2_000, enableOfflineQueue: false, maxRetriesPerRequest: 0, enableReadyCheck: false, stringNumbers: true, enableAutoPipelining: true, lazyConnect: true, autoResubscribe: false, retryStrategy: () => null
 }

@@ -1,4 +1,4 @@
-// What the connection does, whatever the client: scripts that Redis does not know, and attempts to subscribe that fail.
+// The connection with any client library: scripts that Redis does not know, and attempts to subscribe that fail.
 import FakeTimers from '@sinonjs/fake-timers'
 import { createClientPool } from 'redis'
 import t, { type Test } from 'tap'
@@ -52,7 +52,7 @@ function build (t: Test) {
   return { clock, driver, connection, said }
 }
 
-/** Lets an attempt fail, as a driver does that learns of a broken connection. */
+/** Makes an attempt fail, as a driver does that notices a broken connection. */
 async function lose (clock: ReturnType<typeof FakeTimers.install>, driver: FakeDriver, message: string) {
   driver.last.onLost(new Error(message))
   await clock.tickAsync(0)
@@ -60,7 +60,7 @@ async function lose (clock: ReturnType<typeof FakeTimers.install>, driver: FakeD
 
 const script = { lua: 'return 1', sha: 'abc' }
 
-t.test('a script that Redis does not know is sent whole, unless the script is not wanted any more', async t => {
+t.test('a script that Redis does not know is sent whole, unless nobody needs the script any more', async t => {
   const { driver, connection } = build(t)
   driver.failing['EVALSHA'] = new Error('NOSCRIPT No matching script.')
   t.equal(await connection.run(script, ['a'], []), 1)
@@ -85,7 +85,7 @@ t.test('a failed attempt to subscribe is repeated for ever, after 100 ms and the
   t.equal(said.readies, 0)
 })
 
-t.test('success begins the delays anew, and reports that the connection is ready', async t => {
+t.test('after a success the delays start from the beginning, and the connection is reported as ready', async t => {
   const { clock, driver, connection, said } = build(t)
   for (let i = 0; i < 5; i++) {
     await lose(clock, driver, 'no')
@@ -118,7 +118,7 @@ t.test('an attempt without an answer is given up after 10 s', async t => {
   const { clock, driver, connection, said } = build(t)
   await clock.tickAsync(9_999)
   t.strictSame(said.deaf, [])
-  // One millisecond for the timer, and one for what has arrived by then.
+  // One millisecond is for the timer, and one is for the data that has arrived by then.
   await clock.tickAsync(2)
   t.strictSame(said.deaf, ['Redis must confirm the subscription to ch within 10000 ms, and did not'])
   t.equal(driver.last.signal.aborted, true)
@@ -168,7 +168,7 @@ t.test('closing ends everything', async t => {
   connection.close()
   t.equal(driver.last.signal.aborted, true)
   await clock.tickAsync(0)
-  t.equal(clock.countTimers(), 0, 'nothing keeps the process alive')
+  t.equal(clock.countTimers(), 0, 'the connection does not keep the process alive')
   driver.last.resolve()
   await clock.tickAsync(60_000)
   connection.resubscribe()
@@ -177,7 +177,7 @@ t.test('closing ends everything', async t => {
   t.strictSame([connection.isSubscribed, said.readies, said.deaf, driver.calls], [false, 0, [], ['close']])
 })
 
-t.test('a pool that is not connected sends nothing, and says so', async t => {
+t.test('a pool that is not connected sends nothing, and its error says so', async t => {
   const driver = driverOf(createClientPool({ socket: { host: '127.0.0.1', port: 1 } }))!()
   t.notOk(driver.canSend)
   await t.rejects(driver.callScript('EVAL', 'return 1', ['a'], []), { message: 'the client must be connected to Redis, and is not' })

@@ -1,4 +1,4 @@
-// What large scopes and large processes cost Redis and the event loop, measured in a real Redis.
+// The costs of large scopes and large processes for Redis and the event loop, measured in a real Redis.
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
@@ -30,7 +30,7 @@ async function evaluate<Reply> (redis: Redis, { script, keys, args, parse }: Com
   }
 }
 
-/** The time that Redis needs for `command`, as Redis measures it. Unit: microseconds. */
+/** The time that `command` takes in Redis, as Redis measures the time. Unit: microseconds. */
 async function microsOf (redis: Redis, command: Command<unknown>): Promise<number> {
   await redis.config('RESETSTAT')
   await evaluate(redis, command)
@@ -87,12 +87,12 @@ t.test('to evict and count a scope with 30,000 claims never blocks Redis for lon
   }
 })
 
-t.test('Redis restarted empty under 200,000 claims of one process: each is restated once, soon, and the event loop goes on', redisOptions, async t => {
+t.test('if Redis restarts empty under 200,000 claims of one process, each claim is restated once, soon, and the event loop goes on', redisOptions, async t => {
   const CLAIMS = 200_000
   const server = await redisServer(t)
   const redis = server.client()
   const { log, lines } = memoryLog()
-  // With the longest lease no claim is restated during this test but for the restart.
+  // With the longest lease, only the restart makes the process restate claims during this test.
   const cluster = await redisCluster({ redis, lease: 3_600_000 }).join(clusterContext({ log, replaceTimeout: 60_000 }))
   const never = new Promise(() => {})
   const claims: ClusterClaim[] = Array.from({ length: CLAIMS }, (_, i) => ({ key: streamKey(`user ${i}`, 'a'), released: never, end () { t.fail('no claim may end') } }))
@@ -109,7 +109,7 @@ t.test('Redis restarted empty under 200,000 claims of one process: each is resta
   }
   const idle = await measure(() => pause(3_000))
 
-  // What the process restates, by the arguments of its commands.
+  // The claims that the process restates, read from the arguments of its commands.
   let restated = 0
   const { sendCommand } = redis
   redis.sendCommand = (...args) => {

@@ -1,4 +1,4 @@
-// Waiting for claims of other processes: messages that come early, late, and never.
+// Waiting for claims of other processes: messages that come early, late, or not at all.
 import t from 'tap'
 import { Bucket } from '../../lib/redis/claims.ts'
 import { PendingEnds, type PendingEnd } from '../../lib/redis/ends.ts'
@@ -15,8 +15,8 @@ function build (timeout = 600_000) {
   return { ends, asked, lines }
 }
 
-// The message travels on another connection than the reply. It was dropped, and the newcomer waited for the next question.
-t.test('a claim that was gone before the wait began is not waited for', async t => {
+// The message travels on another connection than the reply. The message was dropped, and the newcomer waited for the next question.
+t.test('a claim that was gone before the wait began is not awaited', async t => {
   const { ends, asked } = build()
   ends.onGone('m1', 1)
   t.equal(await ends.wait(bucket, [claim(1)]), 1)
@@ -27,7 +27,7 @@ t.test('a claim that was gone before the wait began is not waited for', async t 
   ends.giveUp()
 })
 
-t.test('at most 10,000 early messages are remembered, the newest', async t => {
+t.test('at most 10,000 early messages are remembered, and these are the newest', async t => {
   const { ends } = build()
   for (let number = 1; number <= 10_001; number++) ends.onGone('m1', number)
   t.equal(await ends.wait(bucket, [claim(2), claim(10_001)]), 2)
@@ -40,7 +40,7 @@ t.test('at most 10,000 early messages are remembered, the newest', async t => {
   ends.giveUp()
 })
 
-t.test('a wait that times out says for whom, and resolves to the number of claims that are gone', async t => {
+t.test('a wait that times out names the missing claims, and resolves to the number of claims that are gone', async t => {
   const { ends, lines } = build(20)
   const waiting = ends.wait(bucket, [claim(1), claim(2)])
   ends.onGone('m1', 1)

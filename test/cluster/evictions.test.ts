@@ -1,4 +1,4 @@
-// Evictions are final: whatever the network and Redis do meanwhile, an evicted stream delivers nothing after `evict` has resolved.
+// Evictions are final: after `evict` has resolved, an evicted stream delivers nothing, whatever happens to the network and to Redis.
 import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { measureDelays, memberProcess } from '../kit/member-process.ts'

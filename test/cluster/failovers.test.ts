@@ -1,4 +1,4 @@
-// What operators do to a Redis: a failover by Sentinel, cut subscriptions, and forgotten scripts. Each tab keeps its newest stream, and evictions reach all.
+// A failover by Sentinel, cut subscriptions and forgotten scripts, as operators cause them. Each tab keeps its newest stream, and evictions reach all streams.
 import { setTimeout as pause } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import t from 'tap'
@@ -10,7 +10,7 @@ const TABS = Array.from({ length: 30 }, (_, i) => `user ${i}`)
 // Stops only a test that hangs.
 t.setTimeout(300_000)
 
-t.test('a failover by Sentinel: each tab has its newest stream alone, away and back are said once, and an eviction reaches all', redisOptions, async t => {
+t.test('after a failover by Sentinel each tab has only its newest stream, away and back are said once, and an eviction reaches all streams', redisOptions, async t => {
   const { port, master, replicas: [replica] } = await redisSentinel(t, 1)
   const replicaAdmin = replica!.client()
   const client = () => {

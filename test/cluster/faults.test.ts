@@ -1,4 +1,4 @@
-// Redis behind a network that fails: no stream is lost, no request fails, and what was doubled meanwhile heals by itself.
+// Redis behind a network that fails: no stream is lost, no request fails, and duplicates opened in the meantime are ended by themselves.
 import diagnostics from 'node:diagnostics_channel'
 import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -12,14 +12,13 @@ interface Built extends AppOptions {
   lease?: number
 }
 
-/** Two applications, each with a proxy of its own before one Redis. */
+/** Two applications with one Redis. Each application has a separate proxy to Redis. */
 async function build (t: Test, { lease = 2_000, ...options }: Built = {}) {
   const server = await redisServer(t)
   const start = async () => {
     const proxy = await redisProxy(t, server.port)
     const redis = server.client({ port: proxy.port })
     const app = await buildApp(t, { cluster: redisCluster({ redis, lease }), ...options })
-    // First of the teardowns: nothing is left in the way of the application's end.
     const streams = streamRoute(app)
     await app.listen()
     const open = (tab: string) => connect(app.url(withSignals('/stream/ann', { tabId: tab })))
@@ -41,7 +40,7 @@ async function heals (condition: () => boolean): Promise<number> {
   return checks
 }
 
-t.test('Redis killed and restarted empty: no stream is lost, no request fails, doubles are down to the newest within 5 s, one warning', redisOptions, async t => {
+t.test('Redis is killed and restarts empty: no stream is lost, no request fails, duplicates end within 5 s, and there is one warning', redisOptions, async t => {
   const { server, one, two } = await build(t)
   const states: string[] = []
   const onState = (event: unknown) => { states.push((event as { state: string }).state) }
@@ -56,15 +55,15 @@ t.test('Redis killed and restarted empty: no stream is lost, no request fails, d
   t.ok(heads.every(({ status }) => status === 200), 'no request fails')
   t.equal(one.streams.filter(({ signal }) => !signal.aborted).length, 2, 'deduplicated within a process')
   t.equal(two.streams.filter(({ signal }) => !signal.aborted).length, 2)
-  t.equal(await one.registry.count('ann'), 2, 'without Redis a process counts its own')
-  await t.rejects(one.registry.evict('bob'), { code: 'FST_ERR_OCTA_STAR_EVICT', statusCode: 503 }, 'an eviction that nobody can confirm')
+  t.equal(await one.registry.count('ann'), 2, 'without Redis a process counts only its own streams')
+  await t.rejects(one.registry.evict('bob'), { code: 'FST_ERR_OCTA_STAR_EVICT', statusCode: 503 }, 'an eviction that Redis cannot confirm')
 
   await server.start()
   const took = await heals(() => one.registry.size + two.registry.size === 3)
   t.ok(took < CHECKS, `${took} checks`)
   t.equal(two.streams.at(-1)!.signal.aborted, false, 'the newest is left')
   t.equal(await one.streams.at(-1)!.closed, 'replaced')
-  t.strictSame(before.events, [], 'the quiet one was not touched')
+  t.strictSame(before.events, [], 'the stream of the other tab was not touched')
   t.equal(one.streams[0]!.signal.aborted, false)
   while (await one.registry.count('ann') !== 3) await pause(10)
   t.match(one.warnings(), [AWAY])
@@ -73,7 +72,7 @@ t.test('Redis killed and restarted empty: no stream is lost, no request fails, d
 })
 
 for (const [fault, broken] of [['cut', 'resets'], ['freeze', 'answers nothing']] as const) {
-  t.test(`pub/sub ${broken} while commands pass: the newcomer starts, and one stream is left within 5 s of its return`, redisOptions, async t => {
+  t.test(`pub/sub is ${broken} while commands pass: the newcomer starts, and one stream is left within 5 s of the return of pub/sub`, redisOptions, async t => {
     const { one, two } = await build(t, { replaceTimeout: 1_000 })
     await one.open('a')
     one.proxy[fault]('subscribers')
@@ -84,7 +83,7 @@ for (const [fault, broken] of [['cut', 'resets'], ['freeze', 'answers nothing']]
     t.equal(two.streams[0]!.signal.aborted, false)
   })
 
-  t.test(`commands ${fault === 'cut' ? 'reset' : 'get no answer'} while pub/sub passes: the newcomer starts, and one stream is left within 5 s of their return`, redisOptions, async t => {
+  t.test(`commands ${fault === 'cut' ? 'are reset' : 'get no answer'} while pub/sub passes: the newcomer starts, and one stream is left within 5 s of the return of Redis`, redisOptions, async t => {
     const { one, two } = await build(t, { replaceTimeout: 1_000 })
     await one.open('a')
     two.proxy[fault]('commands')
@@ -95,23 +94,23 @@ for (const [fault, broken] of [['cut', 'resets'], ['freeze', 'answers nothing']]
     const took = await heals(() => one.registry.size === 0)
     t.ok(took < CHECKS, `${took} checks`)
     t.equal(two.streams.at(-1)!.signal.aborted, false)
-    t.match(two.warnings(), [AWAY], 'one warning, not one for each request')
+    t.match(two.warnings(), [AWAY], 'one warning in total, whatever the number of requests')
   })
 }
 
-t.test('a subscription that hears nothing is made anew', redisOptions, async t => {
+t.test('a subscription that receives nothing is made again', redisOptions, async t => {
   const { one, two } = await build(t, { replaceTimeout: 1_000, lease: 1_000 })
   await one.open('a')
   one.proxy.freeze('subscribers')
   await two.open('a')
-  // Nothing is thawed: its own beats do not reach it, and that is how it knows.
+  // The frozen connection stays frozen. The process does not receive its own beats, and so notices that the subscription is deaf.
   const took = await heals(() => one.registry.size === 0)
   t.ok(took < CHECKS, `${took} checks`)
   await one.open('a')
   t.equal(await two.streams[0]!.closed, 'replaced')
 })
 
-t.test('500 ms of latency: replacements work, and nobody is thought to be away', redisOptions, async t => {
+t.test('with 500 ms of latency replacements work, and no process is taken to be away', redisOptions, async t => {
   const { one, two } = await build(t)
   one.proxy.delay = two.proxy.delay = 250
   await one.open('a')
@@ -123,7 +122,7 @@ t.test('500 ms of latency: replacements work, and nobody is thought to be away',
 })
 
 for (const lost of ['end replaced', 'gone ']) {
-  t.test(`a lost message '${lost}' is said again`, redisOptions, async t => {
+  t.test(`a lost message '${lost}' is sent again`, redisOptions, async t => {
     // Longer than the time limit of this file: a test that waits for replaceTimeout fails.
     const { one, two } = await build(t, { replaceTimeout: 3_600_000 })
     const first = await one.open('a')
@@ -135,7 +134,7 @@ for (const lost of ['end replaced', 'gone ']) {
   })
 }
 
-t.test('a claim that Redis gets to see late does not replace one that is newer', redisOptions, async t => {
+t.test('a claim that reaches Redis late does not replace a newer claim', redisOptions, async t => {
   const { one, two } = await build(t, { replaceTimeout: 1_000 })
   await one.open('b')
   await two.open('b')
@@ -148,9 +147,9 @@ t.test('a claim that Redis gets to see late does not replace one that is newer',
   t.strictSame(two.streams.map(({ signal }) => signal.aborted), [false, false])
 })
 
-// Redis executed the command seconds after the call had returned, and ended streams that had started in the meantime: users who had
-// signed in again lost.
-t.test('an eviction that Redis executes late ends no newer stream, and says that it failed', redisOptions, async t => {
+// Redis executed the command seconds after the call had returned, and ended streams that had started in the meantime. Users who had
+// signed in again lost their streams.
+t.test('an eviction that Redis executes late ends no newer stream, and rejects', redisOptions, async t => {
   const { one, two } = await build(t, { replaceTimeout: 4_000 })
   await two.open('a')
   await one.open('b')
@@ -159,13 +158,13 @@ t.test('an eviction that Redis executes late ends no newer stream, and says that
   t.equal(one.streams[0]!.signal.aborted, true, 'the streams of the process itself have ended')
   await two.open('c')
   one.proxy.thaw()
-  // Commands are executed in their order.
+  // Redis executes the commands of a connection in order.
   while (await one.registry.count('ann') !== 2) await pause(10)
   t.strictSame(two.streams.map(({ signal }) => signal.aborted), [false, false])
-  t.equal(await one.registry.evict('ann'), 2, 'the next attempt reaches both')
+  t.equal(await one.registry.evict('ann'), 2, 'the next attempt reaches both processes')
 })
 
-t.test('a process that starts while Redis is away warns once, and joins when it is back', redisOptions, async t => {
+t.test('a process that starts while Redis is away warns once, and joins when Redis is back', redisOptions, async t => {
   const { server, one, two } = await build(t)
   await server.kill()
   const app = await buildApp(t, { replaceTimeout: 500, cluster: redisCluster({ redis: server.client() }) })
@@ -181,7 +180,7 @@ t.test('a process that starts while Redis is away warns once, and joins when it 
 })
 
 for (const [fault, mend] of [['cut', 'mend'], ['freeze', 'thaw']] as const) {
-  t.test(`what was gone while Redis was away (${fault}) is forgotten there when it is back`, redisOptions, async t => {
+  t.test(`a claim that ended while Redis was away (${fault}) is removed from Redis when Redis is back`, redisOptions, async t => {
     const { server, one, two } = await build(t, { lease: 60_000, replaceTimeout: 1_000 })
     const client = await one.open('a')
     one.proxy[fault]()
@@ -196,7 +195,7 @@ for (const [fault, mend] of [['cut', 'mend'], ['freeze', 'thaw']] as const) {
   })
 }
 
-t.test('an acknowledgement that cannot be heard is not waited for', redisOptions, async t => {
+t.test('a process that cannot hear acknowledgements does not wait for them', redisOptions, async t => {
   const { server, one, two } = await build(t, { replaceTimeout: 60_000 })
   await one.open('a')
   const admin = server.client()

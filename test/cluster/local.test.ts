@@ -10,13 +10,13 @@ import { PlainHolder } from '../kit/plain-holder.ts'
 
 const key = (tab?: string, scope = 'ann', name?: string) => streamKey(scope, tab, name)
 
-/** The same registry, as often as a test asks for a process. */
+/** The same registry for each process that a test asks for. */
 function build (processes: number): Registry[] {
   const registry = new Registry({ ...defaults, onLimit: 'replace-oldest' }, memoryLog().log)
   return Array<Registry>(processes).fill(registry)
 }
 
-/** Says when it is told to end, which another process does in its own time. */
+/** A holder that reports when the registry ends the holder. In another process the end may come later. */
 class ToldHolder extends PlainHolder {
   readonly #emitter = new EventEmitter()
   readonly told = once(this.#emitter, 'told')
@@ -26,7 +26,7 @@ class ToldHolder extends PlainHolder {
   }
 }
 
-t.test('a newcomer waits until the holder is gone, wherever that is', async t => {
+t.test('a newcomer waits until the holder is gone, whichever process has the holder', async t => {
   const [one, two] = build(2)
   const [first, second] = [new ToldHolder(), new PlainHolder()]
   t.equal(await one!.replaceAndRegister(key('a'), first), true)
@@ -42,7 +42,7 @@ t.test('a newcomer waits until the holder is gone, wherever that is', async t =>
   t.strictSame(second.reasons, [])
 })
 
-t.test('of 64 newcomers on one key, spread over all, one is left; never are two admitted and not gone', async t => {
+t.test('of 64 newcomers on one key, spread over all processes, one is left, and two never run at the same time', async t => {
   const registries = build(4)
   let present = 0
   let most = 0
@@ -51,7 +51,7 @@ t.test('of 64 newcomers on one key, spread over all, one is left; never are two 
     const holder = new ToldHolder()
     const admitted = registries[i % 4]!.replaceAndRegister(key('a'), holder)
     holder.told.then(async () => {
-      // Cleans up for a while, as a stream does.
+      // Takes a while to clean up, as a stream does.
       await new Promise(resolve => setTimeout(resolve, i % 3))
       if (live.includes(holder)) present--
       live = live.filter(other => other !== holder)
@@ -67,7 +67,7 @@ t.test('of 64 newcomers on one key, spread over all, one is left; never are two 
   t.equal(await registries[1]!.count('ann'), 1)
 })
 
-t.test('an eviction reaches every member, and resolves when all are gone', async t => {
+t.test('an eviction reaches every member, and resolves when all evicted holders are gone', async t => {
   const registries = build(3)
   const holders = await Promise.all(['a', 'b', undefined].map(async (tab, i) => {
     const holder = new ToldHolder()
@@ -89,10 +89,10 @@ t.test('an eviction reaches every member, and resolves when all are gone', async
   holders[1]!.leave()
   await eviction
   t.equal(evicted, 3)
-  t.strictSame(bob.reasons, [], 'another scope is not concerned')
+  t.strictSame(bob.reasons, [], 'a holder of another scope goes on')
 })
 
-t.test('an eviction of a tab ends its streams of all names, and no other tab\'s', async t => {
+t.test('an eviction of a tab ends the tab\'s streams under every name, and no stream of another tab', async t => {
   const registries = build(3)
   const keys = [key('a'), key('a', 'ann', 'chat'), key('b'), key(undefined)]
   const holders = await Promise.all(keys.map(async (key, i) => {
@@ -105,7 +105,7 @@ t.test('an eviction of a tab ends its streams of all names, and no other tab\'s'
   t.strictSame(holders.map(holder => holder.reasons), [['evicted'], ['evicted'], [], []])
 })
 
-t.test('a claim that goes late never removes its successor', async t => {
+t.test('a claim that is released late never removes its successor', async t => {
   const [one, two, three] = build(3)
   const holders = [new PlainHolder(), new PlainHolder(), new ToldHolder()] as const
   await one!.replaceAndRegister(key('a'), holders[0])
@@ -117,7 +117,7 @@ t.test('a claim that goes late never removes its successor', async t => {
   const fourth = one!.replaceAndRegister(key('a'), new PlainHolder())
   await holders[2].told
   holders[2].leave()
-  t.equal(await fourth, true, 'it was found, and waited for')
+  t.equal(await fourth, true, 'the successor was found, and awaited')
 })
 
 t.test('keys that look alike do not meet', async t => {

@@ -1,4 +1,4 @@
-// What a member asks of a connection: without Redis, and in virtual time.
+// The commands that a member sends on a connection: without Redis, and in virtual time.
 import t, { type Test } from 'tap'
 import type { ConnectionListener, RedisConnection } from '../../lib/redis/connection.ts'
 import { Member } from '../../lib/redis/member.ts'
@@ -112,9 +112,9 @@ function restatedBy (sent: Sent[]): number {
   return sent.filter(({ name }) => name === 'RESTATE').reduce((sum, { keys }) => sum + keys.length - 1, 0)
 }
 
-// A claim that was answered NOSCRIPT was sent again behind a newer claim of the same process. The old claim passed for the newest, and,
-// with another process's claim between the two, each waited for the other until replaceTimeout.
-t.test('a claim that must be sent again is not wanted any more once its process has made a newer claim', async t => {
+// A claim that was answered NOSCRIPT was sent again after a newer claim of the same process. Redis took the old claim for the newest. If
+// a claim of another process came between the two, each of these two claims waited for the other until replaceTimeout.
+t.test('a claim that must be sent again is dropped once its process has made a newer claim', async t => {
   const { member, connection, run } = await joined(t)
   member.claim(claimOf('ann', 'a'))
   member.claim(claimOf('ann', 'b'))
@@ -127,7 +127,7 @@ t.test('a claim that must be sent again is not wanted any more once its process 
 
 t.test('a claim that Redis calls late', async t => {
   // A process whose virtual machine was suspended takes Redis's clock to be minutes behind.
-  t.test('counts from its arrival if the process has not waited', async t => {
+  t.test('a late claim counts from its arrival if the process has not waited', async t => {
     const { member, process, connection, run } = await joined(t)
     process.behind = 120_000
     member.claim(claimOf('ann', 'a'))
@@ -141,7 +141,7 @@ t.test('a claim that Redis calls late', async t => {
     t.equal(connection.sent.filter(({ name }) => name === 'CLAIM').length, 3)
   })
 
-  t.test('counts from the time at which it was made if the process has waited', async t => {
+  t.test('a late claim counts from the time at which the claim was made if the process has waited', async t => {
     const { member, time, connection, run } = await joined(t)
     const { redis } = connection
     const madeAt = (time.origin + time.now) * 1000
@@ -161,7 +161,7 @@ t.test('a claim that Redis calls late', async t => {
 
 // A process that had stood still read an old reply, took the time in the reply for the present, and so took its clock to be seconds late.
 // The process's next claim passed for a claim that was held up, and lost to an older claim.
-t.test('a claim tells the time at which it was made, however late the replies before it were read', async t => {
+t.test('a claim carries the time at which the claim was made, however late the process read earlier replies', async t => {
   const { member, time, connection, run } = await joined(t)
   const { redis } = connection
   member.claim(claimOf('ann', 'a'))
@@ -176,7 +176,7 @@ t.test('a claim tells the time at which it was made, however late the replies be
   t.equal(args[6], (time.origin + time.now) * 1000)
 })
 
-t.test('a claim that could not be sent is restated with the time at which it was made, by the clock of a later reply', async t => {
+t.test('a claim that could not be sent is restated with the time at which the claim was made, by the clock of a later reply', async t => {
   const { member, time, process, connection, run } = await joined(t)
   process.behind = 120_000
   connection.answer = () => Promise.reject(new Error('Connection is closed.'))
@@ -185,14 +185,14 @@ t.test('a claim that could not be sent is restated with the time at which it was
   await run(1_000)
   connection.answer = () => undefined
   await run(1_000)
-  // A round of restating begins with a command without claims, whose reply tells the time.
+  // A round of restating begins with a command without claims. The reply to this command contains the time.
   const restated = connection.sent.filter(({ name, args }) => name === 'RESTATE' && args.length > 4)
   t.equal(restated.length, 1)
   t.equal(restated[0]!.args.at(-1), madeAt)
 })
 
-// The application's client was asked on, and its log told of Redis, after the application had closed.
-t.test('a member that has left while Redis does not answer asks nothing more, and says nothing', async t => {
+// The member kept asking the application's client, and logged that Redis was away, after the application had closed.
+t.test('a member that has left while Redis does not answer sends nothing more, and logs nothing', async t => {
   const { member, connection, lines, run } = await joined(t)
   member.claim(claimOf('ann', 'a'))
   await run(100)
@@ -247,7 +247,7 @@ t.test('after a loss each claim is restated once, in pages of 250, one bucket af
   t.equal(new Set(restated.flatMap(({ args }) => args.slice(4).filter((_, i) => i % 3 === 1))).size, 1_200)
 })
 
-// The member had noted the claim as asked to end, for good, and so overlooked the next request in its record.
+// The member had noted for good that the claim was told to end, and so overlooked the next request to end the claim in its record.
 t.test('a claim that is gone before its restatement is answered is released again', async t => {
   const { member, connection, run } = await joined(t, 1_000)
   const claim = claimOf('ann', 'a')
@@ -267,10 +267,10 @@ t.test('a claim that is gone before its restatement is answered is released agai
   t.strictSame(claim.reasons, [])
   t.strictSame(connection.names().filter(name => name === 'RELEASE'), ['RELEASE', 'RELEASE'])
   await run(10_000)
-  t.strictSame(apartFromIdleBeats(connection.sent), [], 'nothing is waited for')
+  t.strictSame(apartFromIdleBeats(connection.sent), [], 'the member sends nothing but its beats')
 })
 
-t.test('a deaf member beats every 250 ms and says so once', async t => {
+t.test('a deaf member beats every 250 ms, and logs its deafness once', async t => {
   const { member, connection, lines, run } = await joined(t)
   member.claim(claimOf('ann', 'a'))
   await run(1_000)
@@ -322,7 +322,7 @@ t.test('a beat that arrives before the reply of its command is heard', async t =
   t.strictSame(lines, [])
 })
 
-// The member counted the claim as asked to end, for good, and overlooked the next request in its record.
+// The member had noted for good that the claim was told to end, and so overlooked the next request to end the claim in its record.
 t.test('a claim that is released before Redis refuses the claim is not told to end', async t => {
   const { member, connection, run } = await joined(t)
   connection.answer = ({ name }) => name === 'CLAIM' ? new Promise(resolve => setTimeout(() => resolve(['superseded', '1', 1, 'replaced']), 50)) : undefined
@@ -337,7 +337,7 @@ t.test('a claim that is released before Redis refuses the claim is not told to e
   t.strictSame(apartFromIdleBeats(connection.sent), [], 'the bucket is not used any longer')
 })
 
-t.test('a member that leaves while its periodic work is due does none of the work', async t => {
+t.test('a member that leaves while its periodic work is due does not start the work', async t => {
   const { member, time, process, connection, run } = await joined(t)
   connection.isSubscribed = false
   member.claim(claimOf('ann', 'a'))
@@ -371,7 +371,7 @@ t.test('an eviction after a new connection looks twice, and rejects if Redis doe
   t.match(outcome, { code: 'FST_ERR_OCTA_STAR_EVICT' })
 })
 
-// The member counted requests to end claims that Redis did not hold. So a count of Redis that was greater by one went unnoticed.
+// The member counted requests to end claims that Redis did not hold. So the member overlooked it when the count in Redis was greater by one.
 t.test('a deaf member finds the next request in its record', async t => {
   const deafen = ({ connection, member }: Awaited<ReturnType<typeof joined>>) => {
     connection.isSubscribed = connection.hears = false
@@ -420,7 +420,7 @@ t.test('a deaf member finds the next request in its record', async t => {
   })
 })
 
-t.test('several questions that meet the same loss start one round of restating', async t => {
+t.test('several questions that notice the same loss start one round of restating', async t => {
   const { member, connection, run } = await joined(t)
   for (let i = 0; i < 20; i++) member.claim(claimOf('ann', `own ${i}`))
   for (let i = 1; i <= 300; i++) claimElsewhere(connection, 'ann', `tab ${i}`, i)
@@ -454,7 +454,7 @@ t.test('a count that Redis does not answer is 0', async t => {
   t.equal(await member.count('"ann"'), 0)
 })
 
-t.test('Redis that answers two probes at once is back once', async t => {
+t.test('a Redis that answers two probes at once is reported back once', async t => {
   const { member, connection, lines, run } = await joined(t)
   connection.answer = () => Promise.reject(new Error('Connection is closed.'))
   member.claim(claimOf('ann', 'a'))
@@ -471,7 +471,7 @@ t.test('Redis that answers two probes at once is back once', async t => {
   t.equal(restatedBy(connection.sent), 1)
 })
 
-// The reply of BEAT was used after the reply of RESTATE, whose count was greater, and so looked like a loss.
+// The member used the reply to BEAT after the reply to RESTATE. The count in RESTATE was greater, which looked like a loss.
 t.test('replies that arrive together are not taken for a loss', async t => {
   const { member, connection, run } = await joined(t, 1_000)
   member.claim(claimOf('ann', 'a'))
@@ -507,7 +507,7 @@ function holdElsewhere ({ connection }: Site, scope: string, id = 'another'): Me
   return received
 }
 
-/** Another member keeps its records, as long as a test lasts that stops Redis's clock for this member. */
+/** Keeps the records of another member alive for the whole test, because the test stops Redis's clock for this member. */
 function keepAlive ({ connection, time }: Site, id = 'another'): void {
   const beat = () => {
     const { script, keys, args } = beatCommand({ id, prefix: '', lease: 600_000 }, Array.from({ length: 16 }, (_, bucket) => bucket), false)
@@ -533,7 +533,7 @@ function replyElsewhere ({ connection, member }: Site, scope: string, replies: A
 
 const eventTo = (scope: string, text = 'data: 1\n\n'): ClusterMessage => ({ scope: streamKey(scope).scope, text })
 
-/** What `promise` has resolved to, or `'pending'`. */
+/** The value that `promise` has resolved to, or `'pending'`. */
 function outcomeOf<T> (promise: Promise<T>): { now: T | 'pending' } {
   const outcome: { now: T | 'pending' } = { now: 'pending' }
   promise.then(value => { outcome.now = value })
@@ -555,8 +555,8 @@ function watchTimers (): () => number {
   return () => timers.filter(({ callback }) => callback !== undefined).length
 }
 
-// A SEND that is answered NOSCRIPT is sent again, behind everything that was sent meanwhile.
-t.test('one SEND is in flight in a bucket, and the next carries what has come meanwhile', async t => {
+// A SEND that is answered NOSCRIPT is sent again after all commands that were sent in the meantime.
+t.test('one SEND is in flight in a bucket, and the next SEND carries all messages that have come in the meantime', async t => {
   const site = await joined(t)
   const { member, connection, run } = site
   const received = holdElsewhere(site, 'ann')
@@ -586,7 +586,7 @@ t.test('a SEND carries no more than 1 MiB, unless a single message is longer', a
   t.strictSame(connection.sent.filter(({ name }) => name === 'SEND').map(({ args }) => (args.length - 2) / 2), [1, 2, 1, 1, 1])
 })
 
-t.test('a message resolves to the sum of the replies of all members that were told', async t => {
+t.test('a message resolves to the sum of the replies of all members that Redis told', async t => {
   const site = await joined(t)
   const { member, run } = site
   for (const id of ['one', 'two']) holdElsewhere(site, 'ann', id)
@@ -606,7 +606,7 @@ t.test('a message resolves to the sum of the replies of all members that were to
   t.equal(timers(), 0, 'the timer of all messages does not start again')
 })
 
-t.test('a member without the scope, or a dead member, is not told', async t => {
+t.test('a member without claims in the scope, or a dead member, is not told', async t => {
   const site = await joined(t)
   const { member, connection, run } = site
   const [dead, other] = [holdElsewhere(site, 'ann', 'dead'), holdElsewhere(site, 'bob', 'other')]
@@ -709,7 +709,7 @@ t.test('a message that waits for replies is settled when Redis goes away or has 
   }
 })
 
-t.test('a SEND whose messages nobody waits for any longer is not sent again', async t => {
+t.test('a SEND is not sent again if nobody waits for its messages any longer', async t => {
   const site = await joined(t)
   const { member, connection, run } = site
   holdElsewhere(site, 'ann')
@@ -744,7 +744,7 @@ t.test('a member that leaves settles its messages, sends no more, and does not a
   t.equal(timers(), 0, 'the timer of all messages does not start again')
 })
 
-t.test('a message that arrives twice, or behind a later message, is not delivered', async t => {
+t.test('a message that arrives twice, or after a later message, is not delivered', async t => {
   const delivered: ClusterMessage[] = []
   const { member, connection, run } = await joined(t, 600_000, { deliver: message => delivered.push(message) })
   const arrive = (sender: string, bucket: number, sequence: number) => member.onMessage(sendText({ sender, bucket, sequence }, { scope: '"ann"', except: 'a b', retry: 5, text: `${sender} ${bucket} ${sequence}\n\n` }))
@@ -754,7 +754,7 @@ t.test('a message that arrives twice, or behind a later message, is not delivere
   t.strictSame(delivered.map(({ text }) => text), ['one 1 3', 'one 1 4', 'one 2 1', 'two 1 3'].map(name => `${name}\n\n`))
   t.strictSame(delivered[0], { scope: '"ann"', except: 'a b', retry: 5, text: 'one 1 3\n\n' })
 
-  // Bounded: of 10,000 other members the first is forgotten, unless it was heard again.
+  // Bounded: of 10,000 other members the first is forgotten, unless a message of that member has come again.
   for (let i = 0; i < 9_999; i++) arrive(`other ${i}`.replace(' ', '-'), 1, 1)
   arrive('two', 1, 4)
   delivered.length = 0
@@ -790,7 +790,7 @@ t.test('the replies of one turn to a member and a bucket are one command', async
   t.strictSame(connection.names(), [])
 })
 
-t.test('a long list is sent in pages of 1,000, and put together in any order of arrival', async t => {
+t.test('a long list is sent in pages of 1,000, and joined in any order of arrival', async t => {
   const infos = (prefix: string, length: number) => Array.from({ length }, (_, i) => ({ id: `${prefix} ${i}`, tabId: 'a\u2028b', name: undefined, openedAt: i }))
   const site = await joined(t, 600_000, { list: scope => scope === '"ann"' ? infos('own', 2_500) : [] })
   const { member, connection, run } = site
@@ -837,7 +837,7 @@ t.test('a process is listed for a scope as long as the process has a claim there
   await run(10)
   t.equal(listed(), 'another 1')
 
-  // A claim that is replaced in its own process is not told to Redis, unless it is the last one.
+  // Redis is not told of a claim that is replaced in its own process, unless the claim is the last in the scope.
   const [one, two] = [claimOf('eve', 'a'), claimOf('eve', 'a')]
   member.claim(one)
   member.claim(two)

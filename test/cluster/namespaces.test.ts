@@ -7,7 +7,7 @@ import { withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
 import { redisOptions, redisServer } from '../kit/redis.ts'
 
-t.test('two contexts of a process that share one adapter keep apart, and each acts as one with its twin in another process', redisOptions, async t => {
+t.test('two contexts of a process that share one adapter stay apart, and each shares its streams with the same context in another process', redisOptions, async t => {
   const server = await redisServer(t)
   async function startProcess () {
     const cluster = redisCluster({ redis: server.client() })

@@ -1,4 +1,4 @@
-// A Redis Cluster that loses nodes: each outage is said once, with the name of the node, and healed afterwards.
+// A Redis Cluster that loses nodes: each outage is logged once, with the name of the node, and healed afterwards.
 import diagnostics from 'node:diagnostics_channel'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Cluster } from 'ioredis'
@@ -11,8 +11,8 @@ import { connect } from '../kit/client.ts'
 import { memberProcess } from '../kit/member-process.ts'
 import { redisNodes, redisOptions } from '../kit/redis.ts'
 
-// The two nodes that were left answered the probe: Redis was back, and away again, twice a second.
-t.test('a node of a Redis Cluster that is gone is one warning, and its return heals what was doubled meanwhile', redisOptions, async t => {
+// The two nodes that were left answered the probe. So Redis was reported back, and away again, twice a second.
+t.test('a lost node of a Redis Cluster causes one warning, and when the node returns, duplicates opened in the meantime are ended', redisOptions, async t => {
   const nodes = await redisNodes(t, 3)
   const start = async () => {
     const redis = new Cluster([{ host: '127.0.0.1', port: nodes[0]!.port }])
@@ -29,7 +29,7 @@ t.test('a node of a Redis Cluster that is gone is one warning, and its return he
     }
   }
   const [one, two] = [await start(), await start()]
-  // Enough for each node to have some.
+  // So many streams that each node has some of them.
   const scopes = Array.from({ length: 40 }, (_, i) => `scope${i}`)
   for (const scope of scopes) await one.open(scope)
   await nodes[2]!.kill()
@@ -72,7 +72,7 @@ const clients: Record<string, (t: Test, port: number) => Promise<RedisClient>> =
 }
 
 for (const [name, makeClient] of Object.entries(clients)) {
-  t.test(`two nodes that stand still, one after the other, are two outages, and each names its node (${name})`, redisOptions, async t => {
+  t.test(`two nodes that stand still, one after the other, are two outages, and each warning names its node (${name})`, redisOptions, async t => {
     const nodes = await redisNodes(t, 3)
     const { registry, said, start } = await memberProcess(t, await makeClient(t, nodes[0]!.port), { replaceTimeout: 1_000 })
     const outages = () => said().map(message => /^Redis (node \S+ )?is (away|back)/.exec(message)?.[0]).filter(words => words !== undefined)
@@ -80,7 +80,7 @@ for (const [name, makeClient] of Object.entries(clients)) {
     const onEvent = (event: unknown) => { events.push(event) }
     diagnostics.subscribe('octa-star:cluster', onEvent)
     t.teardown(() => diagnostics.unsubscribe('octa-star:cluster', onEvent))
-    // Enough for each bucket to have some.
+    // So many streams that each bucket has some of them.
     await Promise.all(Array.from({ length: 200 }, (_, i) => start(`user ${i}`, 'a')))
     const expected: object[] = []
     for (const [signal, state] of [['SIGSTOP', 'away'], ['SIGCONT', 'back']] as const) {

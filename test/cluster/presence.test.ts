@@ -11,7 +11,7 @@ import { redisOptions, redisServer } from '../kit/redis.ts'
 // Stops only a test that hangs.
 t.setTimeout(120_000)
 
-/** Starts a Redis, and listens to the events of scopes in all processes, which are one process here. */
+/** Starts a Redis, and listens to the scope events of all processes. All processes of the cluster run in this process here. */
 async function site (t: Test, offlineDelay = 100) {
   const events: string[] = []
   for (const state of ['online', 'offline']) {
@@ -76,7 +76,7 @@ t.test('a scope with streams in two processes comes online once, and goes offlin
   t.equal(events[3], 'online ann')
 })
 
-t.test('a navigation to another process is no absence', redisOptions, async t => {
+t.test('a scope does not go offline when a tab navigates to another process', redisOptions, async t => {
   const { events, next, join } = await site(t)
   const [one, two] = [await join(), await join()]
   const stream = await one.open('ann', 'a')
@@ -96,7 +96,7 @@ t.test('a user who comes and goes in one process after another is online until n
   const [one, two] = [await join(), await join()]
   await one.open('ann', 'a').then(one.close)
   await next(1)
-  // The delay of the first process has begun, and is over sooner than the delay of the second process.
+  // The delay of the first process has begun, and ends sooner than the delay of the second process.
   await pause(offlineDelay / 4)
   await two.open('ann', 'a').then(two.close)
   const leftAt = performance.now()
@@ -119,7 +119,7 @@ t.test('the scope of a process that is cut off for good goes offline once, in an
   t.equal(await three.registry.count('bob'), 1)
 })
 
-t.test('the scopes of a process that has left in good order go offline, unless their users come to another process', redisOptions, async t => {
+t.test('the scopes of a process that has left cleanly go offline, unless their users come to another process', redisOptions, async t => {
   const { events, next, join } = await site(t, 300)
   const [one, two] = [await join(), await join()]
   await one.open('ann', 'a')
@@ -144,7 +144,7 @@ t.test('a Redis that restarts empty forgets no scope that is online', redisOptio
   t.equal(events.filter(event => event === 'offline ann').length, 1)
 })
 
-t.test('a process that leaves before it is known whether a scope is offline leaves that to the others', redisOptions, async t => {
+t.test('a process that leaves before it is known whether a scope is offline leaves the report to the other processes', redisOptions, async t => {
   const { restartEmpty, events, next, join } = await site(t)
   const one = await join()
   const stream = await one.open('ann', 'a')
@@ -157,7 +157,7 @@ t.test('a process that leaves before it is known whether a scope is offline leav
   t.strictSame(events, ['online ann'])
 })
 
-t.test('while Redis is away each process tells of its own scopes, and the marks are made up for afterwards', redisOptions, async t => {
+t.test('while Redis is away each process reports its own scopes, and the marks in Redis are updated afterwards', redisOptions, async t => {
   const { server, events, next, join } = await site(t)
   const one = await join()
   await server.kill()

@@ -1,4 +1,4 @@
-// Three processes and a real Redis: newest wins, one at a time, and no death or halt of one of them holds up the others for long.
+// Three processes and a real Redis: the newest stream wins, one stream runs at a time, and a process that dies or stops does not hold up the others for long.
 import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { RECORD_LEASE } from '../../lib/redis/protocol.ts'
@@ -35,7 +35,7 @@ async function build (t: Test, env: Record<string, string> = {}) {
   return { ...cluster, server, open, claimed }
 }
 
-t.test('5,000 starts over 50 keys at random: at the end one stream for each key, its newest, and never two at a time', redisOptions, async t => {
+t.test('5,000 starts over 50 keys at random leave the newest stream of each key, and two streams of a key never run at the same time', redisOptions, async t => {
   const { processes, said, open, live, until, server } = await build(t)
   const keys = Array.from({ length: 50 }, (_, i) => ({ scope: `scope${i % 10}`, tab: `tab${i}` }))
   let left = STARTS
@@ -52,7 +52,7 @@ t.test('5,000 starts over 50 keys at random: at the end one stream for each key,
   await until(() => keys.every(({ scope, tab }) => live(`${scope} ${tab}`).length === 1))
   t.comment(`${statuses.get(200)} opened, ${statuses.get(204)} were overtaken while they waited`)
 
-  // Who is the newest Redis says: the member and the number of the last claim.
+  // Redis knows the newest claim: the member, and the number of its last claim.
   const redis = server.client()
   const newest = await entriesOf(redis)
   t.equal(newest.length, 50)
@@ -60,12 +60,12 @@ t.test('5,000 starts over 50 keys at random: at the end one stream for each key,
   const lives = keys.map(({ scope, tab }) => live(`${scope} ${tab}`)[0]!)
   for (const { process, number } of lives) {
     const candidates = newest.map(entry => entry.split(' ')).filter(([, n, member]) => Number(n) === number && (processOf.get(member!) ?? process) === process)
-    t.ok(candidates.length > 0, 'the live one is the one that Redis knows')
+    t.ok(candidates.length > 0, 'the live stream is the stream that Redis knows')
     if (candidates.length === 1) processOf.set(candidates[0]![2]!, process)
   }
   t.equal(processOf.size, 3)
 
-  // A wait that found no answer would be said a moment after its stream has opened.
+  // A wait without an answer would be reported shortly after the stream has opened.
   await pause(200)
   const order = said.filter(({ event }) => event === 'open' || event === 'gone').sort((a, b) => a.at < b.at ? -1 : 1)
   const present = new Map<string, Said>()
@@ -78,12 +78,12 @@ t.test('5,000 starts over 50 keys at random: at the end one stream for each key,
       present.set(word.key!, word)
     }
   }
-  t.equal(doubles, 0, `never two at a time: ${repeatWith(import.meta.url)}`)
-  t.strictSame(said.filter(({ event, line }) => event === 'log' && !line!.msg.includes('use the same tab id')), [], 'and nothing to warn of but the flapping')
+  t.equal(doubles, 0, `two streams of a key never run at the same time: ${repeatWith(import.meta.url)}`)
+  t.strictSame(said.filter(({ event, line }) => event === 'log' && !line!.msg.includes('use the same tab id')), [], 'the only warnings are about tabs that share a tab id')
   t.strictSame((await Promise.all(processes.map(({ ask }) => ask('/size')))).reduce((a, b) => a + b), 50)
 })
 
-t.test('kill -9 of the holder: the newcomer starts without waiting, and the dead process\'s entries are gone soon', redisOptions, async t => {
+t.test('after kill -9 of the holder the newcomer starts without waiting, and the dead process\'s entries are soon removed', redisOptions, async t => {
   const lease = 1_000
   // Longer than the time limit of this file: a test that waits for replaceTimeout fails.
   const { processes, open, live, until, server } = await build(t, { LEASE: String(lease), REPLACE_TIMEOUT: '3600000' })
@@ -106,7 +106,7 @@ t.test('kill -9 of the holder: the newcomer starts without waiting, and the dead
   t.equal(await processes[2]!.ask('/count/bob'), 1)
 })
 
-t.test('a holder whose process is killed while a newcomer waits for it is waited for no longer', redisOptions, async t => {
+t.test('a newcomer stops waiting for a holder whose process is killed', redisOptions, async t => {
   const { processes, open, claimed } = await build(t, { REPLACE_TIMEOUT: '3600000' })
   await open(0)
   processes[0]!.signal('SIGSTOP')
@@ -116,11 +116,11 @@ t.test('a holder whose process is killed while a newcomer waits for it is waited
   t.equal((await waiting).status, 200)
 })
 
-// The newcomer of a newcomer that was killed while it waited found nobody to wait for, and opened beside the holder.
-t.test('a holder whose successor was killed while it waited is waited for by the one after that', redisOptions, async t => {
+// A newcomer was killed while it waited. Its own successor found nobody to wait for, and opened beside the holder.
+t.test('if a newcomer is killed while waiting for a holder, the next newcomer waits for the holder', redisOptions, async t => {
   const { processes, open, live, claimed } = await build(t, { REPLACE_TIMEOUT: '3600000' })
   await open(0)
-  // It is there, and hears; only its end takes long.
+  // The holder is alive and receives messages, and only its end takes long.
   processes[0]!.signal('SIGSTOP')
   const waiting = open(1).catch(() => {})
   await claimed(2)
@@ -130,12 +130,12 @@ t.test('a holder whose successor was killed while it waited is waited for by the
   await claimed(3)
   // A newcomer that does not wait would open now.
   await pause(1_000)
-  t.equal(live('ann a').length, 1, 'the holder is still alone')
+  t.equal(live('ann a').length, 1, 'the holder is still the only stream')
   processes[0]!.signal('SIGCONT')
   t.equal((await newest).status, 200)
 })
 
-t.test('SIGSTOP of the holder for 20 s: the newcomer starts at replaceTimeout; on SIGCONT the old one ends within a second', redisOptions, async t => {
+t.test('after SIGSTOP of the holder for 20 s the newcomer starts at replaceTimeout, and on SIGCONT the old stream ends within a second', redisOptions, async t => {
   const { processes, open, live, said, until } = await build(t, { REPLACE_TIMEOUT: '2000' })
   await open(0)
   // Measures how long this machine takes to start and end a stream without a predecessor.
@@ -158,7 +158,7 @@ t.test('SIGSTOP of the holder for 20 s: the newcomer starts at replaceTimeout; o
   t.equal(live('ann a')[0]!.process, 1)
 })
 
-t.test('one process closes while others run: its entries are gone at once, its streams end, and an eviction reaches the others', redisOptions, async t => {
+t.test('when one of three processes closes, its entries are removed at once, its streams end, and an eviction reaches the other processes', redisOptions, async t => {
   const { processes, open, live, until } = await build(t)
   const clients = [await open(0, 'ann', 'a'), await open(1, 'ann', 'b'), await open(2, 'ann', 'c')]
   t.equal(await processes[0]!.ask('/count/ann'), 3)

@@ -1,4 +1,4 @@
-// Messages between processes through a real Redis, single and a Redis Cluster: who gets them, in which order, and how long a sender waits.
+// Messages between processes through a real Redis, single and a Redis Cluster: the receivers, the order, and how long a sender waits.
 import { setTimeout as pause } from 'node:timers/promises'
 import { Cluster as RedisNodes, type Redis } from 'ioredis'
 import t, { type Test } from 'tap'
@@ -17,7 +17,7 @@ const MIB = 1_048_576
 // Stops only a test that hangs.
 t.setTimeout(300_000)
 
-/** Stands in for a process of an application, whose streams are open as soon as they claim their keys. */
+/** Stands in for a process of an application. Its streams are open as soon as they claim their keys. */
 interface Process {
   readonly cluster: Cluster & { readonly channel: string }
   /** The messages of other processes, in the order of arrival. */
@@ -83,7 +83,7 @@ const scopeOf = (scope: string) => streamKey(scope).scope
 const eventTo = (scope: string, data: unknown = 1): ClusterMessage => ({ scope: scopeOf(scope), text: `data: ${data}\n\n` })
 const dataOf = ({ text }: ClusterMessage) => text.slice('data: '.length, -2)
 
-/** Sends a message each, in parallel, and resolves to the numbers of streams that took them. */
+/** Sends messages in parallel, one for each sender, and resolves to the numbers of streams that took the messages. */
 async function sendAll ({ cluster }: Process, messages: ClusterMessage[]): Promise<number[]> {
   return await Promise.all(messages.map(message => cluster.send(message)))
 }
@@ -98,7 +98,7 @@ for (const [name, start] of [
       const [sender, one, two, former, idle] = await Promise.all(Array.from({ length: 5 }, () => site.join())) as [Process, Process, Process, Process, Process]
       const scopes = Array.from({ length: 40 }, (_, i) => `scope ${i}`)
       for (const scope of scopes) {
-        // The sender's own streams are not the cluster's business.
+        // The cluster does not deliver to the sender's own streams.
         await sender.open(scope)
         await one.open(scope, 'b')
         former.close(await former.open(scope, 'c'))
@@ -109,7 +109,7 @@ for (const [name, start] of [
       }
       await idle.open('another scope')
       const published = await Promise.all(site.servers.map(({ port }) => monitorCommands(t, port)))
-      // A release that is under way is over when a later command is.
+      // When a later command is over, so is a release that was under way.
       for (const scope of scopes) await former.cluster.count(scopeOf(scope))
       for (const list of published) list.length = 0
 
@@ -123,7 +123,7 @@ for (const [name, start] of [
       while (sent().length < 50) await pause(1)
       t.equal(sent().length, 50)
       t.strictSame(messages().filter(({ channel, message }) => [idle, former].some(({ cluster }) => cluster.channel === channel) && !message.startsWith('beat ')), [], 'a process that does not hold the scope hears nothing')
-      // A process that has closed its stream and one that has opened a stream since.
+      // One process has closed its stream, and another process has opened a stream since.
       two.close(await two.open('scope 39', 'f'))
       await idle.open('scope 39', 'g')
       await two.cluster.count(scopeOf('scope 39'))
@@ -158,7 +158,7 @@ for (const [name, start] of [
       t.strictSame(to(two, 'bob'), all.filter((_, i) => i % 10 === 0))
     })
 
-    t.test('a broadcast reaches all processes, also without streams, and none that has left', async t => {
+    t.test('a broadcast reaches all processes, including processes without streams, and no process that has left', async t => {
       const site = await start(t)
       const processes = await Promise.all(Array.from({ length: 5 }, () => site.join()))
       const [sender, one, , , left] = processes as [Process, Process, Process, Process, Process]
@@ -191,7 +191,7 @@ for (const [name, start] of [
       const site = await start(t)
       const [sender, one] = await Promise.all([site.join(), site.join()])
       await one.open('ann')
-      // Two bytes to a character.
+      // Each of these characters takes two bytes in UTF-8.
       const texts = Array.from({ length: 20 }, (_, i) => `data: ${i} é\u2028${'é '.repeat((MIB - 100) / 3)}\n\n`)
       t.strictSame(await sendAll(sender, texts.map(text => ({ scope: scopeOf('ann'), text, tabId: 'a', name: 'é b', except: '\n"', retry: 7 }))), texts.map(() => 1))
       t.ok(one.delivered.every(({ text }, i) => text === texts[i]))
@@ -199,7 +199,7 @@ for (const [name, start] of [
       t.strictSame(rest, { scope: scopeOf('ann'), tabId: 'a', name: 'é b', except: '\n"', retry: 7 })
     })
 
-    t.test('claims that come and go leave no key behind', async t => {
+    t.test('claims that come and go leave no key in Redis', async t => {
       const site = await start(t)
       const [one, two] = await Promise.all([site.join(), site.join()])
       for (let i = 0; i < 20; i++) {
@@ -217,7 +217,7 @@ for (const [name, start] of [
   })
 }
 
-t.test('a process that stands still holds up a message for half of replaceTimeout at most, and the others not at all', redisOptions, async t => {
+t.test('a process that stands still delays a message by half of replaceTimeout at most, and delays no other process', redisOptions, async t => {
   const server = await redisServer(t)
   const site = siteOn(t, [server])
   const proxy = await redisProxy(t, server.port)
@@ -246,7 +246,7 @@ t.test('a process that stands still holds up a message for half of replaceTimeou
   t.strictSame(stopped.delivered.map(dataOf), ['slow', 'next'])
 })
 
-t.test('in a Redis Cluster a killed process holds up a message for half of replaceTimeout at most, and after its record none', redisOptions, async t => {
+t.test('in a Redis Cluster a killed process delays a message by half of replaceTimeout at most, and not at all after its record has expired', redisOptions, async t => {
   const site = siteOn(t, await redisNodes(t, 3))
   const sender = await site.join({ replaceTimeout: 1_000 })
   const healthy = await site.join()
@@ -266,7 +266,7 @@ t.test('in a Redis Cluster a killed process holds up a message for half of repla
   const before = killed.delivered.length
   t.equal(await sender.cluster.send(eventTo('ann')), 1)
   t.equal(await sender.cluster.send({ text: 'data: 1\n\n' }), 1)
-  t.equal(killed.delivered.length, before, 'a dead process is not told, and so not waited for')
+  t.equal(killed.delivered.length, before, 'a dead process is not told, so the sender does not wait for a reply')
   t.equal(await admin.hlen('octa-star:{0}:members'), 2)
 })
 

@@ -1,4 +1,4 @@
-// Several processes on a Redis Cluster: how long a stream waits for its predecessor, and what a failover, a migration of a slot and a restart disturb.
+// Several processes on a Redis Cluster: how long a stream waits for its predecessor, and which streams a failover, a migration of a slot and a restart disturb.
 import { setTimeout as pause } from 'node:timers/promises'
 import { Cluster, type Redis } from 'ioredis'
 import t, { type Test } from 'tap'
@@ -53,18 +53,18 @@ t.test(`no start waits longer than ${HEALTHY} ms for a healthy predecessor, whil
   }
   await startSome(STARTS / 2)
   const [leaving] = processes.splice(2, 1)
-  // Others start streams while the process leaves and the new process joins.
+  // The other processes start streams while the process leaves and the new process joins.
   await Promise.all([startSome(STARTS / 4), leaving!.leave(), memberProcess(t, clusterClient(t, nodes)).then(joined => processes.push(joined))])
   await startSome(0)
-  t.comment(`the slowest of ${STARTS} starts waited ${slowest.toFixed(1)} ms, ${overtaken} were overtaken; the machine held up others for ${longest().toFixed(1)} ms`)
+  t.comment(`the slowest of ${STARTS} starts waited ${slowest.toFixed(1)} ms, ${overtaken} were overtaken; the machine delayed the other processes by ${longest().toFixed(1)} ms`)
   t.ok(slowest < HEALTHY + longest(), `${repeatWith(import.meta.url)}`)
   t.equal(early, 0, `each predecessor was gone: ${repeatWith(import.meta.url)}`)
   while ([...live.values()].some(holders => holders.filter(({ isLive }) => isLive).length > 1)) await pause(10)
-  t.strictSame(processes.flatMap(({ said }) => said().filter(message => !message.includes('use the same tab id'))), [], 'nobody was thought to be away or dead')
+  t.strictSame(processes.flatMap(({ said }) => said().filter(message => !message.includes('use the same tab id'))), [], 'no process was taken to be away or dead')
 })
 
 for (const [kind, bound] of [['single server', HEALTHY], ['Redis Cluster', 3_000]] as const) {
-  t.test(`a killed process costs its tabs ${bound} ms on a ${kind}, and a process that left in good order nothing`, redisOptions, async t => {
+  t.test(`a killed process costs its tabs ${bound} ms on a ${kind}, and a process that left cleanly costs nothing`, redisOptions, async t => {
     const nodes = kind === 'Redis Cluster' ? await redisNodes(t, 3) : [await redisServer(t)]
     // Longer than the time limit of this file: a test that waits for replaceTimeout fails.
     const { processes } = await startCluster(t, 3, nodes[0]!.port, { REPLACE_TIMEOUT: '3600000', ...nodes.length > 1 ? { REDIS_CLUSTER: '1' } : {} })
@@ -80,13 +80,13 @@ for (const [kind, bound] of [['single server', HEALTHY], ['Redis Cluster', 3_000
       return Math.max(...clients.map(({ waited }) => waited))
     }
     await open(0)
-    // What the machine takes for twenty requests at once, with healthy predecessors.
+    // The time that the machine takes for twenty requests at once, with healthy predecessors.
     const healthy = await open(1)
     const { longest } = measureDelays(t, nodes.map(node => node.client()))
     processes[1]!.signal('SIGKILL')
     await processes[1]!.exited
     const killed = await open(2)
-    t.comment(`healthy ${Math.round(healthy)} ms, killed ${Math.round(killed)} ms, the machine held up others for ${longest().toFixed(1)} ms`)
+    t.comment(`healthy ${Math.round(healthy)} ms, killed ${Math.round(killed)} ms, the machine delayed the other processes by ${longest().toFixed(1)} ms`)
     t.ok(killed < bound + healthy + longest(), `${Math.round(killed)} ms`)
     processes[2]!.signal('SIGTERM')
     await processes[2]!.exited
@@ -96,7 +96,7 @@ for (const [kind, bound] of [['single server', HEALTHY], ['Redis Cluster', 3_000
   })
 }
 
-t.test('a failover to a replica: at the end each tab has its newest stream alone, evictions reach all, and away and back are said once', redisOptions, async t => {
+t.test('after a failover to a replica each tab has only its newest stream, evictions reach all streams, and away and back are said once', redisOptions, async t => {
   const nodes = await redisNodes(t, 3, 1)
   const replica = nodes[3]!
   const [one, two] = await Promise.all([1, 2].map(() => memberProcess(t, clusterClient(t, nodes), { replaceTimeout: 1_000 }))) as [Member, Member]
@@ -117,7 +117,7 @@ t.test('a failover to a replica: at the end each tab has its newest stream alone
 })
 
 // The replica knows nothing of the last replacements and evictions.
-t.test('a master is killed whose replica has missed the last writes: at the end each tab has its newest stream alone, and evictions hold', redisOptions, async t => {
+t.test('after a failover to a replica that has missed the last writes, each tab has only its newest stream, and evictions hold', redisOptions, async t => {
   const nodes = await redisNodes(t, 3, 1, ['--cluster-node-timeout', '1000', '--cluster-replica-validity-factor', '0'])
   const [master, replica] = [nodes[0]!, nodes[3]!]
   const [one, two] = await Promise.all([1, 2].map(() => memberProcess(t, clusterClient(t, nodes), { replaceTimeout: 1_000 }))) as [Member, Member]

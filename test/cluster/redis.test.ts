@@ -1,4 +1,4 @@
-// The Redis adapter over HTTP: what a stream costs, what a process leaves behind, and which options are refused. clients.test.ts runs the contract with each client.
+// The Redis adapter over HTTP: the cost of a stream, the keys that a process leaves behind, and the options that are refused. See clients.test.ts for the contract.
 import { setTimeout as pause } from 'node:timers/promises'
 import fastifyRedis from '@fastify/redis'
 import FakeTimers from '@sinonjs/fake-timers'
@@ -55,9 +55,9 @@ t.test('over HTTP', redisOptions, async t => {
   const [one, two] = [await startProcess(), await startProcess()]
   const counter = server.client()
 
-  t.test('a fresh key is one command; a replacement is one command and one message, and one acknowledgement and its message', async t => {
+  t.test('a fresh key is one command, and a replacement is one command with one message, and one acknowledgement with its message', async t => {
     const monitored = await monitorCommands(t, server.port)
-    // What a script does inside Redis is monitored as well; it costs no round trip.
+    // MONITOR also shows the commands that a script executes. These commands cost no round trip.
     const sent = () => monitored.map(([command]) => command!.toLowerCase()).filter(command => ['evalsha', 'eval', 'publish'].includes(command))
     // Redis runs commands in order: when MONITOR shows the mark, the list contains every earlier command.
     let marks = 0
@@ -67,7 +67,7 @@ t.test('over HTTP', redisOptions, async t => {
       while (!monitored.some(([, text]) => text === mark)) await pause(1)
     }
     const first = await connect(one.url(withSignals('/stream/ann', { tabId: 'a' })))
-    // The scripts are known to Redis from now on.
+    // From now on Redis knows the scripts.
     await one.registry.evict('ann')
     await first.ended
     await connect(one.url(withSignals('/stream/ann', { tabId: 'a' })))
@@ -84,7 +84,7 @@ t.test('over HTTP', redisOptions, async t => {
     loner.leave()
   })
 
-  t.test('the entries of a process that closes are gone at once', async t => {
+  t.test('the entries of a process that closes are removed at once', async t => {
     const three = await startProcess()
     for (let i = 0; i < 100; i++) await connect(three.url(withSignals(`/stream/carl${i % 50}`, { tabId: String(i) })))
     t.equal(await one.registry.count('carl0'), 2)
@@ -100,7 +100,7 @@ t.test('over HTTP', redisOptions, async t => {
     const { log } = memoryLog()
     const cluster = await redisCluster({ redis: server.client(), prefix: 'quiet:' }).join(clusterContext({ log }))
     const released = new Promise<void>(() => {})
-    // Not all at once: a busy machine's Redis would count as away, and all be stated again when it is back.
+    // Opens the streams in batches. With all at once, a busy machine's Redis would count as away, and the process would restate all claims afterwards.
     const clock = FakeTimers.install({ toFake: ['setTimeout', 'clearTimeout'] })
     t.teardown(() => clock.uninstall())
     for (let i = 0; i < 10_000; i += 500) {
@@ -157,7 +157,7 @@ t.test('an option of the adapter that is not valid, or that does not exist, is r
   redisCluster({ redis, prefix: 'x:', lease: 1000, log: undefined } as never)
 })
 
-// A claim that was answered NOSCRIPT was sent again behind a newer one of its process, and passed for the newest.
+// A claim that was answered NOSCRIPT was sent again after a newer claim of the same process, and Redis took the old claim for the newest.
 t.test('claims that race while Redis knows no script keep their order', redisOptions, async t => {
   const server = await redisServer(t)
   const { log, lines } = memoryLog()
@@ -183,6 +183,6 @@ t.test('claims that race while Redis knows no script keep their order', redisOpt
     while (left.size > 1) await pause(1)
     t.equal(left.size, 1)
   }
-  t.strictSame(lines.filter(({ message }) => !message.includes('share one tab id')), [], 'nobody waited for itself')
+  t.strictSame(lines.filter(({ message }) => !message.includes('share one tab id')), [], 'no claim waited for another claim of its own process')
   for (const member of members) await member.leave()
 })

@@ -1,4 +1,4 @@
-// A Redis that answers, but refuses writes or subscriptions: said once, never two streams at once within what Redis takes, and healed afterwards.
+// A Redis that answers, but refuses writes or subscriptions. This is logged once, two streams of a key never run at once within the limits of Redis, and all heals.
 import diagnostics from 'node:diagnostics_channel'
 import { readFile } from 'node:fs/promises'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -9,14 +9,14 @@ import { memberProcess } from '../kit/member-process.ts'
 import { PlainHolder } from '../kit/plain-holder.ts'
 import { redisOptions, redisServer, temporaryDirectory, type RedisServer } from '../kit/redis.ts'
 
-// The rights that docs/redis.md gives.
+// The permissions that docs/redis.md lists.
 const rule = /^ACL SETUSER octa-star on >secret (.+)$/m.exec(await readFile('docs/redis.md', 'utf8'))![1]!.split(' ')
 const [KEYS, CHANNELS, ...RIGHTS] = rule as [string, string, ...string[]]
 
 // Stops only a test that hangs.
 t.setTimeout(300_000)
 
-/** How Redis comes to refuse writes, and how to end that. */
+/** Makes Redis refuse writes, and returns how to end the refusal. */
 const refusals: Record<string, { refuse: (admin: Redis, t: Test) => Promise<unknown>, accept: (admin: Redis) => Promise<unknown>, words: RegExp }> = {
   READONLY: {
     async refuse (admin, t) {
@@ -59,7 +59,7 @@ const refusals: Record<string, { refuse: (admin: Redis, t: Test) => Promise<unkn
 }
 
 for (const [name, { refuse, accept, words }] of Object.entries(refusals)) {
-  t.test(`Redis answers and refuses (${name}): away and back are said once, and back only after a write has succeeded`, redisOptions, async t => {
+  t.test(`Redis answers but refuses writes (${name}): away and back are said once, and back only after a write has succeeded`, redisOptions, async t => {
     const states: string[] = []
     const onState = (event: unknown) => { states.push((event as { state: string }).state) }
     diagnostics.subscribe('octa-star:cluster', onState)
@@ -90,7 +90,7 @@ for (const [name, { refuse, accept, words }] of Object.entries(refusals)) {
 }
 
 for (const right of ['channels', 'subscribe']) {
-  t.test(`a process that may not subscribe (${right}) says so once, never has two handlers of one tab at once, and hears again when it may`, redisOptions, async t => {
+  t.test(`a process that may not subscribe (${right}) says so once, never lets two handlers of one tab run at once, and hears again when it may subscribe`, redisOptions, async t => {
     const { admin, client } = await withUser(t)
     const [refuse, accept] = right === 'channels' ? ['resetchannels', CHANNELS] : ['-subscribe', '+subscribe']
     await admin.acl('SETUSER', 'deaf', 'on', '>secret', KEYS, CHANNELS, ...RIGHTS)
@@ -103,7 +103,7 @@ for (const right of ['channels', 'subscribe']) {
     let slowest = 0
     for (const process of [hearing, deaf, hearing, deaf, hearing, deaf]) {
       const next = await process.start('ann', 'a')
-      if (mayWrite) t.equal(previous.holder.isLive, false, 'one at a time')
+      if (mayWrite) t.equal(previous.holder.isLive, false, 'two streams of the tab never ran at once')
       slowest = Math.max(slowest, next.waited)
       previous = next
     }
@@ -129,7 +129,7 @@ for (const right of ['channels', 'subscribe']) {
 // A process needs these rights to connect, to subscribe, to send a script that Redis does not know, or to leave.
 const SELDOM_USED = ['+@connection', '+info', '+eval', '+subscribe', '+del']
 
-// Without a right that BEAT does not use, Redis was away and back and away, twice a second.
+// If the missing permission was one that BEAT does not use, Redis was reported away, back and away, twice a second.
 t.test('each documented right, taken away and given back: away and back are said at most once, and back only after the right is back', redisOptions, async t => {
   // Redis notes each refusal in a log.
   const server = await redisServer(t, ['--acllog-max-len', '1000'])
@@ -143,7 +143,7 @@ t.test('each documented right, taken away and given back: away and back are said
     const log = await admin.acl('LOG', 1_000) as string[][]
     return log.filter(words => words[words.indexOf('username') + 1] === username).reduce((sum, words) => sum + Number(words[words.indexOf('count') + 1]), 0)
   }
-  // All at the same time, each with users and scopes of its own.
+  // All permissions are tested at the same time, with different users and scopes.
   await Promise.all(withoutRight.map(async ({ right, refuse, accept }) => {
     const user = `without ${right}`.replaceAll(' ', '-')
     const change = (...rules: string[]) => admin.acl('SETUSER', user, ...rules)
@@ -198,7 +198,7 @@ t.test('a user with exactly the documented rights can do everything', redisOptio
 
 /** A Redis with the user `app`, who has the documented rights. */
 async function withUser (t: Test): Promise<{ server: RedisServer, admin: Redis, client: (username?: string) => Redis }> {
-  // A test makes Redis fail to save: https://redis.io/docs/latest/operate/oss_and_stack/management/config-file/
+  // A way to make Redis fail to save: https://redis.io/docs/latest/operate/oss_and_stack/management/config-file/
   const server = await redisServer(t, ['--enable-protected-configs', 'yes', '--dir', temporaryDirectory(t)])
   const admin = server.client()
   await admin.acl('SETUSER', 'app', 'on', '>secret', KEYS, CHANNELS, ...RIGHTS)

@@ -1,4 +1,4 @@
-// What a stream costs Redis, as the section "Sizing" of docs/redis.md says: its bytes, its commands, and its share of Redis's one thread.
+// The costs of a stream in Redis, as the section "Sizing" of docs/redis.md states them: bytes, commands, and the share of Redis's one thread.
 import { readFile } from 'node:fs/promises'
 import { setImmediate as turn, setTimeout as pause } from 'node:timers/promises'
 import FakeTimers from '@sinonjs/fake-timers'
@@ -16,10 +16,10 @@ const BATCH = 500
 /** A process renews its buckets in turn, and sends one command for each 250 claims in a bucket. Some buckets have more claims than others. */
 const BUCKETS = 16
 const LEAST_RENEWAL = Math.floor(STREAMS / BUCKETS / 250)
-/** One more for the claims above the average, and one for the renewal of the process's own records, which is less frequent. */
+/** One command more for the claims above the average, and one for the renewal of the process's own records, which is less frequent. */
 const RENEWAL = LEAST_RENEWAL + 2
 const REPLACED = 3_000
-// Of Redis's own account of its time. What another process took of it is in that account, so the quickest batch counts.
+// Redis accounts for its own time. The account includes time that other programs took from Redis, so the quickest batch counts.
 const TIME_BOUND = 2.5
 const LEAST_BOUND = 40
 /** The bounds that the document gives. Memory in bytes: a stream of a user with one tab, with five tabs, and the extra after a replacement across processes. Time of the start and the end of a stream in microseconds. */
@@ -28,7 +28,7 @@ const DOCUMENTED = { alone: 300, ofFive: 150, replacing: 100, micros: 40 }
 // Stops only a test that hangs: a stream takes a few milliseconds.
 t.setTimeout(300_000 + 2 * STREAMS * 30)
 
-t.test('docs/redis.md gives these numbers, in whatever words', async t => {
+t.test('docs/redis.md gives the numbers that this test measures, in any wording', async t => {
   const text = await readFile(new URL('../../docs/redis.md', import.meta.url), 'utf8')
   const section = text.split(/^#+ Sizing$/m)[1]!.split(/^#+ /m)[0]
   const numbers = section!.match(/\d+/g)!.map(Number)
@@ -36,7 +36,7 @@ t.test('docs/redis.md gives these numbers, in whatever words', async t => {
 })
 
 for (const [tabs, bytes] of [[1, DOCUMENTED.alone], [5, DOCUMENTED.ofFive]] as const) {
-  t.test(`with ${tabs} to a user a stream takes ${bytes} bytes at the most, one command at its start, one at its end, and two renewals a lease`, redisOptions, async t => {
+  t.test(`with ${tabs} to a user a stream takes at most ${bytes} bytes, one command at its start, one command at its end, and two renewals per lease`, redisOptions, async t => {
     const server = await redisServer(t)
     waitForRedis(t)
     const admin = server.client()
@@ -45,7 +45,7 @@ for (const [tabs, bytes] of [[1, DOCUMENTED.alone], [5, DOCUMENTED.ofFive]] as c
     const claims: ClusterClaim[] = Array.from({ length: STREAMS }, (_, i) => (
       { key: streamKey(`user-${Math.floor(i / tabs)}`, String(i).padEnd(32, 'x')), released: never, end () {} }
     ))
-    // Redis knows the scripts from then on.
+    // From now on Redis knows the scripts.
     await cluster.claim(claims[0]!)
     await restart(admin)
     const before = await memory(admin)
@@ -73,10 +73,10 @@ for (const [tabs, bytes] of [[1, DOCUMENTED.alone], [5, DOCUMENTED.ofFive]] as c
     for (let i = 0; i < STREAMS; i += BATCH) {
       for (const claim of claims.slice(i, i + BATCH)) {
         cluster.release(claim)
-        // Each in a turn of its own, as the streams of different requests are.
+        // Each start runs in a separate turn of the event loop, like streams of different requests.
         await turn()
       }
-      // Behind the last release, on the same connection.
+      // This command runs after the last release, on the same connection.
       await cluster.count('')
       released.push(await restart(admin))
     }
@@ -93,7 +93,7 @@ for (const [tabs, bytes] of [[1, DOCUMENTED.alone], [5, DOCUMENTED.ofFive]] as c
   })
 }
 
-t.test(`one that replaced another process's takes ${DOCUMENTED.replacing} bytes more at the most`, redisOptions, async t => {
+t.test(`a stream that replaced a stream of another process takes at most ${DOCUMENTED.replacing} bytes more`, redisOptions, async t => {
   const server = await redisServer(t)
   waitForRedis(t)
   const admin = server.client()
@@ -122,12 +122,12 @@ function waitForRedis (t: Test): void {
 
 interface Cost { calls: number, micros: number }
 
-/** Unit: microseconds of one stream. */
+/** The time for one stream. Unit: microseconds. */
 function quickest (costs: Cost[]): number {
   return Math.min(...costs.map(({ micros }) => micros / BATCH))
 }
 
-/** The shortest time that the same Redis needs for a script with a single command: a measure of how fast this machine is. */
+/** The shortest time that the same Redis needs for a script with a single command. Measures how fast this machine is. */
 async function leastOfAScript (admin: Redis): Promise<number> {
   const costs: Cost[] = []
   const sha = await admin.script('LOAD', "return redis.call('HSET', KEYS[1], ARGV[1], ARGV[1])") as string
@@ -142,7 +142,7 @@ async function memory (admin: Redis): Promise<number> {
   return Number(/used_memory:(\d+)/.exec(await admin.info('memory'))![1])
 }
 
-/** The scripts since the last restart, and the time that they took. */
+/** The scripts since the last restart, and the time that the scripts took. */
 async function restart (admin: Redis): Promise<Cost> {
   const [, calls = 0, micros = 0] = /cmdstat_evalsha:calls=(\d+),usec=(\d+)/.exec(await admin.info('commandstats'))?.map(Number) ?? []
   await admin.config('RESETSTAT')

@@ -1,4 +1,4 @@
-// What the scripts do in a real Redis: their outputs are as protocol.ts says, the simulation's model does the same, and large scopes are walked in pages.
+// The scripts in a real Redis: their outputs are as protocol.ts says, the simulation's model does the same, and large scopes are walked in pages.
 import { deepStrictEqual } from 'node:assert/strict'
 import fc from 'fast-check'
 import type { Redis } from 'ioredis'
@@ -124,8 +124,8 @@ t.test('a claim waits for an older claim that is evicted and replaced at once', 
   t.strictSame(reply.outcome === 'newest' && reply.predecessors.map(({ member }) => member), ['m1', 'm2'])
 })
 
-// Both streams ended: the newest, because the older claim seemed to replace it, and the older stream, because it was replaced.
-t.test('a claim that a client sends twice does not replace the claim that has replaced it', redisOptions, async t => {
+// Both streams ended: the newest stream because the older claim seemed to replace it, and the older stream because it was replaced.
+t.test('a claim that a client sends twice does not replace its successor', redisOptions, async t => {
   const { redis, received } = await redisWithMembers(t)
   const claim = async (member: string) => {
     const command = claimCommand(sender(member), place('x:', 1), NOW)
@@ -225,7 +225,7 @@ t.test('each script and its model give the same replies, send the same messages,
     deepStrictEqual(comparableState(model.dump(), start), comparableState(await dumpOf(redis), start))
 
     model.lose(now - kept!.now)
-    deepStrictEqual(stateOf(model, now), kept!.state, 'a failover takes back the steps since')
+    deepStrictEqual(stateOf(model, now), kept!.state, 'a failover takes back the steps since the last replication')
   }), { ...seeded(import.meta.url), numRuns: 1_000 })
 
   t.strictSame([...outcomes].sort(), [
@@ -237,7 +237,7 @@ t.test('each script and its model give the same replies, send the same messages,
 
 const CLAIMS = 3_000
 const WALKS = 7
-// As long as in use: Redis stores long values in another way than short values.
+// Values as long as in production, because Redis stores long values differently from short values.
 const [OWNER, EVICTOR] = ['owner', 'evictor'].map(name => name.padEnd(16, '-')) as [string, string]
 const DIGEST = 'a'.repeat(40)
 
@@ -278,7 +278,7 @@ t.test('the claims of a large scope are evicted, counted and read in pages, and 
     const { parse, ...command } = evictCommand(sender(EVICTOR), DIGEST, '', cursor, NOW)
     return { ...command, parse: output => parse(output) as Extract<ReturnType<typeof parse>, { outcome: 'evicted' }> }
   }, async () => {
-    // Without the requests of the last walk: to make a request takes longer than to find the request.
+    // Does not count the requests of the last walk: making a request takes longer than finding a request.
     await evaluate(redis, leaveCommand(sender(OWNER), [BUCKET]))
     await evaluate(redis, beatCommand(sender(OWNER), [BUCKET], false))
   })
@@ -384,7 +384,7 @@ function outcomesOf (step: Step, reply: any): string[] {
   return outcomes.map(outcome => `${step.type} ${outcome}`)
 }
 
-// Replies with their times to the nearest 20 s, and in an order of their own where HSCAN decides the order.
+// Replies with times to the nearest 20 s. Sorts the replies whose order depends on HSCAN.
 function comparable (output: unknown, start: number, type: Step['type']): unknown {
   if (!Array.isArray(output)) return output
   const words = output.map(word => typeof word === 'string' ? roundTimes(word, start) : word)

@@ -21,9 +21,9 @@ const TABS = ['1', '2']
 // All times are in milliseconds.
 const FAULTS_FROM = 200
 const FAULTS_UNTIL = 3_200
-/** How long after the last fault everything is as if there had been no fault. */
+/** How long after the last fault the state must be as if there had been no fault. */
 const HEALING = 5_000
-// How much later than it was made a claim may count as made: what latency and a short halt can turn round.
+// How much later than its making a claim may count as made. Latency and a short halt can turn the order of two claims round.
 const UNORDERED = 1_300
 /** How long Redis keeps the record of a process that does not renew the record. */
 const RECORD_LEASE = 2_500
@@ -84,7 +84,7 @@ class SimulatedHolder implements Holder {
     else setTimeout(leave, this.lasts)
   }
 
-  /** Takes a message. Returns what is wrong with that, if anything. */
+  /** Takes a message. Returns the reason if the message should not have come. */
   take ({ number, by, scope }: SentMessage): string | undefined {
     const audience = `${by.member.id} ${scope}`
     const last = this.#last.get(audience) ?? 0
@@ -150,7 +150,7 @@ interface SentMessage {
   readonly isCalm: boolean
   /** How many streams have taken the message. */
   taken: number
-  /** What the sender was told. */
+  /** The number that the call resolved to for the sender. */
   counted?: number
 }
 
@@ -164,7 +164,7 @@ interface Eviction {
   confirmed?: number
 }
 
-/** Processes, a Redis, and a network between them that is as bad as the seed says. */
+/** Processes, a Redis, and a network between them. The seed decides how bad the network is. */
 class World {
   readonly random: Random
   readonly time: VirtualTime
@@ -202,7 +202,7 @@ class World {
   get isCalm (): boolean { return !this.redis.isNoisy }
   get hasHadOutage (): boolean { return this.losses.length > 0 || this.processes.some(({ troubles }) => troubles.length > 0) }
 
-  /** Whether no fault but deafness has touched a scope: in a Redis Cluster, a bucket that is away disturbs the scopes in the bucket only. */
+  /** Whether deafness is the only fault that has touched a scope. In a Redis Cluster, a bucket that is away disturbs only its own scopes. */
   isUndisturbed (scope: string): boolean {
     const areDrawn = this.faults.every(fault => DEAFNESS.includes(fault) || (this.redis.isCluster && fault === 'bucket'))
     return this.redis.loss === 0 && areDrawn && !this.#disturbed.has(bucketOf(scope))
@@ -240,7 +240,7 @@ class World {
       const { holders, time } = this
       const list = holders.get(key) ?? []
       holders.set(key, list)
-      // What a start waits for depends on the processes of the streams that have not ended.
+      // How long a start waits depends on the processes of the streams that have not ended.
       const before = list.filter(other => !other.isGone && !other.process.hasLeft && other.process !== process)
       const holder = new SimulatedHolder(process, scope, this.cleanup === 0 ? 0 : this.random.below(this.cleanup))
       list.push(holder)
@@ -271,7 +271,7 @@ class World {
     process.run(() => {
       process.member.send({ scope: scope && streamKey(scope).scope, text: String(message.number) }).then(count => {
         message.counted = count
-        if (count > message.taken) this.note(`${count} streams are said to have taken message ${message.number}, and ${message.taken} have`)
+        if (count > message.taken) this.note(`${count} streams are counted as having taken message ${message.number}, and ${message.taken} have taken the message`)
       })
     })
   }
@@ -298,7 +298,7 @@ class World {
     for (const { number, by, scope, at, isCalm, counted, taken } of this.messages) {
       if (by.isDead || by.hasLeft) continue
       if (counted === undefined) this.note(`message ${number} has not settled`)
-      if (isCalm && at >= calmFrom && counted !== taken) this.note(`${counted} streams are said to have taken message ${number}, and ${taken} have`)
+      if (isCalm && at >= calmFrom && counted !== taken) this.note(`${counted} streams are counted as having taken message ${number}, and ${taken} have taken the message`)
       if (this.redis.loss > 0 && !isCalm) continue
       for (const holder of [...this.holders.values()].flat()) {
         const { process, openedAt = Infinity, startedAt, toldAt, taken } = holder
@@ -394,7 +394,7 @@ class World {
         process.deafnesses++
         process.connection.refusedUntil = random.of([0, until])
         process.connection.loseMessages()
-        // Until the process notices.
+        // Lasts until the process notices.
         until = Math.max(until, time.now + 800 + 250 + Math.min(2_500, this.replaceTimeout / 2))
         process.silences.push({ from: time.now, until: until + 1_700 })
         break
@@ -416,7 +416,7 @@ class World {
       case 'stall':
         node.stalled ??= []
         this.#outage(until)
-        // A reply that is slow besides, or of a command that was sent again, is late after other replies have come.
+        // A reply that is also slow, or that belongs to a command that was sent again, arrives after later replies.
         for (const process of this.processes) process.outages++
         time.after(lasts, () => {
           const stalled = node.stalled
@@ -519,7 +519,7 @@ class World {
     })
   }
 
-  /** Each key has one stream, and that is the newest. */
+  /** Checks that each key has exactly one stream, the newest stream. */
   check (tolerance: number): void {
     for (const [key, list] of this.holders) {
       const live = list.filter(({ isLive }) => isLive)
@@ -528,7 +528,7 @@ class World {
       // A stream may take the key along: when the stream's process dies or leaves, when the stream is evicted, or when its client leaves.
       const takesKeyAlong = ({ process, told, startedAt }: SimulatedHolder) => startedAt >= newest - tolerance && (process.isDead || (told !== undefined && told !== 'replaced'))
       if (live.length === 0 && !list.some(takesKeyAlong)) return this.note(`${key} has lost its stream`)
-      // The newest stream has ended without a successor, before an older stream's process could learn that it was replaced.
+      // The newest stream has ended without a successor, before the process of an older stream could learn that the older stream was replaced.
       if (list.some(holder => takesKeyAlong(holder) && [holder, live[0]].some(each => each !== undefined && each.process.troubles.length > 0))) continue
       const left = list.filter(({ process, told }) => !process.isDead && (told === undefined || told === 'replaced'))
       if (live.length === 1 && live[0]!.startedAt < Math.max(...left.map(({ startedAt }) => startedAt)) - tolerance) return this.note(`${key} has kept an old stream, started at ${live[0]!.startedAt}`)
@@ -555,7 +555,7 @@ class World {
 
 const counts = { certain: 0 }
 
-t.test(`${SEEDS} seeds: within ${HEALING} ms of the last fault each key has one stream, and that is the newest`, async t => {
+t.test(`${SEEDS} seeds: within ${HEALING} ms of the last fault each key has exactly one stream, the newest stream`, async t => {
   let checked = 0
   for (let seed = firstSeed; seed < firstSeed + SEEDS; seed++) {
     const time = new VirtualTime(1_800_000_000_000)
@@ -585,7 +585,7 @@ async function simulate (seed: number, time: VirtualTime): Promise<string | unde
   for (let i = 8 + random.below(16); i > 0; i--) {
     time.after(random.below(span), () => { if (world.usable.length > 0) world.start(random.of(world.usable), random.of(SCOPES), random.of(TABS)) })
   }
-  // Some bursts: each message waits for the message before.
+  // Some messages come in bursts: each message waits for the message before.
   for (let i = 10 + random.below(20); i > 0; i--) {
     time.after(random.below(span), () => {
       if (world.usable.length === 0) return
@@ -605,7 +605,7 @@ async function simulate (seed: number, time: VirtualTime): Promise<string | unde
   world.checkReports()
   if (world.problem !== undefined) return world.problem
 
-  // In calm, newest wins to the millisecond, and an eviction ends everything at once.
+  // In calm, the newest stream wins to the millisecond, and an eviction ends all streams at once.
   world.cleanup = 0
   for (const scope of SCOPES) for (const tab of TABS) world.start(random.of(world.usable), scope, tab)
   await time.run(time.now + 300)

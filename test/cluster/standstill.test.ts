@@ -1,4 +1,4 @@
-// A process that stood still, as for a long garbage collection or a synchronous task: what came meanwhile came in time.
+// A process that stood still, as for a long garbage collection or a synchronous task: data that came meanwhile counts as having come in time.
 import { once } from 'node:events'
 import net from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -18,7 +18,7 @@ const REPLACE_TIMEOUT = 60_000
 /** Longer than a member waits for Redis, which is at most 2.5 s. */
 const STANDSTILL = 2_800
 
-// In an immediate, for libuv's next phase is that of the timers, and only then comes what there is to read.
+// Blocks in an immediate, because libuv runs the timers next, and only then reads from the sockets.
 function standStill (milliseconds: number): Promise<void> {
   return new Promise(resolve => setImmediate(() => {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds)
@@ -26,7 +26,7 @@ function standStill (milliseconds: number): Promise<void> {
   }))
 }
 
-/** Registries of one cluster, each with a client and a log of its own. */
+/** Registries of one cluster. Each registry has a separate client and log. */
 async function build (t: Test) {
   const server = await redisServer(t)
   const start = async () => {
@@ -42,7 +42,7 @@ async function build (t: Test) {
   return { one: await start(), two: await start() }
 }
 
-/** Resolves after one round trip of each process: by then every answer that arrived during the standstill has been read. */
+/** Resolves after one round trip of each process. By then the process has read every answer that arrived during the standstill. */
 async function answered (...processes: Array<{ redis: { ping: () => Promise<unknown> }, registry: Registry }>): Promise<void> {
   for (const { redis, registry } of processes) {
     await redis.ping()
@@ -50,7 +50,7 @@ async function answered (...processes: Array<{ redis: { ping: () => Promise<unkn
   }
 }
 
-/** Replaces in `newcomer` what is held in `holder`; says whether it has started, and lets the holder go. */
+/** Replaces in `newcomer` a stream that `holder` holds. Returns whether the newcomer has started, and lets the holder go. */
 async function replacement (holder: Registry, newcomer: Registry) {
   const key = streamKey('ann', 'a')
   const old = new PlainHolder()
@@ -60,8 +60,8 @@ async function replacement (holder: Registry, newcomer: Registry) {
   return { started: () => started, old, registered }
 }
 
-t.test('an answer of Redis that came while the process stood still is read before Redis is thought to be away', redisOptions, async t => {
-  // The newcomer started beside its predecessor: the timer was due, and the answer not read yet.
+t.test('an answer of Redis that came while the process stood still is read before Redis is taken to be away', redisOptions, async t => {
+  // The newcomer started beside its predecessor: the timer was due, and the answer was not read yet.
   const { one, two } = await build(t)
   const { started, old, registered } = await replacement(one.registry, two.registry)
   await standStill(STANDSTILL)
@@ -73,10 +73,10 @@ t.test('an answer of Redis that came while the process stood still is read befor
   t.strictSame([...one.lines, ...two.lines], [])
 })
 
-t.test('a beat that came while the process stood still is heard before the subscription is thought to be deaf', redisOptions, async t => {
+t.test('a beat that came while the process stood still is heard before the subscription is taken to be deaf', redisOptions, async t => {
   // All waits were given up, and a newcomer started beside its predecessor.
   const { one, two } = await build(t)
-  // In every bucket, so that the next beat follows at once.
+  // Sends to every bucket, so that the next beat follows at once.
   for (let i = 0; i < 100; i++) await two.registry.replaceAndRegister(streamKey(`user ${i}`, 'a'), new PlainHolder())
   const { started, old, registered } = await replacement(one.registry, two.registry)
   while (old.reasons.length === 0) await pause(1)
@@ -98,7 +98,7 @@ t.test('a beat that came while the process stood still is heard before the subsc
   await registered
 })
 
-t.test('a predecessor that was gone while the process stood still is not said to be late', async t => {
+t.test('a predecessor that ended while the process stood still is not reported as late', async t => {
   const { log, lines } = memoryLog()
   const registry = new Registry({ ...defaults, replaceTimeout: 2_000 }, log)
   const server = net.createServer().listen(0, '127.0.0.1')

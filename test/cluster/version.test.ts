@@ -1,4 +1,4 @@
-// Which servers are refused when a process joins the cluster, and what a join that fails leaves behind. servers.test.ts asks real servers.
+// The servers that are refused when a process joins the cluster, and the clean-up after a join that fails. servers.test.ts asks real servers.
 import { EventEmitter } from 'node:events'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
@@ -15,7 +15,7 @@ function connectionThat (run: RedisConnection['run']): RedisConnection {
 
 const check = (run: RedisConnection['run'], timeout = 60_000) => checkVersion(connectionThat(run), 'app:', timeout)
 
-t.test('a version before 6.2 is refused, and the error tells the version', async t => {
+t.test('a version before 6.2 is refused, and the error names the version', async t => {
   for (const version of ['2.8.24', '4.0.9', '5.0.14', '6.0.16', '6.1.240', '6.0.0-rc1']) {
     await t.rejects(check(async () => version), { code, message: `octa-star-streams: expected Redis 6.2 or later, or Valkey, got Redis ${version}. Update Redis` })
   }
@@ -30,7 +30,7 @@ t.test('a server whose version cannot be read is accepted', async t => {
   await t.resolves(check(async () => { throw new Error("NOPERM User x has no permissions to run the 'eval' command") }))
 })
 
-t.test('the script is sent once, with a key of the prefix, and is wanted only as long as somebody waits for the answer', async t => {
+t.test('the script is sent once, with a key of the prefix, and only if somebody still waits for the answer', async t => {
   const wanted: boolean[] = []
   let ask: (() => boolean) | undefined
   await check(async (script, keys, args, isWanted) => {
