@@ -1,5 +1,5 @@
-// Debian's Chromium as Playwright starts it: every tab believes that the tab is in front, so tabs do not disturb each other. See engines.ts for
-// tabs that know when they are hidden.
+// Debian's Chromium as Playwright starts Chromium: every tab believes that the tab is in front, so tabs do not disturb each other. See
+// engines.ts for tabs that know when they are hidden.
 import { join } from 'node:path'
 import { chromium, type BrowserContext, type Page } from 'playwright-core'
 import type { Test } from 'tap'

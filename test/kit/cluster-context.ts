@@ -1,4 +1,4 @@
-// What the plugin passes to an adapter when a process joins, for tests without the plugin.
+// The context that the plugin passes to an adapter when a process joins, for tests without the plugin.
 import type { FastifyBaseLogger } from 'fastify'
 import type { ClusterContext } from '../../lib/index.ts'
 import type { Registry } from '../../lib/registry/registry.ts'

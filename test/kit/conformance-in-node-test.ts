@@ -1,4 +1,4 @@
-// A test file for node:test, as the author of an adapter writes one: the published tests at the top level, and within a test.
+// A test file for node:test as the author of an adapter would write the file: runs the published tests at the top level, and within a test.
 import { test } from 'node:test'
 import { testCluster } from '../../lib/conformance.ts'
 import { disconnect, memoryCluster, MemoryStore } from './memory-cluster.ts'

@@ -15,14 +15,14 @@ export interface DebianServers {
 const CACHE = fileURLToPath(new URL('../../node_modules/.cache/debian', import.meta.url))
 // In Debian and Ubuntu the package debian-archive-keyring.
 const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'
-/** The limits of one command. There are three commands that may take long, so unpacking takes less than ten minutes. */
+/** The limits of one command. Three of the commands may take long, so unpacking takes less than ten minutes. */
 const SECONDS = 180
 const KIBIBYTES = 2_000_000
-// Packages that the servers depend on, except those that only install something. libpam-modules-bin contains a program with
-// rights of its own.
+// Packages that the servers depend on, except packages that only install something. libpam-modules-bin contains a program with
+// special permissions.
 const NEEDED = /^(lib(?!pam)|lua-|redis-|valkey-|zlib)/
 
-/** The servers in `packages` of the Debian release `suite`. They are downloaded once: the next run finds the folder. */
+/** The servers in `packages` of the Debian release `suite`. The packages are downloaded once: the next run finds the folder. */
 export function debianServers (suite: string, packages: readonly string[]): DebianServers {
   const folder = join(CACHE, suite)
   const path = (server: string) => join(folder, 'bin', server)
@@ -33,7 +33,7 @@ export function debianServers (suite: string, packages: readonly string[]): Debi
 function unpack (suite: string, packages: readonly string[], folder: string): string | false {
   if (packages.every(server => existsSync(join(folder, 'bin', server)))) return false
   mkdirSync(CACHE, { recursive: true })
-  // Another test may be unpacking too: the folder gets its name when it is complete.
+  // Another test may be unpacking too, so the folder gets its final name when the folder is complete.
   const made = mkdtempSync(`${folder}-`)
   try {
     download(suite, packages, made)
@@ -43,7 +43,7 @@ function unpack (suite: string, packages: readonly string[], folder: string): st
     renameSync(made, folder)
     return false
   } catch (error) {
-    return `the servers of Debian ${suite} cannot be had: ${(error as Error).message}`
+    return `the servers of Debian ${suite} could not be installed: ${(error as Error).message}`
   } finally {
     rmSync(made, { recursive: true, force: true })
   }
@@ -56,7 +56,7 @@ function download (suite: string, packages: readonly string[], folder: string): 
   writeFileSync(join(apt, 'status'), '')
   writeFileSync(join(apt, 'sources.list'), `deb [signed-by=${KEYRING}] http://deb.debian.org/debian ${suite} main\n`)
   const options = {
-    // An apt of its own, which takes no locks of the machine's apt, and for which no package is installed.
+    // A separate state for apt: no locks of the machine's apt are taken, and no package counts as installed.
     'Dir::State': join(apt, 'state'),
     'Dir::State::status': join(apt, 'status'),
     'Dir::Cache': join(apt, 'cache'),
@@ -64,7 +64,7 @@ function download (suite: string, packages: readonly string[], folder: string): 
     'Dir::Etc::SourceParts': '/dev/null',
     'Dir::Etc::Preferences': '/dev/null',
     'Dir::Etc::PreferencesParts': '/dev/null',
-    // Otherwise root's apt downloads as a user who may not enter the folder.
+    // Without this option root's apt downloads as a user who may not enter the folder.
     'APT::Sandbox::User': 'root',
     'APT::Update::Error-Mode': 'any',
     'Acquire::Languages': 'none',
@@ -80,7 +80,7 @@ function download (suite: string, packages: readonly string[], folder: string): 
   run('sh', '-c', `for file in ${files.map(name => join(archives, name)).map(quote).join(' ')}; do dpkg -x "$file" ${quote(join(folder, 'root'))} || exit; done`)
 }
 
-/** Makes a program that runs a server with the libraries and the loader of its own Debian: https://man7.org/linux/man-pages/man8/ld.so.8.html */
+/** Makes a program that runs a server with the libraries and the loader of the server's Debian release. See ld.so(8). */
 function makeProgram (folder: string, server: string): void {
   const root = join(folder, 'root')
   const libraries = ['lib', 'usr/lib'].filter(parent => existsSync(join(root, parent))).flatMap(parent => readdirSync(join(root, parent)).filter(name => name.includes('-linux-gnu')).map(name => `${parent}/${name}`))

@@ -37,14 +37,14 @@ export function installPrograms () {
   })
 }
 
-/** What to tell somebody whose machine lacks programs, or `undefined` if all of them are there. */
+/** The advice for a machine that lacks programs, or `undefined` if no program is missing. */
 export function missingPrograms () {
   const packages = missingPackages()
   if (packages.length === 0) return undefined
   return `Skipped: the tests that need ${packages.map(name => PROGRAMS[name]).join(', ')}. To run these tests, install the Debian package${packages.length > 1 ? 's' : ''}: apt-get install ${packages.join(' ')}`
 }
 
-// Debian starts a server when it installs one. The tests start servers of their own, so this file forbids the start: invoke-rc.d(8) and
+// Debian starts a server on installation. The tests start separate servers, so this file forbids the start: invoke-rc.d(8) and
 // deb-systemd-invoke(1p) run the file, and 101 means no. Debian's images for containers already have such a file.
 function withoutServices (asRoot, install) {
   const policy = '/usr/sbin/policy-rc.d'

@@ -7,7 +7,7 @@ const say = line => process.stdout.write(`${JSON.stringify(line)}\n`)
 const fastify = Fastify({ forceCloseConnections: 'idle' })
 await fastify.register(octaStarStreams, { tabId: request => request.query.tab, replaceTimeout: Number(process.env.REPLACE_TIMEOUT ?? 500) })
 
-// Names the process, and has the client come back while the server closes.
+// Names the process, and makes the client reconnect while the server closes.
 const introduce = stream => stream.send({ retry: 20, data: process.env.NAME })
 const behaviour = {
   subscribes: stream => stream.keepAlive(),

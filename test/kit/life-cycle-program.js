@@ -15,7 +15,7 @@ const story = []
 const reasons = []
 let tabs = 0
 
-/** A client on a socket of its own. */
+/** A client with a separate socket. */
 class Client {
   text = ''
   #changed = new EventEmitter().setMaxListeners(0)
@@ -115,7 +115,7 @@ async function live () {
   const again = await open('/news', 'a', { 'last-event-id': farewell }).has('HTTP/1.1 204')
   again.socket.destroy()
 
-  // Messages reach the streams, and only these.
+  // Each message reaches the streams of its scope, and no other stream.
   news.emit('item', 'tea')
   await second.has('data: tea')
   assert.equal(await streamRegistry.send('ann', 'to ann'), 1)
@@ -151,7 +151,7 @@ async function live () {
   await allGone()
   assert.deepEqual(logged.splice(0), ['the handler of the stream on GET /fault threw an error'])
 
-  // The shutdown breaks the streams off, so that their clients come back.
+  // The shutdown breaks the streams off, so that the clients reconnect.
   const last = await open().has('data: hello')
   await fastify.close()
   assert.equal(await last.end(), 'broken')

@@ -1,4 +1,4 @@
-// Stands in for a process of a cluster: a registry with a membership of its own, whose holders are gone as soon as they are told to end.
+// Stands in for a process of a cluster: a registry with a separate membership, whose holders are gone as soon as the registry ends them.
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Test } from 'tap'
@@ -37,7 +37,7 @@ export interface MemberProcess {
   readonly errors: () => string[]
   /** Resolves when the holder has started, or was overtaken. `waited` is in milliseconds. */
   readonly start: (scope: string, tab: string) => Promise<{ readonly holder: QuickHolder, readonly waited: number }>
-  /** Ends in good order. */
+  /** Ends cleanly. */
   readonly leave: () => Promise<void>
 }
 

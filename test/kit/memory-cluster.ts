@@ -118,7 +118,7 @@ export class MemoryMember implements Cluster {
     return this.context.list(scope)
   }
 
-  /** Asks `member`. Resolves to `otherwise` if one of the two cannot reach the store. */
+  /** Asks `member`. Resolves to `otherwise` if `member` or this member cannot reach the store. */
   async ask<T> (member: MemoryMember, question: () => T, otherwise: T): Promise<T> {
     await hop()
     return this.isAway || member.isAway || !this.store.members.has(member) ? otherwise : question()
@@ -181,7 +181,7 @@ export class MemoryMember implements Cluster {
     this.left.resolve()
   }
 
-  /** Ends the claim of another member, and resolves when the claim is released or that member has left. */
+  /** Ends the claim of another member, and resolves when the claim is released or the member has left. */
   async endElsewhere ({ claim, member }: Entry, reason: 'replaced' | 'evicted'): Promise<void> {
     await hop()
     await Promise.race([member.onEnd(claim, reason), member.left.promise])

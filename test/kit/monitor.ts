@@ -1,4 +1,4 @@
-// Shows the commands that a Redis executes. Not by the `monitor` of ioredis, which fails if a command comes together with the reply to MONITOR.
+// Shows the commands that a Redis executes. Does not use the `monitor` of ioredis, which fails if a command comes together with the reply to MONITOR.
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { createInterface } from 'node:readline'

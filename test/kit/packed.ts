@@ -14,7 +14,7 @@ export async function run (file: string, args: string[], cwd = project): Promise
   try {
     return (await runProgram(file, args, { cwd })).stdout
   } catch (error) {
-    // The compilers print what is wrong to standard output.
+    // The compilers print their errors to standard output.
     const { message, stdout } = error as RunError
     throw new Error(`${message}\n${stdout}`)
   }

@@ -12,7 +12,7 @@ export const PATH = `${process.env.PATH}:/usr/sbin`
 /** A reason to skip the tests that drive `program`, or `false` if they can run. */
 export function reasonToSkip (program: string): string | false {
   if (isQuickRun) return `npm run test:all runs the tests that need ${program}`
-  // Not by the option `env`: tap adds its own to that.
+  // Does not use the option `env`, because tap adds variables to that option.
   const isInstalled = spawnSync('env', [`PATH=${PATH}`, 'which', program], { stdio: 'ignore' }).status === 0
   return !isInstalled && mayBeSkipped && `${program} is not installed`
 }

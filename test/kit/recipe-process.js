@@ -4,7 +4,7 @@ import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
 
 const { RECIPE, REDIS_PORT, PORT = '0' } = process.env
-// In a namespace of processes `process.pid` is 1. The host's /proc says which process that is outside.
+// In a PID namespace `process.pid` is 1. The host's /proc tells the number of the process outside.
 const outerPid = process.platform === 'linux' ? Number(readlinkSync('/proc/self')) : process.pid
 const fastify = Fastify({ forceCloseConnections: true })
 

@@ -35,7 +35,7 @@ export class RedisModel {
     return this.#store.dump()
   }
 
-  /** Returns what Redis replies through ioredis: strings and numbers as the Lua script returns them. */
+  /** Returns the reply of Redis as ioredis returns the reply: strings and numbers, as the Lua script returns them. */
   run (script: Script, keys: string[], args: Array<string | number>): unknown {
     const call = new Call(this.#store, this.#publish, this.#clock(), keys, args.map(String))
     switch (script) {

@@ -112,7 +112,7 @@ export async function redisNodes (t: Test, count: number, replicas = 0, args: st
   return nodes
 }
 
-/** Starts a master with `replicas` replicas, and one Sentinel that watches them by the name `mymaster`. */
+/** Starts a master with `replicas` replicas, and one Sentinel that watches the master and the replicas by the name `mymaster`. */
 export async function redisSentinel (t: Test, replicas = 0): Promise<{ port: number, master: RedisServer, replicas: RedisServer[] }> {
   const directory = temporaryDirectory(t)
   const master = await redisServer(t)
@@ -121,7 +121,7 @@ export async function redisSentinel (t: Test, replicas = 0): Promise<{ port: num
   writeFileSync(config, `sentinel monitor mymaster 127.0.0.1 ${master.port} 1\nsentinel down-after-milliseconds mymaster 500\n`)
   const { port, client } = await redisServer(t, [config, '--sentinel', '--dir', directory])
   const admin = client()
-  // A Sentinel learns of the replicas from the master, and can fail over only to a replica that it knows.
+  // A Sentinel learns of the replicas from the master, and can fail over only to a known replica.
   while (((await admin.call('SENTINEL', 'REPLICAS', 'mymaster')) as unknown[]).length < replicas) await pause(20)
   return { port, master, replicas: followers }
 }

@@ -38,7 +38,7 @@ class Node {
     this.model = model
   }
 
-  /** @throws what the server replies to a command that the server refuses */
+  /** @throws the error that the server replies to a command that the server refuses */
   check (script: Script, keys: string[]): void {
     if (this.isDown) throw new Error('Connection is closed.')
     if (this.awayBuckets.has(bucketOf(keys[0]!))) throw new Error('TRYAGAIN Multiple keys request during rehashing of slot')
@@ -64,7 +64,7 @@ export class SimulatedRedis {
   loss = 0
   /** How many packets of a hundred take long while the network is noisy. */
   slowness = 0
-  /** Writes down what happens. Set it to see how a seed fails. */
+  /** Logs every event. Set this to see how a seed fails. */
   trace: ((...what: unknown[]) => void) | undefined
   readonly time: VirtualTime
   readonly random: Random
@@ -164,8 +164,8 @@ export class SimulatedConnection implements RedisConnection {
     })
   }
 
-  // On one connection, what is sent later does not arrive sooner. A command that was first sent to the wrong node of a Redis
-  // Cluster does.
+  // On one connection, a later packet does not arrive sooner. A command that was first sent to the wrong node of a Redis Cluster
+  // may arrive after later commands.
   #transmit (command: Command): void {
     const { time, random, isCluster, isNoisy } = this.#redis
     const { node } = command
@@ -269,12 +269,12 @@ export class SimulatedConnection implements RedisConnection {
       this.isSubscribed = false
       this.listener.onDeaf(new Error('the connection of the subscription has ended'))
     }
-    // The member learns later what the member itself has caused.
+    // Calls back in a later task, because the member itself caused the end of the subscription.
     this.#redis.time.after(0, onClose, this.#owner)
     this.#subscribeSoon(1 + this.#redis.random.below(100))
   }
 
-  /** Messages do not arrive any more. The client does not know, nor does Redis. */
+  /** From now on messages do not arrive. Neither the client nor Redis knows. */
   loseMessages (): void {
     this.#delivers = false
   }

@@ -5,7 +5,7 @@ import { register } from 'node:module'
 import { isMainThread } from 'node:worker_threads'
 import { transformSync } from 'esbuild'
 
-// Node runs the hooks in a thread of their own, and loads this file there once more.
+// Node runs the hooks in a separate thread, and loads this file there once more.
 if (isMainThread) register(import.meta.url)
 
 export async function load (url, context, nextLoad) {

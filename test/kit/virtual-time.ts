@@ -2,7 +2,7 @@
 // the timer, so that a process can stand still, die, or have a clock of its own.
 import { setImmediate as turn } from 'node:timers/promises'
 
-/** A simulated process, as far as its time is concerned. */
+/** The time of a simulated process. */
 export class Owner {
   /** A process that is dead runs nothing. */
   isDead = false
@@ -10,7 +10,7 @@ export class Owner {
   behind = 0
   #isHalted = false
   readonly #time: VirtualTime
-  // What came due while the process stood still.
+  // The callbacks that came due while the process stood still.
   #timers: Array<() => void> = []
   #input: Array<() => void> = []
 
@@ -20,7 +20,7 @@ export class Owner {
 
   get isHalted (): boolean { return this.#isHalted }
 
-  /** Runs `callback` in the process as a task of its own, now or when the process stands still no longer. */
+  /** Runs `callback` in the process as a separate task: now, or when the process no longer stands still. */
   run (callback: () => void, isTimer = false): void {
     if (this.isDead) return
     if (this.#isHalted) (isTimer ? this.#timers : this.#input).push(callback)
@@ -32,7 +32,7 @@ export class Owner {
 
   halt (): void { this.#isHalted = true }
 
-  /** libuv runs the timers that are due before it reads what has arrived: https://docs.libuv.org/en/v1.x/design.html#the-i-o-loop */
+  /** libuv runs the timers that are due before reading the data that has arrived. See https://docs.libuv.org/en/v1.x/design.html#the-i-o-loop */
   resume (): void {
     this.#isHalted = false
     for (const callback of [...this.#timers.splice(0), ...this.#input.splice(0)]) this.#time.after(0, callback, this)
@@ -119,7 +119,7 @@ export class VirtualTime {
     this.current = undefined
   }
 
-  // Node treats a shorter delay as 1 ms, and drops fractions: https://nodejs.org/api/timers.html#settimeoutcallback-delay-args
+  // Node treats a shorter delay as 1 ms, and drops fractions. See https://nodejs.org/api/timers.html#settimeoutcallback-delay-args
   #delay (delay = 1): number {
     return Math.max(1, Math.trunc(delay))
   }
