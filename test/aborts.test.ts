@@ -1,4 +1,4 @@
-// Errors after the head: an abort error of any common client is a normal end once the stream has begun to end, and nothing else is.
+// Errors after the head. An abort error of any common client is a normal end once the stream has begun to end, and no other error is.
 import diagnostics from 'node:diagnostics_channel'
 import { EventEmitter, on, once } from 'node:events'
 import net, { type AddressInfo, type Socket } from 'node:net'
@@ -26,7 +26,7 @@ type Work = (stream: Stream, request: FastifyRequest) => unknown
 interface WorkingApp {
   app: App
   streams: Stream[]
-  /** What the handler threw. */
+  /** The errors that the handler threw. */
   thrown: unknown[]
   closings: StreamCloseEvent[]
 }
@@ -77,7 +77,7 @@ async function hangingServer (t: Test): Promise<{ url: string, requests: EventEm
   return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`, requests }
 }
 
-// Some of these throw an error of their own, and the others throw the signal's reason.
+// Some of these libraries throw an error of their own, and the others throw the signal's reason.
 const clients: Record<string, (url: string, signal: AbortSignal) => Promise<unknown>> = {
   openai: (url, signal) => new OpenAI({ apiKey: 'key', baseURL: url, maxRetries: 0 }).chat.completions.create({ model: 'm', messages: [] }, { signal }),
   '@anthropic-ai/sdk': (url, signal) => new Anthropic({ apiKey: 'key', baseURL: url, maxRetries: 0 }).messages.create({ model: 'm', max_tokens: 1, messages: [] }, { signal }),
@@ -108,7 +108,7 @@ for (const [name, call] of Object.entries(clients)) {
   })
 }
 
-// Each name and code by itself, so that no client depends on another client's.
+// Tests each name and code separately, so that no client depends on the name or code of another client.
 const abort = () => new DOMException('This operation was aborted', 'AbortError')
 const chain = (length: number, cause: unknown): unknown => length === 0 ? cause : chain(length - 1, new Error('a query failed', { cause }))
 const inACircle = new Error('a fault')
@@ -146,7 +146,7 @@ for (const [kinds, expected] of [[aborts, true], [ordinary, false]] as const) {
   }
 }
 
-t.test('the end of the request itself, which a handler reads, is a normal end, and nothing is logged', async t => {
+t.test('if a client disconnects while the handler reads the body of the request, the handler ends normally, and nothing is logged', async t => {
   const { app, streams, thrown } = await workingApp(t, async (_stream, request) => {
     await once((request.body as Readable).resume(), 'end')
   })
@@ -177,17 +177,17 @@ const faulty: Array<[string, Work, CloseReason]> = [
     await once(stream.signal, 'abort')
     throw new Error('a fault')
   }, 'disconnected'],
-  ['that is an abort error although the stream is live', () => { throw Object.assign(new Error('a fault'), { name: 'AbortError' }) }, 'failed']
+  ['as an abort error although the stream is live', () => { throw Object.assign(new Error('a fault'), { name: 'AbortError' }) }, 'failed']
 ]
 
 for (const [when, work, reason] of faulty) {
-  t.test(`an error of the handler ${when} is one error line that names the stream, and the error of the close event`, async t => {
+  t.test(`an error that the handler throws ${when} is logged in one line that names the stream, and is the error of the close event`, async t => {
     const { app, streams, thrown, closings } = await workingApp(t, work)
     const client = await connect(app.url(path))
     if (reason === 'disconnected') client.leave()
     else t.equal(await client.ended, 'broken')
     t.equal(await streams[0]!.gone, reason)
-    // Fastify would log its own line in a later turn.
+    // Fastify would log a line in a later turn.
     for (let turns = 0; turns < 10; turns++) await turn()
     t.match(faults(app), [{
       level: LEVELS.error,
@@ -207,7 +207,7 @@ for (const [when, work, reason] of faulty) {
   })
 }
 
-t.test('any number of waits on one signal prints no warning of Node', async t => {
+t.test('any number of waits on one signal causes no warning of Node', async t => {
   const warnings: Error[] = []
   const onWarning = (warning: Error) => { warnings.push(warning) }
   process.on('warning', onWarning)

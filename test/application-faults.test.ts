@@ -1,4 +1,4 @@
-// Faults of the application around its stream: handlers that throw or do not wait, cleanups that throw or start something anew.
+// Faults of the application around its stream: handlers that throw or do not wait, and cleanups that throw or start another stream.
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import type { CloseReason, Stream } from '../lib/index.ts'
@@ -10,7 +10,7 @@ const path = withSignals('/stream/ann', { tabId: 'a' })
 const warnings = (app: App) => app.log.filter(line => line.level === LEVELS.warn)
 const errors = (app: App) => app.log.filter(line => line.level >= LEVELS.error)
 
-t.test('a handler that throws before the start, in whatever style, is answered by the application\'s error handler, and hurts no holder', async t => {
+t.test('the application\'s error handler answers if a handler throws anything before the start, and no holder is touched', async t => {
   const app = await buildApp(t, { errorsExpected: true })
   app.fastify.setErrorHandler((error: Error, _request, reply) => reply.code(418).send(`handled: ${error.message}`))
   app.fastify.get('/sync', { sse: 'only' }, () => { throw new Error('sync') })
@@ -28,7 +28,7 @@ t.test('a handler that throws before the start, in whatever style, is answered b
   t.equal(app.fastify.streamRegistry.size, 1)
 })
 
-t.test('a start that is refused for its scope key may be tried again with a right one, and hurts no holder', async t => {
+t.test('a start that is refused for its scope key may be tried again with a valid scope key, and no holder is touched', async t => {
   const app = await buildApp(t)
   const refused: string[] = []
   app.fastify.get('/signed-out', { sse: 'only' }, async (_request, reply) => {
@@ -47,7 +47,7 @@ t.test('a start that is refused for its scope key may be tried again with a righ
   t.notOk(streams[0]!.signal.aborted)
 })
 
-t.test('a handler that catches the refusal of a full scope may answer otherwise', async t => {
+t.test('a handler that catches the refusal of a full scope may answer without a stream', async t => {
   const app = await buildApp(t, { maxStreamsPerScope: 1, onLimit: 'reject' })
   app.fastify.get('/or-poll', { sse: 'only' }, async (_request, reply) => {
     try {
@@ -65,7 +65,7 @@ t.test('a handler that catches the refusal of a full scope may answer otherwise'
   t.equal(app.fastify.streamRegistry.size, 1)
 })
 
-t.test('a handler that catches being superseded and answers all the same changes nothing: the client has its 204', async t => {
+t.test('if a handler catches that it was superseded and answers anyway, the client has still received a 204', async t => {
   const app = await buildApp(t)
   let letGo = () => {}
   app.fastify.get('/stubborn', { sse: 'only' }, async (_request, reply) => {
@@ -88,7 +88,7 @@ t.test('a handler that catches being superseded and answers all the same changes
 })
 
 for (const thrown of [new Error('a fault'), null, undefined, 'a string']) {
-  t.test(`a handler that throws ${thrown} after the start: the stream has failed, one error is logged, and the next one starts`, async t => {
+  t.test(`a stream whose handler throws ${thrown} after the start has failed, one error is logged, and the next stream starts`, async t => {
     const app = await buildApp(t, { errorsExpected: true })
     const reasons: CloseReason[] = []
     app.fastify.get('/stream', { sse: 'only' }, (_request, reply) => reply.startStream('ann').then(stream => {
@@ -105,7 +105,7 @@ for (const thrown of [new Error('a fault'), null, undefined, 'a string']) {
   })
 }
 
-t.test('a handler that throws because of its end, in a finally: the error is logged, the client has its farewell, and the next one starts', async t => {
+t.test('if a handler throws in a finally block because its stream ends, the error is logged, the client gets its farewell, and the next stream starts', async t => {
   const app = await buildApp(t, { errorsExpected: true })
   app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
     const stream = await reply.startStream('ann')
@@ -125,7 +125,7 @@ t.test('a handler that throws because of its end, in a finally: the error is log
   t.match(errors(app), [{ err: { message: 'a fault in a finally' } }])
 })
 
-t.test('a handler may be a plain function that returns the promise; one that does not return it has a stream as short as itself', async t => {
+t.test('a handler may be a plain function that returns the promise, and if the function does not return the promise, the stream ends with the function', async t => {
   const unhandled = watchUnhandled(t)
   const app = await buildApp(t)
   app.fastify.get('/returned', { sse: 'only' }, (_request, reply) => reply.startStream('ann').then(stream => stream.keepAlive()))
@@ -153,7 +153,7 @@ t.test('a reply.send after the start is refused, with a warning, and the stream 
   t.match(warnings(app), [{ err: { code: 'FST_ERR_REP_ALREADY_SENT' } }])
 })
 
-t.test('an onClose that throws or rejects is logged with its route, keeps no other from running, and delays no successor', async t => {
+t.test('an onClose that throws or rejects is logged with its route, stops no other onClose, and delays no successor', async t => {
   const app = await buildApp(t)
   const ran: CloseReason[] = []
   const streams = streamRoute(app, '/stream/:scope', stream => {
@@ -171,7 +171,7 @@ t.test('an onClose that throws or rejects is logged with its route, keeps no oth
   t.match(warnings(app), [{ ...about, err: { message: 'thrown' } }, { ...about, err: { message: 'rejected' } }])
 })
 
-t.test('an onClose that has the tab open another stream: that one is the newest, and still waits for the cleanup', async t => {
+t.test('if an onClose makes the tab open another stream, that stream is the newest, and still waits for the cleanup', async t => {
   const app = await buildApp(t)
   let letGo = () => {}
   let third: ReturnType<typeof connect>
@@ -182,14 +182,14 @@ t.test('an onClose that has the tab open another stream: that one is the newest,
   })
   await app.listen()
   await connect(app.url(path))
-  t.equal((await connect(app.url(path))).status, 204, 'the second is superseded by what its start caused')
+  t.equal((await connect(app.url(path))).status, 204, 'the second stream is superseded by the stream that its own start caused')
   t.equal(streams.length, 1, 'the third waits')
   letGo()
   t.equal((await third!).status, 200)
   t.strictSame([...app.fastify.streamRegistry], [streams[1]])
 })
 
-t.test('an onClose that waits for the stream that waits for it holds both up for replaceTimeout, and no longer', async t => {
+t.test('if an onClose and a starting stream wait for each other, both are held up for replaceTimeout, and no longer', async t => {
   const app = await buildApp(t, { replaceTimeout: 200 })
   const streams = streamRoute(app, '/stream/:scope', stream => {
     if (streams.length === 1) stream.onClose(() => connect(app.url(path)))
@@ -197,13 +197,13 @@ t.test('an onClose that waits for the stream that waits for it holds both up for
   await app.listen()
   await connect(app.url(path))
   streams[0]!.close()
-  t.equal(await streams[0]!.gone, 'finished', 'given up, so that whoever awaits it goes on')
+  t.equal(await streams[0]!.gone, 'finished', 'given up, so that an onClose that awaits the end goes on')
   while (streams.length < 2) await turn()
   t.match(warnings(app), [{ msg: /Still running: onClose callbacks \(1\)$/ }])
   t.strictSame([...app.fastify.streamRegistry], [streams[1]])
 })
 
-t.test('an onClose that evicts its own scope ends the others once, and if it waits for that, then for replaceTimeout at the most', async t => {
+t.test('an onClose that evicts its own scope ends the other streams once, and awaiting that eviction takes replaceTimeout at most', async t => {
   const app = await buildApp(t, { replaceTimeout: 200 })
   const { streamRegistry } = app.fastify
   const reasons: CloseReason[] = []
@@ -222,8 +222,8 @@ t.test('an onClose that evicts its own scope ends the others once, and if it wai
   while (streamRegistry.size > 0) await turn()
 })
 
-t.test('a start that its handler awaits later may be refused before that, and it is no unhandled rejection', async t => {
-  // `const starting = reply.startStream(...)`, a query, `await starting`: a client that left meanwhile ended the process.
+t.test('a start that is refused before the handler awaits the start is no unhandled rejection', async t => {
+  // With `const starting = reply.startStream(...)`, a query, and `await starting`, a client that left during the query ended the process.
   const unhandled = watchUnhandled(t)
   const app = await buildApp(t)
   const outcomes: string[] = []

@@ -1,4 +1,4 @@
-// The application's own hooks, error handler and timeouts around a stream: which of them run, and what becomes of the stream when they throw.
+// The application's own hooks, error handler and timeouts around a stream: which of these run, and how the stream ends when they throw.
 import net from 'node:net'
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -10,13 +10,13 @@ const errors = (app: App) => app.log.filter(line => line.level >= LEVELS.error).
 
 type Hook = 'onRequest' | 'preParsing' | 'preValidation' | 'preHandler' | 'onSend' | 'onError' | 'onResponse' | 'onRequestAbort' | 'onTimeout'
 
-// An app that keeps the names of those of its `hooks` that have run, for stream routes, and has them fail if `failing` says so.
+// An app that keeps the names of the `hooks` that have run for stream routes. A hook fails if `failing` contains its name.
 async function hooked (t: Test, hooks: Hook[], options: AppOptions = {}): Promise<{ app: App, ran: Hook[], failing: Set<Hook> }> {
   const app = await buildApp(t, { errorsExpected: true, ...options })
   const ran: Hook[] = []
   const failing = new Set<Hook>()
   for (const hook of hooks) {
-    // No async function: Fastify counts its arguments, and for each hook expects another number.
+    // Not async functions: Fastify counts the arguments of a hook, and expects another number for each hook.
     app.fastify.addHook(hook as 'onRequest', () => {
       ran.push(hook)
       return failing.has(hook) ? Promise.reject(new Error(`a fault in ${hook}`)) : Promise.resolve()
@@ -25,7 +25,7 @@ async function hooked (t: Test, hooks: Hook[], options: AppOptions = {}): Promis
   return { app, ran, failing }
 }
 
-t.test('a hook that throws before the handler answers, touches no holder, and leaves nothing behind', async t => {
+t.test('if a hook throws before the handler, the hook\'s error is the answer, no holder is touched, and nothing is left behind', async t => {
   const hooks: Hook[] = ['onRequest', 'preParsing', 'preValidation', 'preHandler']
   const { app, failing } = await hooked(t, hooks)
   const streams = streamRoute(app)
@@ -43,7 +43,7 @@ t.test('a hook that throws before the handler answers, touches no holder, and le
   first.leave()
 })
 
-t.test('onSend hooks run before a stream opens: a hook that throws is answered as on any route, and harms no holder', async t => {
+t.test('onSend hooks run before a stream opens, so an error of a hook is answered as on any route, and no holder is touched', async t => {
   const { app, ran, failing } = await hooked(t, ['onSend'])
   const streams = streamRoute(app)
   await app.listen()
@@ -60,7 +60,7 @@ t.test('onSend hooks run before a stream opens: a hook that throws is answered a
   first.leave()
 })
 
-t.test('onError and the error handler see a fault before the start; after it there is no answer to make, and the log has it', async t => {
+t.test('onError and the error handler see an error before the start, and an error after the start is only logged', async t => {
   const { app, ran } = await hooked(t, ['onError'])
   let handled = 0
   app.fastify.setErrorHandler((error, _request, reply) => {
@@ -81,7 +81,7 @@ t.test('onError and the error handler see a fault before the start; after it the
   t.strictSame(errors(app).at(-1), ['the handler of the stream on GET /after threw an error', 'after'])
 })
 
-t.test('an onError hook or an error handler that throws is answered by Fastify, and hurts no holder', async t => {
+t.test('if an onError hook or an error handler throws, Fastify answers, and no holder is touched', async t => {
   const { app, failing } = await hooked(t, ['onError'])
   failing.add('onError')
   app.fastify.setErrorHandler(() => { throw new Error('a fault in the error handler') })
@@ -112,7 +112,7 @@ t.test('onRequestAbort and onResponse run around a stream as around any response
   t.match(errors(app), [[/onRequestAborted hook failed/, 'a fault in onRequestAbort'], [/.*/, 'a fault in onResponse']])
 })
 
-t.test('a connectionTimeout breaks off a stream that is silent for longer, as expired; a heartbeat keeps it', async t => {
+t.test('a connectionTimeout ends a stream that is silent for longer as expired, and a heartbeat keeps the stream', async t => {
   const { app, ran } = await hooked(t, ['onTimeout'], { stallTimeout: Infinity, fastify: { connectionTimeout: 200 } })
   const streams = streamRoute(app)
   await app.listen()
@@ -131,7 +131,7 @@ t.test('a connectionTimeout breaks off a stream that is silent for longer, as ex
   listener.leave()
 })
 
-t.test('a connectionTimeout while a stream waits for its predecessor: the newcomer never becomes a holder', async t => {
+t.test('a stream that a connectionTimeout breaks off while it waits for its predecessor never becomes a holder', async t => {
   const { app, ran } = await hooked(t, ['onTimeout'], { fastify: { connectionTimeout: 2_000 }, replaceTimeout: 3_600_000, sse: { heartbeatInterval: 100 } })
   const streams = streamRoute(app)
   await app.listen()
@@ -171,7 +171,7 @@ t.test('a connectionTimeout that a heartbeat does not prevent is a warning at re
   t.strictSame(await warned({ stallTimeout: Infinity }), [])
 })
 
-t.test('a handlerTimeout while a stream waits for its predecessor breaks the connection off, instead of a 503, at which an EventSource stops', async t => {
+t.test('a handlerTimeout while a stream waits for its predecessor breaks the connection off, because an EventSource stops for good at a 503', async t => {
   const { app } = await hooked(t, [], { fastify: { handlerTimeout: 1_000 }, replaceTimeout: 3_600_000 })
   const streams = streamRoute(app)
   await app.listen()
@@ -186,7 +186,7 @@ t.test('a handlerTimeout while a stream waits for its predecessor breaks the con
   streams[1]!.close()
 })
 
-t.test('a handlerTimeout before the start: startStream says that the reply was sent, and touches no holder', async t => {
+t.test('after a handlerTimeout before the start, startStream rejects because the reply was sent, and touches no holder', async t => {
   const app = await buildApp(t, { errorsExpected: true, fastify: { handlerTimeout: 1_000 } })
   let goOn = () => {}
   app.fastify.get('/slow', { sse: 'only' }, async (_request, reply) => {

@@ -87,7 +87,7 @@ t.test('a stream that the request of another user closes', async t => {
   check(t, seen, CALLBACKS)
 })
 
-t.test('a stream that ends because the server closes, by the request of another user or by nobody\'s', async t => {
+t.test('a stream that ends because the server closes, by the request of another user or without a request', async t => {
   for (const closer of ['bob', undefined]) {
     const { app, streams, seen, ask } = await contextApp(t, app => { app.fastify.close() })
     await ask(path, 'ann')

@@ -1,4 +1,4 @@
-// The benchmarks, each for a moment: that they work, not how fast anything is.
+// Runs each benchmark for a moment, to test that the benchmarks work. Does not test how fast anything is.
 import t from 'tap'
 import './kit/build.js'
 import { redisOptions } from './kit/redis.ts'
@@ -11,7 +11,7 @@ interface Result {
 }
 
 t.test('every benchmark measures what it says, and loses or doubles no stream', async t => {
-  // Where a benchmark could not be run its exit code is 1, and what it has printed says which.
+  // If a benchmark could not run, the exit code is 1, and the output says which benchmark.
   const { stdout } = await run(process.execPath, ['bench/run.js', '--moment', '--json']).catch((error: RunError) => error)
   const results: Result[] = stdout.trim().split('\n').map((line: string) => JSON.parse(line))
   t.equal(results.length, 10)

@@ -1,4 +1,4 @@
-// The packed tarball in other hands: bundlers, test runners, ts-node, and Yarn without node_modules. Each of them loads an application with the
+// The packed tarball with bundlers, test runners, ts-node, and Yarn without node_modules. Each of these tools loads an application with the
 // option `browser`, which serves the page's module. The tools are installed in a temporary folder, because they are larger than all other
 // packages of the tests together.
 import { copyFile, mkdtemp, readFile, rm } from 'node:fs/promises'
@@ -25,7 +25,7 @@ const TOOLS = {
   '@yarnpkg/cli-dist': '4.18.1'
 }
 
-// Starts the server, asks for the module and for the end of a replaced stream, and returns what came.
+// Starts the server, requests the module and the end of a replaced stream, and returns the responses.
 const main = `
 export async function main () {
   const fastify = Fastify()
@@ -59,7 +59,7 @@ t.teardown(() => rm(elsewhere, { recursive: true, force: true }))
 // In an ES module esbuild leaves the `require()` of Node's own modules as it is.
 const banner = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url)"
 
-/** Programs that bundle app.mjs with everything that it imports, as an ES module and as a CommonJS module. */
+/** Programs that bundle app.mjs with all its imports, as an ES module and as a CommonJS module. */
 const BUNDLERS: Record<string, string> = {
   esbuild: `
     import { build } from 'esbuild'
@@ -104,7 +104,7 @@ const BUNDLERS: Record<string, string> = {
 }
 await write({ 'run.cjs': "require('./app.cjs').main().then(result => console.log(result))", 'out/package.json': '{}' })
 
-t.test('the application prints what it should without a bundler', async t => {
+t.test('the application prints the expected lines without a bundler', async t => {
   t.equal(await run(process.execPath, ['app.mjs']), `${expected}\n`)
   t.equal(await run(process.execPath, ['run.cjs']), `${expected}\n`)
 })

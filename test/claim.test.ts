@@ -1,4 +1,4 @@
-// A claim: when `released` resolves, and what a claim keeps after its release.
+// A claim: when `released` resolves, and what stays referenced after the release.
 import t from 'tap'
 import { DelayQueue } from '../lib/delay-queue.ts'
 import { Claim } from '../lib/registry/claim.ts'
@@ -22,8 +22,8 @@ t.test('`released` resolves whether it is read before or after the release, also
   t.equal(await claim.released, undefined)
 })
 
-// The old table of a Map that had grown kept the claim until the next full collection, and with the claim the stream, its request
-// and its response.
+// The old table of a Map that had grown kept the claim until the next full collection. The claim kept the stream, with the request
+// and the response.
 t.test('a claim drops its holder on release, and never ends that holder afterwards', async t => {
   const holder = new PlainHolder()
   const claim = claimOf(holder)

@@ -1,4 +1,4 @@
-// From the moment close() is called, a request for a stream is broken off before its first byte, and its client comes back to the next server.
+// After the call of close(), a request for a stream is broken off before its first byte, and its client reconnects to the next server.
 import dns from 'node:dns'
 import { EventEmitter, once } from 'node:events'
 import { constants, connect as connectHttp2 } from 'node:http2'
@@ -59,7 +59,7 @@ async function closingServer (t: Test, { host = '127.0.0.1', ...server }: Fastif
   }
 }
 
-/** Sends a GET on `socket`. Resolves to everything that the server sends until it answers, or until the connection breaks. */
+/** Sends a GET on `socket`. Resolves to everything that the server sends until the response is complete, or until the connection breaks. */
 async function ask (socket: net.Socket, path: string, accept = 'text/event-stream'): Promise<string> {
   let text = ''
   socket.setEncoding('utf8')
@@ -170,7 +170,7 @@ const clients: Record<string, Connect> = {
     source.onmessage = ({ data }) => heard(data)
     return () => source.close()
   }),
-  // Datastar with `retry: 'auto'` comes back after a network error alone, neither after a clean end nor after a 503.
+  // Datastar with `retry: 'auto'` reconnects only after a network error, and neither after a clean end nor after a 503.
   'Datastar client': url => pageOf(heard => {
     const abort = new AbortController()
     const run = async () => {
@@ -205,14 +205,14 @@ async function startServer (t: Test, env: Record<string, string>): Promise<Child
 
 for (const [name, connect] of Object.entries(clients)) {
   for (const behaviour of ['cleans up for two seconds', 'ignores its signal']) {
-    t.test(`a stream that ${behaviour}: its ${name} comes to the next server`, async t => {
+    t.test(`if a stream ${behaviour}, its ${name} reconnects to the next server`, async t => {
       const PORT = String(await freePort())
       const first = await startServer(t, { PORT, NAME: 'first', REPLACE_TIMEOUT: '4000' })
       const page = connect(`http://127.0.0.1:${PORT}/stream/${encodeURIComponent(behaviour)}?tab=a`)
       t.teardown(page.close)
       await page.comesTo('first')
       first.signal('SIGTERM')
-      // The client tries to come back all this time.
+      // The client tries to reconnect all this time.
       t.strictSame(await first.exited, [0, null])
       await startServer(t, { PORT, NAME: 'second' })
       await page.comesTo('second')

@@ -1,5 +1,5 @@
-// The published tests of the contract `Cluster`: an adapter that keeps the contract passes in every runner, and for each rule there are
-// faults in an adapter that only fail the tests because of that rule.
+// The published tests of the contract `Cluster`: an adapter that keeps the contract passes in every runner. For each rule there are
+// faults in an adapter that fail only the tests of that rule.
 import { setImmediate as turn } from 'node:timers/promises'
 import FakeTimers from '@sinonjs/fake-timers'
 import t from 'tap'
@@ -46,12 +46,12 @@ class CountsItself extends MemoryMember {
   }
 }
 
-/** Changes what the store takes for a scope. */
+/** Changes the scope under which the store finds a claim. */
 const scopes = (change: (scope: string) => string) => class extends MemoryMember {
   override scopeId (scope: string) { return super.scopeId(change(scope)) }
 }
 
-/** Changes what the store takes for a tab id and a name. */
+/** Changes the tab id and the name under which the store finds a claim. */
 const tabs = (change: (text: string) => string) => class extends MemoryMember {
   override idOf (key: StreamKey) {
     return super.idOf({ ...key, slot: JSON.stringify([change(key.tabId!), key.name === undefined ? undefined : change(key.name)]) })
@@ -75,7 +75,7 @@ const messages = (change: (message: ClusterMessage) => ClusterMessage) => class 
 /** Changes every text of a message on the way. */
 const texts = (change: (text: string) => string) => messages(message => ({ ...message, text: change(message.text) }))
 
-/** Changes what a process lists on the way. */
+/** Changes the lists of a process on the way. */
 const lists = (change: (infos: StreamInfo[]) => StreamInfo[]) => class extends MemoryMember {
   override listOwn (scope: string) { return change(super.listOwn(scope)) }
 }
@@ -88,7 +88,7 @@ const receivers = (change: (receivers: MemoryMember[], sender: MemoryMember, sco
 /** The other members, in all namespaces. */
 const everybodyBut = (sender: MemoryMember) => [...sender.store.members].filter(member => member !== sender)
 
-/** Changes what the sender of a message takes for a scope. */
+/** Changes the scope that a message names. */
 const targets = (change: (scope: string) => string) => receivers((members, sender, scope) =>
   everybodyBut(sender).filter(({ own }) => [...own.keys()].some(({ key }) => change(key.scope) === change(scope!))))
 
@@ -1086,7 +1086,7 @@ t.test('an adapter that keeps the contract passes, as tests of tap', async t => 
   })
 })
 
-t.test('it passes with node:test, at the top level and within a test', async t => {
+t.test('the adapter passes with node:test, at the top level and within a test', async t => {
   const child = startChild(t, '--import=./test/kit/strip-types.js', {}, [], ['--test-reporter=tap', 'test/kit/conformance-in-node-test.ts'])
   const lines: string[] = []
   child.lines.on('line', line => { lines.push(line) })
@@ -1097,7 +1097,7 @@ t.test('it passes with node:test, at the top level and within a test', async t =
   t.strictSame(lines.filter(line => /not ok|# SKIP|# TODO/.test(line)), [])
 })
 
-t.test('it passes with a runner that collects tests and runs them later', async t => {
+t.test('the adapter passes with a runner that collects tests and runs them later', async t => {
   let stores = 0
   let tornDown = 0
   const rules = await collect(MemoryMember, () => { stores++; return new MemoryStore() }, () => { tornDown++ })

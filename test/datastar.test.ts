@@ -1,4 +1,4 @@
-// The Datastar adapter: the SDK's cases of formatting, no way out of an event, and the signals of each verb.
+// The Datastar adapter: the SDK's test cases of formatting, content that must not leave its event, and the signals of each verb.
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import t from 'tap'
 import { datastar, readSignals, type DatastarStream } from '../lib/datastar.ts'
@@ -12,7 +12,7 @@ async function open () {
   return { response, stream, sse: datastar(stream) }
 }
 
-/** Streams to which messages go, of which `count` take each message. */
+/** Streams to which messages go. `count` of the streams take each message. */
 function targetOf (count: number): MessageTarget & { sent: Array<string | StreamMessage> } {
   const sent: Array<string | StreamMessage> = []
   return {
@@ -26,11 +26,11 @@ function targetOf (count: number): MessageTarget & { sent: Array<string | Stream
 
 const id = { eventId: 'event1', retryDuration: 2000 }
 
-// What the SDK project's own test cases ask of each method: with defaults, without them, with all options, over lines.
+// The test cases of the SDK project for each method: with defaults, without options, with all options, and over several lines.
 const cases: Array<[string, (sse: DatastarStream) => unknown, string[]]> = [
   ['patchElements with defaults', sse => sse.patchElements('<div>Merge</div>'),
     ['event: datastar-patch-elements', 'data: elements <div>Merge</div>']],
-  ['patchElements without what is the default', sse => sse.patchElements('<div>Merge</div>', { mode: 'outer', useViewTransition: false, retryDuration: 1000 }),
+  ['patchElements leaves out defaults', sse => sse.patchElements('<div>Merge</div>', { mode: 'outer', useViewTransition: false, retryDuration: 1000 }),
     ['event: datastar-patch-elements', 'data: elements <div>Merge</div>']],
   ['patchElements with all options', sse => sse.patchElements('<div>Merge</div>', { selector: 'div', mode: 'append', useViewTransition: true, ...id }),
     ['event: datastar-patch-elements', 'id: event1', 'retry: 2000', 'data: selector div', 'data: mode append', 'data: useViewTransition true', 'data: elements <div>Merge</div>']],
@@ -95,7 +95,7 @@ t.test('each method reaches the streams that `streamRegistry.to` names, and reso
   }
 })
 
-t.test('for many streams there is no `close`, and what the SDK or `send` refuses rejects', async t => {
+t.test('for many streams there is no `close`, and arguments that the SDK or `send` refuses reject', async t => {
   const many = datastar(targetOf(0))
   t.notOk('close' in many)
   let result: unknown
@@ -119,7 +119,7 @@ t.test('a CR in the content never ends a line on the wire, and every line keeps 
   }
 })
 
-t.test('an event id that breaks out is refused', async t => {
+t.test('an event id that contains a line end is refused', async t => {
   const { sse } = await open()
   await t.rejects(sse.patchSignals('{"one":1}', { eventId: '1\nevent: evil' }), { code: 'FST_ERR_OCTA_STAR_EVENT' })
 })
@@ -151,7 +151,7 @@ t.test('close ends the stream', async t => {
   t.equal(await stream.closed, 'finished')
 })
 
-t.test('readSignals gives what the client sent with each verb, `{}` if nothing, and a 400 for what is no object', async t => {
+t.test('readSignals returns the signals that the client sent with each verb, `{}` without signals, and a 400 if the signals are not an object', async t => {
   const app = await buildApp(t)
   app.fastify.route({ method: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'], url: '/signals', handler: async request => readSignals(request) })
   await app.listen()

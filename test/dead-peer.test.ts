@@ -1,4 +1,4 @@
-// deadPeerProbe: a peer whose cable was pulled is noticed without a successor, and what it cannot see is as the README says.
+// deadPeerProbe: a peer whose cable was pulled is noticed without a successor, within the limits that the README states.
 import { once } from 'node:events'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -8,7 +8,7 @@ import { networkOptions, twoHosts } from './kit/network.ts'
 
 interface Said { event: 'listening' | 'open' | 'gone', port: number, scope: string, reason?: string }
 
-t.test('a pulled cable ends quiet streams within the probe and ten seconds, over HTTP/1.1 and over HTTP/2; without it, or under unacknowledged data, nothing is seen', networkOptions, async t => {
+t.test('a pulled cable ends quiet streams within the probe and ten seconds, over HTTP/1.1 and over HTTP/2, but not without the probe, or while data is unacknowledged', networkOptions, async t => {
   const hosts = twoHosts(t)
   const server = startChild(t, 'test/kit/dead-peer-server.js', {}, hosts.server)
   const said: Said[] = []
@@ -17,7 +17,7 @@ t.test('a pulled cable ends quiet streams within the probe and ten seconds, over
   const until = async (event: string, count: number) => { while (heard(event).length < count) await pause(10) }
   await until('listening', 1)
   const client = startChild(t, 'test/kit/dead-peer-client.js', { HOST: hosts.serverAddress }, hosts.client)
-  // It has the head of each. Its kernel says so to the server's within a delayed acknowledgement: RFC 9293, section 3.8.6.3.
+  // The client has the head of each response. Its kernel acknowledges the head within the time of a delayed acknowledgement: RFC 9293, section 3.8.6.3.
   const [word] = await Promise.race([once(client.lines, 'line'), client.exited])
   t.equal(word, 'open', client.errors())
   await pause(1_000)
@@ -29,7 +29,8 @@ t.test('a pulled cable ends quiet streams within the probe and ten seconds, over
   await until('gone', 3)
   const took = performance.now() - pulled
   delays.disable()
-  // One second of silence and ten probes of one second, timed by the kernel. The rest allows for three processes on a busy machine, measured by the delay of this event loop.
+  // One second of silence and ten probes of one second, timed by the kernel. The rest allows for three processes on a busy machine, and is
+  // measured by the delay of this event loop.
   const late = 20 * delays.max / 1e6
   t.ok(took > 9_000 && took < 16_000 + late, `${Math.round(took)} ms, of which ${Math.round(late)} ms may be this machine's`)
   await pause(5_000)

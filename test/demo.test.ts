@@ -8,8 +8,8 @@ import { redisOptions } from './kit/redis.ts'
 async function pullTheCable (t: Test, file: string): Promise<void> {
   const { url, signal, exited } = await startExample(t, file)
   const post = async (path: string, body = {}) => { await fetch(url + path, { method: 'POST', headers: { 'content-type': 'application/json', connection: 'close' }, body: JSON.stringify(body) }) }
-  // A request that is in flight when the cable is pulled is never answered. So send another request
-  // every 200 ms and take the first answer, however long that answer takes.
+  // A request that is in flight when the cable is pulled is never answered. So this function sends another request
+  // every 200 ms and takes the first answer, however long the answer takes.
   const until = async (wanted: object) => {
     const over = new AbortController()
     await new Promise<void>((resolve, reject) => {
@@ -47,7 +47,7 @@ async function pullTheCable (t: Test, file: string): Promise<void> {
   t.pass('without')
 
   signal('SIGINT')
-  t.strictSame(await exited, [0, null], 'Ctrl-C ends it, with frozen connections too')
+  t.strictSame(await exited, [0, null], 'Ctrl-C ends the demo, even with frozen connections')
 }
 
 t.test('pulling the cable and going to another page leaves no zombie with deduplication, and a zombie each time without deduplication', t => pullTheCable(t, 'examples/demo/server.js'))

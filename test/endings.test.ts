@@ -1,4 +1,4 @@
-// How a stream ends decides whether its client comes back: a test for each row of that table, for two kinds of client.
+// How a stream ends decides whether its client reconnects: a test for each row of that table, for two kinds of client.
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import net from 'node:net'
@@ -47,7 +47,7 @@ for (const reason of ['replaced', 'evicted'] as const) {
     await connect(app.url(path))
   }
 
-  t.test(`${reason}: an EventSource gets the farewell, comes back with its id once, gets 204, and stops for good`, async t => {
+  t.test(`${reason}: an EventSource gets the farewell, reconnects once with the farewell's id, gets 204, and stops for good`, async t => {
     const seen = await streamApp(t)
     const source = await eventSource(t, seen.app.url(path))
     const farewell = once(source, 'octa-star-closed')
@@ -60,11 +60,11 @@ for (const reason of ['replaced', 'evicted'] as const) {
     t.equal(error.code, 204)
     t.equal(source.readyState, EventSource.CLOSED)
     t.match(seen.requests.at(-1), idOf(reason))
-    t.equal(seen.app.fastify.streamRegistry.size, reason === 'replaced' ? 1 : 0, 'the request that was told to stop touched nobody')
+    t.equal(seen.app.fastify.streamRegistry.size, reason === 'replaced' ? 1 : 0, 'the request that was told to stop ended no other stream')
     t.ok(seen.streams.slice(1).every(stream => !stream.signal.aborted))
   })
 
-  t.test(`${reason}: a fetch client sees the farewell and a clean end, and 204 if it comes back all the same`, async t => {
+  t.test(`${reason}: a fetch client sees the farewell and a clean end, and gets 204 if it reconnects anyway`, async t => {
     const seen = await streamApp(t)
     const response = await fetch(seen.app.url(path))
     await end(seen)
@@ -77,7 +77,7 @@ for (const reason of ['replaced', 'evicted'] as const) {
   })
 }
 
-t.test('finished: an EventSource sees a clean end without a farewell, and comes back', async t => {
+t.test('finished: an EventSource sees a clean end without a farewell, and reconnects', async t => {
   const seen = await streamApp(t)
   const source = await eventSource(t, seen.app.url(path))
   source.addEventListener('octa-star-closed', () => t.fail('no farewell'))
@@ -96,7 +96,7 @@ t.test('finished: a fetch client sees a clean end', async t => {
 for (const reason of ['failed', 'stalled', 'expired'] as const) {
   const end = ({ streams }: Seen) => streams.at(-1)!.close(reason)
 
-  t.test(`${reason}: an EventSource sees a broken connection, and comes back where it was`, async t => {
+  t.test(`${reason}: an EventSource sees a broken connection, and reconnects with the id of its last event`, async t => {
     const seen = await streamApp(t)
     const source = await eventSource(t, seen.app.url(path))
     end(seen)
@@ -112,7 +112,7 @@ for (const reason of ['failed', 'stalled', 'expired'] as const) {
   })
 }
 
-t.test('shutdown: an EventSource sees a broken connection, and comes back to the server that took over', async t => {
+t.test('shutdown: an EventSource sees a broken connection, and reconnects to the server that took over', async t => {
   const seen = await streamApp(t)
   const port = seen.app.port()
   const source = await eventSource(t, seen.app.url(path))
@@ -131,7 +131,7 @@ t.test('shutdown: a fetch client sees a network error', async t => {
   await t.rejects(response.text())
 })
 
-t.test('disconnected: the server sees either client leave', async t => {
+t.test('disconnected: the server notices that either client has disconnected', async t => {
   const seen = await streamApp(t)
   const source = await eventSource(t, seen.app.url(path))
   source.close()
@@ -142,7 +142,7 @@ t.test('disconnected: the server sees either client leave', async t => {
   t.equal(await seen.streams[1]!.closed, 'disconnected')
 })
 
-t.test('a handler that throws: its stream has failed, and the error is logged once', async t => {
+t.test('a stream whose handler throws has failed, and the error is logged once', async t => {
   const app = await buildApp(t, { errorsExpected: true })
   const reasons: CloseReason[] = []
   app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
@@ -158,7 +158,7 @@ t.test('a handler that throws: its stream has failed, and the error is logged on
   t.match(app.log.filter(line => line.level >= 50), [{ err: { message: 'a fault' } }])
 })
 
-t.test('a last word is sent before the farewell, and the handler has been stopped by then', async t => {
+t.test('a last word is sent before the farewell, and after the handler was stopped', async t => {
   const app = await buildApp(t)
   app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
     const stream = await reply.startStream('ann')
@@ -175,7 +175,7 @@ t.test('a last word is sent before the farewell, and the handler has been stoppe
   t.strictSame(first.events.map(({ event, data }) => [event, data]), [['paused', 'true'], ['octa-star-closed', 'replaced']])
 })
 
-t.test('a last word that hangs or fails delays the farewell by closeGrace at the most', async t => {
+t.test('a last word that hangs or fails delays the farewell by closeGrace at most', async t => {
   const app = await buildApp(t, { closeGrace: 100 })
   let lastWord: () => unknown = () => new Promise(() => {})
   app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
@@ -194,7 +194,7 @@ t.test('a last word that hangs or fails delays the farewell by closeGrace at the
   t.match(app.log.filter(line => line.level === 40), [{ msg: 'an onReplaced callback failed', err: { message: 'no word' } }])
 })
 
-t.test('of several last words, one that fails does not cut off the others', async t => {
+t.test('if one of several last words fails, the others are still sent', async t => {
   const app = await buildApp(t)
   app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
     const stream = await reply.startStream('ann')
@@ -217,7 +217,7 @@ t.test('of several last words, one that fails does not cut off the others', asyn
 })
 
 t.test('whatever reason the application gives, the stream ends', async t => {
-  // `other.onClose(reason => stream.close(reason))`: for `disconnected` nothing was done, and the client stayed on.
+  // `other.onClose(reason => stream.close(reason))` did nothing for `disconnected`, and the client stayed connected.
   for (const reason of ['disconnected', 'a reason of its own'] as CloseReason[]) {
     const app = await buildApp(t)
     const streams = streamRoute(app)
@@ -231,7 +231,7 @@ t.test('whatever reason the application gives, the stream ends', async t => {
 
 for (const reason of ['failed', 'stalled', 'shutdown'] as const) {
   t.test(`${reason}: over HTTP/1.0, which nginx speaks by default, the connection is reset`, async t => {
-    // There the end of the connection is the clean end of the response: behind nginx no client came back after a restart.
+    // Over HTTP/1.0 the end of the connection is the clean end of the response: behind nginx no client reconnected after a restart.
     const app = await buildApp(t)
     const streams = streamRoute(app)
     await app.listen()

@@ -1,4 +1,4 @@
-// One event's text: what a browser's parser makes of it is what was sent, and no content breaks out.
+// The text of one event: a browser's parser reads exactly the event that was sent, and no content leaves its event.
 import fc from 'fast-check'
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import t from 'tap'
@@ -15,7 +15,7 @@ function parse (text: string): EventSourceMessage[] {
 
 const format = (message: string | StreamMessage) => formatEvent(message, JSON.stringify)
 
-t.test('a string is data as it is, anything else in data is serialized', async t => {
+t.test('a string is sent as data unchanged, and any other data is serialized', async t => {
   t.equal(format('a'), 'data: a\n\n')
   t.equal(format({ data: '<li>a</li>' }), 'data: <li>a</li>\n\n')
   t.equal(format({ data: { a: 1 } }), 'data: {"a":1}\n\n')
@@ -27,12 +27,12 @@ t.test('a string is data as it is, anything else in data is serialized', async t
   t.equal(formatEvent({ data: 1 }, data => `<${String(data)}>`), 'data: <1>\n\n')
 })
 
-t.test('CR, LF and CRLF in data are line ends, and nothing more', async t => {
+t.test('CR, LF and CRLF in data end a line of data, and nothing else', async t => {
   t.equal(format('a\rb\nc\r\nd'), 'data: a\ndata: b\ndata: c\ndata: d\n\n')
   t.equal(format('a\r\revent: evil\r\rdata: x'), 'data: a\ndata: \ndata: event: evil\ndata: \ndata: data: x\n\n')
 })
 
-t.test('whatever the data, the parser sees one event with that data', async t => {
+t.test('the parser sees one event with the same data, whatever the data is', async t => {
   const hostile = fc.string({ unit: fc.constantFrom('\r', '\n', '\0', '\u2028', '\ud800', ':', ' ', 'data: ', 'event: evil', 'id: 1', 'a', '\u{1f600}') })
   fc.assert(fc.property(fc.oneof(hostile, fc.string({ unit: 'binary' })), fc.option(fc.constantFrom('order', 'a b', ':')), (data, event) => {
     const events = parse(format(event === null ? { data } : { event, data }))
@@ -41,7 +41,7 @@ t.test('whatever the data, the parser sees one event with that data', async t =>
   t.pass()
 })
 
-t.test('a field that could not be sent as it is, is refused', async t => {
+t.test('a field that could not arrive unchanged is refused', async t => {
   const cases: Array<[StreamMessage, RegExp]> = [
     [{ event: 'a\nb' }, /the field 'event' must be a string without CR or LF, got "a\\nb"/],
     [{ event: 'a\rb' }, /'event'/],
@@ -63,7 +63,7 @@ t.test('a field that could not be sent as it is, is refused', async t => {
   for (const [message, expected] of cases) t.throws(() => format(message), { code: 'FST_ERR_OCTA_STAR_EVENT', message: expected })
 })
 
-t.test('a message without any field of an event is refused, and the error says what send takes', async t => {
+t.test('a message without any field of an event is refused, and the error lists what send takes', async t => {
   for (const [message, shown] of [[42, '42'], [null, 'null'], [undefined, 'undefined'], [true, 'true'], [() => {}, 'a function'], [{}, 'an object'], [['a'], 'an array'], [Buffer.from('a'), 'an instance of Buffer'], [new Map([['data', 1]]), 'an instance of Map']] as const) {
     const expected = `send() takes a string or { event, id, data, retry }, got ${shown}. To send any other value, pass { data: value }`
     t.throws(() => format(message as never), { code: 'FST_ERR_OCTA_STAR_MESSAGE', message: expected })

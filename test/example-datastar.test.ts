@@ -1,4 +1,4 @@
-// The example shop: a POST patches the user's tabs and everybody's stock, in a single process and in two, over HTTP and in a browser.
+// The example shop: a POST patches the user's tabs and everybody's stock, in a single process and in two processes, over HTTP and in a browser.
 import { randomUUID } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { withSignals } from './kit/app.ts'
@@ -48,7 +48,7 @@ async function until (tab: Client, from: number, last: string) {
 /** Returns the texts of the notices among the events of `until`. */
 const notices = (events: string[]) => events.flatMap(data => /id="notice" role="status">(.*)<\/p>/.exec(data)?.[1] ?? [])
 
-/** Orders in tab a1 at `second`. Tab a1 streams from `first`, and so does Bob's tab, whose id is the same. Tab a2 streams from `second`. */
+/** Orders in tab a1 at `second`. Tab a1 streams from `first`, and so does Bob's tab with the same id. Tab a2 streams from `second`. */
 async function orderAcross (t: Test, first: string, second: string) {
   const [ann, bob] = [newUser(), newUser()]
   const [a1, a2, b1] = await Promise.all([ann.open(first, 'a1'), ann.open(second, 'a2'), bob.open(first, 'a1')])
@@ -61,7 +61,7 @@ async function orderAcross (t: Test, first: string, second: string) {
   }
   for (const url of [first, second]) t.match(await ann.page(url, '/office'), '<li>A copper pan</li>')
 
-  // What Ann's order sent to Bob, if anything, comes before what his own order sends: Ann's order has been answered.
+  // Events of Ann's order would come to Bob before the events of Bob's own order, because Ann's order has been answered.
   t.equal(await bob.order(second, 'cups'), 204)
   const events = await until(b1, 3, '"cups":23')
   t.ok(events.includes('signals {"_stock":{"cups":24,"lemons":40,"pan":2,"paper":60,"pen":12,"lamp":2}}'), 'everybody gets the stock')
@@ -114,7 +114,7 @@ t.test('two processes are one shop: an order in one process reaches tabs of the 
   await orderAcross(t, first, second)
 })
 
-t.test('of twenty orders at once in two processes, three get the three pieces', redisOptions, async t => {
+t.test('of twenty orders at once in two processes, three orders get the three pieces', redisOptions, async t => {
   const [first, second] = await openTwice(t)
   const statuses = await Promise.all(Array.from({ length: 20 }, (_, i) => newUser().order(i % 2 === 0 ? first : second, 'pan', 'a')))
   t.strictSame(statuses.sort(), [...Array(3).fill(204), ...Array(17).fill(409)])
@@ -140,7 +140,7 @@ t.test('a post from a page of another site is refused, and changes nothing', asy
   t.match(await newUser().page(url), '"lamp":1')
 })
 
-t.test('with Redis the shop stops on a signal, and on a port in use with one clear line', redisOptions, async t => {
+t.test('with Redis the shop stops on a signal, and stops with one clear line if the port is in use', redisOptions, async t => {
   const REDIS_URL = `redis://127.0.0.1:${(await redisServer(t)).port}`
   const { url, signal, exited } = await startExample(t, 'examples/datastar/server.js', { REDIS_URL })
   await t.rejects(openShop(t, { REDIS_URL, PORT: new URL(url).port }), { message: /did not start: Port \d+ is in use\. Choose another port: PORT=3001 npm run example:datastar\n$/ })

@@ -1,4 +1,4 @@
-// Rule 3: a stream that is not gone in time is given up once, and delays, counts against and is reported to nobody after that.
+// Rule 3: a stream that is not gone in time is given up once. After that the stream delays no successor, and is neither counted nor reported.
 import { once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import FakeTimers from '@sinonjs/fake-timers'
@@ -48,13 +48,13 @@ async function hangingApp (t: Test, options: AppOptions = {}): Promise<HangingAp
   })
 }
 
-/** Stops the plugin's timers, so that whatever waits for a time limit now would wait for ever. */
+/** Stops the plugin's timers, so that a wait for a time limit would never end from now on. */
 function stopTime (t: Test): void {
   const clock = FakeTimers.install({ toFake: ['setTimeout', 'clearTimeout'] })
   t.teardown(() => clock.uninstall())
 }
 
-t.test('a stream that hangs after its client has left is given up without a successor, with one warning', async t => {
+t.test('a stream that hangs after its client has disconnected is given up without a successor, with one warning', async t => {
   const app = await hangingApp(t)
   const { streamRegistry } = app.fastify
   const client = await connect(app.url(withSignals('/hangs', { tabId: 'a' })))
@@ -102,7 +102,7 @@ t.test('an eviction neither tells, counts nor awaits a stream that was given up'
 })
 
 for (const onLimit of ['reject', 'replace-oldest'] as const) {
-  t.test(`onLimit '${onLimit}': streams that were given up take no place and delay nobody`, async t => {
+  t.test(`with onLimit '${onLimit}' streams that were given up take no place and delay no stream`, async t => {
     const app = await hangingApp(t, { maxStreamsPerScope: 2, onLimit })
     for (const tabId of ['a', 'b']) (await connect(app.url(withSignals('/hangs', { tabId })))).leave()
     await app.givenUp(2)
@@ -143,7 +143,7 @@ for (const property of ['closed', 'gone'] as const) {
     t.equal(app.fastify.streamRegistry.size, 0)
   })
 
-  t.test(`an onClose callback that comes to wait for stream.${property} later goes on when the stream is given up`, async t => {
+  t.test(`an onClose callback that waits for stream.${property} later goes on when the stream is given up`, async t => {
     const app = await hangingApp(t)
     const client = await connect(app.url(withSignals('/open', { tabId: 'a' })))
     const [stream] = app.streams as [Stream]
@@ -171,7 +171,7 @@ t.test('a handler may wait for stream.closed', async t => {
   t.strictSame(app.warnings(), [])
 })
 
-t.test('a handler that waits for stream.gone goes on when the stream is given up, and the warning says why it hung', async t => {
+t.test('a handler that waits for stream.gone goes on when the stream is given up, and the warning says what the handler waited for', async t => {
   const app = await hangingApp(t)
   const client = await connect(app.url('/awaits/gone'))
   const reason = once(app.fastify.server, 'reason')

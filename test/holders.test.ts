@@ -1,4 +1,4 @@
-// Holders: what callers of replaceAndRegister may pass, and that the registry shows no stream before its head is sent.
+// Holders: which keys and holders replaceAndRegister accepts, and that the registry shows no stream before its head is sent.
 import diagnostics from 'node:diagnostics_channel'
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -13,7 +13,7 @@ function subscribe<T> (t: Test, name: string, onEvent: (event: T) => void): void
   t.teardown(() => { diagnostics.unsubscribe(name, listener) })
 }
 
-t.test('replaceAndRegister refuses a key that is not of streamKey, and a holder without close or gone, before it touches anything', async t => {
+t.test('replaceAndRegister refuses a key that streamKey did not make, and a holder without close or gone, before it ends any holder', async t => {
   const { fastify } = await buildApp(t)
   const { streamRegistry } = fastify
   const present = new PlainHolder()
@@ -45,7 +45,7 @@ t.test('registering the same holder twice does nothing', async t => {
   holder.leave()
 })
 
-t.test('a close that returns a rejected promise is a warning, and the successor starts', async t => {
+t.test('a close that returns a rejected promise causes a warning, and the successor starts', async t => {
   const app = await buildApp(t)
   const { streamRegistry } = app.fastify
   const key = streamKey('ann', 'a')
@@ -97,7 +97,7 @@ t.test('the registry shows no stream before its head is sent, neither on a chann
   t.ok(sent.length > 0)
 })
 
-t.test('a send to a stream that is not open is refused with a code, and harms neither that send nor the stream later', async t => {
+t.test('a send to a stream that is not open is refused with a code, and harms neither a later send nor the stream', async t => {
   const app = await buildApp(t)
   const refused: Array<Promise<void>> = []
   subscribe<StreamReplaceEvent>(t, 'octa-star:stream:replace', ({ by }) => { refused.push((by as Stream).send('too early')) })

@@ -1,4 +1,4 @@
-// HTTP/2: one stream of a session ends without its neighbours, in each way that a stream ends, and Node has nothing to warn of.
+// HTTP/2: one stream of a session ends without disturbing its neighbours, in each way that a stream can end, and Node prints no warning.
 import { EventEmitter, once } from 'node:events'
 import http2, { type ClientHttp2Session } from 'node:http2'
 import https from 'node:https'
@@ -17,7 +17,7 @@ const TRANSPORTS: Transport[] = ['in the clear', 'over TLS']
 const warnings: Error[] = []
 process.on('warning', warning => warnings.push(warning))
 
-// A listening server with a stream route, whose streams are kept, the oldest first.
+// A listening server with a stream route. Keeps the streams, the oldest first.
 async function listen (t: Test, transport: Transport, onOpen?: (stream: Stream) => void): Promise<{ app: Http2App, streams: Stream[] }> {
   const app = await http2App(t, transport, { closeGrace: 100 })
   const streams = streamRoute(app, '/stream/:scope', onOpen)
@@ -26,7 +26,7 @@ async function listen (t: Test, transport: Transport, onOpen?: (stream: Stream) 
 }
 
 for (const transport of TRANSPORTS) {
-  t.test(`${transport}: streams of one session end one by one, cleanly or reset, as the reason asks`, transportOptions(transport), async t => {
+  t.test(`${transport}: streams of one session end one by one, cleanly or with a reset, depending on the reason`, transportOptions(transport), async t => {
     const { app, streams } = await listen(t, transport)
     const session = app.session()
 
@@ -112,7 +112,7 @@ for (const forceCloseConnections of [true, false]) {
   })
 }
 
-t.test('onRequestAbort runs when the client resets a stream, and not when the server does', async t => {
+t.test('onRequestAbort runs when the client resets a stream, and does not run when the server resets a stream', async t => {
   const app = await http2App(t, 'in the clear', { closeGrace: 100 })
   const aborted: string[] = []
   app.fastify.addHook('onRequestAbort', async request => { aborted.push(request.id) })
@@ -129,7 +129,7 @@ t.test('onRequestAbort runs when the client resets a stream, and not when the se
   t.strictSame(aborted, ['req-2'])
 })
 
-t.test('one port for both: a stream over HTTP/2 replaces one over HTTP/1.1, and the other way round', transportOptions('over TLS'), async t => {
+t.test('with one port for both, a stream over HTTP/2 replaces a stream over HTTP/1.1, and the other way round', transportOptions('over TLS'), async t => {
   const { app, streams } = await listen(t, 'over TLS')
   const agent = new https.Agent({ rejectUnauthorized: false })
   t.teardown(() => agent.destroy())
@@ -146,7 +146,7 @@ t.test('one port for both: a stream over HTTP/2 replaces one over HTTP/1.1, and 
   third.leave()
 })
 
-// Property: whatever happens to one stream, all others that are read receive what is sent next.
+// Property: after any event of one stream, all other streams that are read receive the next message.
 
 type Step = { type: 'open' | 'evict' | 'finish' | 'fail' | 'stall' | 'leave', session: number, tab: string } | { type: 'cut', session: number }
 
@@ -195,7 +195,7 @@ class Sessions {
     } else if (own !== undefined) {
       switch (type) {
         case 'stall':
-          // Once is less than maxBufferedBytes.
+          // A single message is smaller than maxBufferedBytes.
           if (own.stalled) return
           own.stalled = true
           own.client.pause()
@@ -230,7 +230,7 @@ class Sessions {
 }
 
 for (const transport of TRANSPORTS) {
-  t.test(`${transport}: whatever happens to one of five tabs' streams in three sessions, the others receive all that is sent`, transportOptions(transport), async t => {
+  t.test(`${transport}: whatever happens to one of five tabs' streams in three sessions, the other streams receive all messages`, transportOptions(transport), async t => {
     const { app } = await listen(t, transport)
     let runs = 0
     await fc.assert(fc.asyncProperty(steps, async steps => {
@@ -241,7 +241,7 @@ for (const transport of TRANSPORTS) {
   })
 }
 
-t.test('all of this, and Node has printed no warning', async t => {
+t.test('Node has printed no warning in any of these tests', async t => {
   await new Promise(setImmediate)
   t.strictSame(warnings, [])
 })

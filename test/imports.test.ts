@@ -1,4 +1,4 @@
-// The rooms of lib: imports go one way, and no cycle runs through them, type imports included.
+// The rooms of lib, which are groups of files: imports between rooms go one way, and no cycle runs through the files, type imports included.
 import { readdir, readFile } from 'node:fs/promises'
 import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -59,7 +59,7 @@ t.test('a file imports only from its own room and from the rooms below', async t
   t.strictSame(wrong, [])
 })
 
-t.test('no file imports itself by way of others', async t => {
+t.test('no file imports itself through other files', async t => {
   const finished = new Set<string>()
   const cycles: string[] = []
   const visit = (file: string, path: string[]): void => {

@@ -12,7 +12,7 @@ async function untilShown (tab: Page, numbers: { live: number, zombies: number, 
   }, numbers, { timeout: 0 })
 }
 
-t.test('a duplicated tab of the demo has a stream of its own, which only that tab replaces', browserOptions, async t => {
+t.test('a duplicated tab of the demo has a separate stream, which only that tab replaces', browserOptions, async t => {
   const { url } = await startExample(t, 'examples/demo/server.js')
   const { newTab, duplicate, errors } = await launch(t)
   const first = await newTab()

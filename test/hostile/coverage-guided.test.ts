@@ -1,4 +1,4 @@
-// What reads a client's signals and makes its stream key, fuzzed with the coverage as guide: `npm run fuzz` does it for longer.
+// Fuzzes the code that reads a client's signals and makes the stream key, with coverage as the guide. `npm run fuzz` fuzzes for longer.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
@@ -14,7 +14,7 @@ const RUNS = Number(process.env.FUZZ_RUNS ?? 30_000)
 const require = createRequire(import.meta.url)
 const cannotRun = (() => {
   try {
-    // Its fuzzer is a binary for glibc 2.38 or later, macOS and Windows.
+    // The fuzzer of Jazzer.js is a binary for glibc 2.38 or later, macOS and Windows.
     require('@jazzer.js/fuzzer')
     return false
   } catch (error) {
@@ -38,13 +38,13 @@ for (const target of ['signals', 'stream-key']) {
 
     // Jazzer's own timeout is an alarm that ends a finished run of more than a few seconds. The time limit of this file replaces the alarm.
     const args = [require.resolve('@jazzer.js/core/dist/cli.js'), bundle, corpus, '--includes', 'octa-star-target', '--sync', '--timeout', '100000000', '--', `-runs=${RUNS}`, `-seed=${seed}`, `-artifact_prefix=${directory}/`]
-    // Not this process's options: the loaders of the tests are none of the target's.
+    // Without the options of this process, because the target does not need the loaders of the tests.
     const child = spawn(process.execPath, args, { cwd: directory, env: { PATH: process.env.PATH } })
     let said = ''
     for (const output of [child.stdout, child.stderr]) output.on('data', text => { said += text })
     const [code, signal] = await once(child, 'close')
     if (code !== 0) t.fail(`ended with ${code ?? signal}: ${said.slice(-3_000)}: ${repeatWith(import.meta.url)}`)
-    t.match(said, new RegExp(`Done ${RUNS} runs`), 'it did not end early')
+    t.match(said, new RegExp(`Done ${RUNS} runs`), 'the run did not end early')
     const covered = [...said.matchAll(/cov: (\d+)/g)].map(match => Number(match[1]))
     t.ok(covered.at(-1)! > 20, `the code under test is instrumented: ${covered.at(-1)} edges`)
   })

@@ -1,4 +1,4 @@
-// Clients that want more than their share: of streams, of half-sent requests, of scopes. What the plugin holds for them is bounded, and goes.
+// Clients that want more than their share of streams, half-sent requests and scopes. The plugin keeps a bounded amount for them, and releases everything.
 import { once } from 'node:events'
 import net, { type Socket } from 'node:net'
 import t from 'tap'
@@ -18,11 +18,11 @@ t.setTimeout(300_000 + (2 * STARTS + (WAVES + 1) * WAVE + SCOPES) * 20)
 
 const KiB = 1024
 
-/** Sends `text` on a connection of its own. */
+/** Sends `text` on a new connection. */
 async function dial ({ port }: HostileServer, nth: number, text: string): Promise<Socket> {
   const socket = net.connect({ port, host: '127.0.0.1', localAddress: localAddress(nth) })
   await once(socket, 'connect')
-  // From here on the server may end it as it likes.
+  // From now on the server may end the connection in any way.
   socket.on('error', () => {})
   socket.write(text)
   return socket
@@ -37,15 +37,15 @@ async function inBatches<T> (count: number, size: number, make: (nth: number) =>
 const faults = ({ log, escaped }: HostileState) => [...log.filter(({ level }) => level >= LEVELS.warn), ...escaped]
 const only = (count: number) => ({ streams: count, responses: count, claims: count })
 
-t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'replace-oldest' never has more than ${LIMIT} open, and leaves the newest`, async t => {
+t.test(`of 2,000 streams with new tab ids, maxStreamsPerScope and 'replace-oldest' never leave more than ${LIMIT} open, and keep the newest`, async t => {
   const server = await startHostile(t, { options: { maxStreamsPerScope: LIMIT, onLimit: 'replace-oldest' } })
   const other = await connect(server.url(withSignals('/only/bob', { tabId: 'a' })))
   const clients = await inBatches(STARTS, 50, nth => connect(server.url(withSignals('/only/ann', { tabId: `tab ${nth}` }))))
   const last = await connect(server.url(withSignals('/only/ann', { tabId: 'the last' })))
   const { most, reasons } = await server.until(({ size }) => size <= LIMIT + 1)
-  t.ok(most <= LIMIT + 1, `${most} at once, with the one of the other scope`)
+  t.ok(most <= LIMIT + 1, `${most} at once, including the stream of the other scope`)
   t.equal(await server.count('ann'), LIMIT)
-  // Of those that raced some were superseded before they opened, and answered 204: each of the others was told not to come back.
+  // Some of the racing requests were superseded before they opened, and were answered 204. Every other client was told not to come back.
   const opened = clients.filter(({ status }) => status === 200)
   t.equal(reasons.evicted, opened.length + 1 - LIMIT)
   t.strictSame([...new Set(clients.map(({ status }) => status))].filter(status => status !== 200 && status !== 204), [])
@@ -56,7 +56,7 @@ t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'replace-ol
   t.strictSame(faults(await server.until(({ objects }) => objects.responses === 0)), [])
 })
 
-t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'reject' answers 429 to all but the first ${LIMIT}, which never notice`, async t => {
+t.test(`of 2,000 streams with new tab ids, maxStreamsPerScope and 'reject' answer 429 to all but the first ${LIMIT}, which stay open`, async t => {
   const server = await startHostile(t, { options: { maxStreamsPerScope: LIMIT, onLimit: 'reject' } })
   const clients: Client[] = await inBatches(STARTS, 50, nth => connect(server.url(withSignals('/only/ann', { tabId: `tab ${nth}` }))))
   const open = clients.filter(({ status }) => status === 200)
@@ -68,12 +68,12 @@ t.test(`2,000 streams with ever new tab ids meet maxStreamsPerScope: 'reject' an
   t.equal(most, LIMIT)
   t.equal(objects.claims, LIMIT)
   t.strictSame(reasons, {})
-  t.equal((await connect(server.url(withSignals('/only/bob', { tabId: 'a' })))).status, 200, 'another scope has a limit of its own')
+  t.equal((await connect(server.url(withSignals('/only/bob', { tabId: 'a' })))).status, 200, 'another scope has a separate limit')
   for (const client of clients) client.leave()
   t.strictSame(faults(await server.state()), [])
 })
 
-// What Node and Fastify take for a request that is not there yet, head or body, is not ours to bound, but to know.
+// Node and Fastify keep the incomplete head or body of a request. The plugin cannot bound that memory, but the test measures it.
 const HALF_SENT_BYTES = 12 * KiB
 
 async function halfSent (server: HostileServer): Promise<Socket[]> {
@@ -86,7 +86,7 @@ async function halfSent (server: HostileServer): Promise<Socket[]> {
   return await inBatches(WAVE, 500, nth => dial(server, nth, halves[nth % halves.length]!))
 }
 
-t.test('20,000 connections that send half a request, 5,000 at a time: the plugin holds no stream for any, and none touches the one whose tab it names', async t => {
+t.test('20,000 connections that send half a request, 5,000 at a time, get no stream, and end no stream of the tab that they name', async t => {
   // Node closes a connection without a complete request head after a minute, and a slow machine may need longer to open a wave.
   const server = await startHostile(t, { server: { http: { headersTimeout: 0, requestTimeout: 0 } } })
   const bystander = await connect(server.url(withSignals('/only/bob', { tabId: 'a' })))
@@ -117,7 +117,7 @@ t.test('half a request is ended by the timeouts of Node, which the application s
   const sockets = await halfSent(server)
   await Promise.all(sockets.map(socket => socket.closed || once(socket.resume(), 'close')))
   const state = await server.until(({ connections, objects }) => connections === 1 && objects.responses === 1)
-  t.equal(state.size, 1, 'a stream is no half request, however long it lasts')
+  t.equal(state.size, 1, 'the timeouts of Node do not end a stream, however long the stream lasts')
   t.strictSame(bystander.events.map(({ event }) => event), ['hello'])
   t.strictSame(faults(state), [])
   bystander.leave()
@@ -125,7 +125,7 @@ t.test('half a request is ended by the timeouts of Node, which the application s
 
 const STREAM_BYTES = 24 * KiB
 
-t.test(`${SCOPES} streams, each with a scope key of its own, ${OPEN} at a time: nothing of them is left`, async t => {
+t.test(`${SCOPES} streams, each with a separate scope key, ${OPEN} at a time, leave nothing behind`, async t => {
   const server = await startHostile(t)
   const idle: HostileState[] = [await server.state()]
   for (let opened = 0; opened < SCOPES; opened += OPEN) {

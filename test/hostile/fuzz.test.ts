@@ -1,4 +1,4 @@
-// 200,000 requests of every shape against a live server: it answers none with a 5xx, loses nothing, and keeps nothing.
+// 200,000 requests of every shape against a live server: no request is answered with a 5xx, no event is lost, and nothing is left behind.
 import { once } from 'node:events'
 import net from 'node:net'
 import { setImmediate as turn } from 'node:timers/promises'
@@ -12,7 +12,7 @@ import { repeatWith, seed } from '../kit/seed.ts'
 
 const REQUESTS = Number(process.env.FUZZ_REQUESTS ?? 200_000)
 const AT_ONCE = 64
-// Node does not read on while what was pipelined behind a stream waits, and so does not see the client leave: a heartbeat does.
+// While a request that is pipelined behind a stream waits, Node does not read on, and so does not notice that the client left. A heartbeat notices.
 const HEARTBEAT_MS = 500
 // Measures time in events of the server, which a slow machine sends less often. The limit for an answer is far longer than `closeGrace`.
 const BEAT_MS = 100
@@ -21,12 +21,12 @@ const repeat = repeatWith(import.meta.url)
 
 const seen: Record<string, number> = {}
 
-/** Resolves when the client has left; rejects if a whole request is not answered, or one with a 5xx. */
+/** Resolves when the client has disconnected. Rejects if a whole request is not answered, or is answered with a 5xx. */
 async function carryOut (attack: Attack, port: number, nth: number, beats: () => number): Promise<void> {
   const socket = net.connect({ port, host: '127.0.0.1', localAddress: localAddress(nth) })
   let heard = ''
   let answered = false
-  // A reset is an answer as well: it may overtake one that was given, and the connection closed, before all was sent.
+  // A reset counts as an answer: the reset may overtake an answer if the server closes the connection before everything was sent.
   socket.on('error', () => { answered = true })
   let leave = () => {}
   const answer = new Promise<void>(resolve => { leave = resolve })
@@ -61,7 +61,7 @@ async function carryOut (attack: Attack, port: number, nth: number, beats: () =>
   for (let i = attack.turns; i > 0; i--) await turn()
   if (attack.how === 'end') {
     socket.end()
-    // The server may not see that before it has read what comes first, which waits for the streams before it.
+    // The server may not notice the end before it has read the earlier requests, which wait for the streams before them.
     if (attack.requests > 1 || !attack.whole) {
       await turn()
       socket.destroy()
@@ -76,7 +76,7 @@ async function carryOut (attack: Attack, port: number, nth: number, beats: () =>
 // Stops only a test that hangs: a request takes a fraction of a millisecond.
 t.setTimeout(300_000 + REQUESTS * 10)
 
-t.test(`${REQUESTS} requests, seed ${seed}: no 5xx, no error, no other scope touched, and nothing left`, async t => {
+t.test(`${REQUESTS} requests, seed ${seed}, cause no 5xx and no error, touch no other scope, and leave nothing behind`, async t => {
   const server = await startHostile(t, { heartbeat: BEAT_MS, options: { sse: { heartbeatInterval: HEARTBEAT_MS } } })
   const bystanders = await Promise.all(Array.from({ length: 4 }, (_, i) => connect(server.url(withSignals('/only/bystander', { tabId: `bystander ${i}` })))))
   const holders = [await connect(server.url(withSignals('/only/holder', { tabId: 'holder' }))), await connect(server.url('/schema/holder'), { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"tabId":"holder"}' })]
@@ -96,7 +96,7 @@ t.test(`${REQUESTS} requests, seed ${seed}: no 5xx, no error, no other scope tou
   t.strictSame(failures, [], repeat)
   if (failures.length > 0) return
 
-  // Those of the bystanders and the holders are left, and nothing of any other is alive.
+  // The streams of the bystanders and of the holders are left, and no other object is alive.
   const over = await server.state()
   const left = (count: number) => ({ size: count, connections: count, streams: count, responses: count, claims: count })
   const isLeft = ({ size, connections, objects }: HostileState) => ({ size, connections, ...objects })
@@ -111,10 +111,10 @@ t.test(`${REQUESTS} requests, seed ${seed}: no 5xx, no error, no other scope tou
   t.equal(await server.count('bystander'), 4, repeat)
   t.equal(await server.count('holder'), 2, repeat)
   t.equal([...bystanders, ...holders].filter(client => client.text.includes('octa-star-closed')).length, 0, `the bystanders and the holders never notice: ${repeat}`)
-  // Who has lost one of those waits in vain below.
+  // If a bystander has lost its stream, the loop below would wait forever.
   if (!t.strictSame(isLeft(state), left(6), repeat)) return
 
-  // Each event from the first to the last, on the connection that they opened.
+  // Each bystander got every event, from the first to the last, on the connection that it opened.
   const { beats } = await server.state()
   for (const bystander of bystanders) {
     while (Number(bystander.events.at(-1)!.data) < beats) await once(bystander, 'received')
@@ -128,7 +128,7 @@ t.test(`${REQUESTS} requests, seed ${seed}: no 5xx, no error, no other scope tou
   t.strictSame(isLeft(end), left(0), repeat)
 
   t.comment(JSON.stringify({ connections, seen, reasons, wait, heap: end.heap }))
-  // It is worth nothing if it does not get that far.
+  // The run proves nothing unless the requests reached each of these outcomes.
   for (const status of ['200', '204', '400', '404', '406', '413', '415', '417', '431']) t.ok((seen[status] ?? 0) + (statuses[status] ?? 0) > 0, `no ${status}`)
   t.ok(reasons.disconnected! > REQUESTS / 20 && reasons.replaced! > REQUESTS / 1_000 && reasons.finished! > REQUESTS / 100, JSON.stringify(reasons))
 })

@@ -15,7 +15,7 @@ const RUNS = 5_000
 // Stops only a test that hangs: a run takes a few milliseconds.
 t.setTimeout(300_000 + RUNS * 200)
 
-// What could end a line, an event or the stream, name a field, be trimmed, or be lost on the way.
+// Content that could end a line, an event or the stream, that could name a field, or that could be trimmed or lost on the way.
 const PIECES = [
   '\r', '\n', '\r\n', '\n\n', '\r\r', '\0', '\u2028', '\u2029', '\u0085', '\u000b', '\u000c', '\ufeff', '\ud800', '\udfff', '\ud83d\ude00', ' ', '\t', ':', ': ', 'data', 'data:', 'data: x',
   'event: x', 'id: 1', 'retry: 1', '\n\nevent: evil\ndata: x\n\n', '\r\revent: evil\rdata: x\r\r', 'octa-star-closed', 'octa-star-closed:replaced', 'a', 'elements ', 'mode remove', 'selector body', '</script>'
@@ -35,10 +35,10 @@ function isId (id: string): boolean {
 
 /** UTF-8 has no lone surrogates: each becomes U+FFFD, on the wire as in the browser. */
 const onTheWire = (text: string): string => Buffer.from(text).toString()
-/** All that the format changes in data: CR and CRLF end a line as LF does, and a line's end comes back as LF. */
+/** All changes that the format makes to data: CR and CRLF end a line as LF does, and each line end arrives as LF. */
 const received = (text: string): string => onTheWire(text).replaceAll(/\r\n?/g, '\n')
 
-/** What a browser dispatches: https://html.spec.whatwg.org/#event-stream-interpretation */
+/** The events that a browser dispatches. See https://html.spec.whatwg.org/#event-stream-interpretation */
 interface Seen { event: string, data: string, id: string }
 
 function expected (messages: StreamMessage[]): Seen[] {
@@ -46,13 +46,13 @@ function expected (messages: StreamMessage[]): Seen[] {
   let lastEventId = ''
   for (const { data, event, id } of messages) {
     if (id !== undefined) lastEventId = onTheWire(String(id))
-    // An id alone dispatches nothing; an event alone is sent with empty data. An empty event is a message.
+    // An id without an event dispatches nothing. An event without data is sent with empty data. An empty event is a message.
     if (data !== undefined || event !== undefined) seen.push({ event: onTheWire(event ?? '') || 'message', data: received(String(data ?? '')), id: lastEventId })
   }
   return seen
 }
 
-/** What eventsource-parser makes of `text` in as many pieces as there are cuts. */
+/** The events that eventsource-parser reads from `text`, split into as many pieces as there are cuts. */
 function parse (text: string, cuts: number[] = []): EventSourceMessage[] {
   const events: EventSourceMessage[] = []
   const parser = createParser({ onEvent: event => events.push(event), onError: error => { throw error } })
@@ -83,7 +83,7 @@ const calls: fc.Arbitrary<Call> = fc.oneof(
   text.map((elements): Call => ({ patch: stream => stream.patchElements(elements), event: 'datastar-patch-elements', options: { elements } })),
   text.map((selector): Call => ({ patch: stream => stream.removeElements(selector), event: 'datastar-patch-elements', options: { selector, mode: 'remove' } })),
   text.map((signals): Call => ({ patch: stream => stream.patchSignals(signals, { onlyIfMissing: true }), event: 'datastar-patch-signals', options: { onlyIfMissing: 'true', signals } })),
-  // In JSON a line end is an escape, and so is a lone surrogate. `__proto__` is what the SDK makes nothing of.
+  // In JSON, line ends and lone surrogates are escaped. The SDK drops `__proto__`.
   fc.array(hostile, { minLength: 1, maxLength: 3 }).map((names): Call => ({
     patch: stream => stream.removeSignals(names), event: 'datastar-patch-signals', options: { signals: JSON.stringify(Object.fromEntries(names.map(name => [name, null]))) }
   })),
@@ -92,7 +92,7 @@ const calls: fc.Arbitrary<Call> = fc.oneof(
   }))
 )
 
-/** As the Datastar client reads an event: the first word of a line names an option, and lines of one name are one value. */
+/** Reads an event as the Datastar client does: the first word of a line names an option, and lines with the same name form one value. */
 function optionsOf (data: string): Record<string, string> {
   const options: Record<string, string[]> = {}
   for (const line of data.split('\n')) {
@@ -104,7 +104,7 @@ function optionsOf (data: string): Record<string, string> {
 
 const mapValues = (options: Record<string, string>) => Object.fromEntries(Object.entries(options).map(([name, value]) => [name, received(value)]))
 
-t.test('through send: eventsource-parser sees exactly the events that were sent, however the stream is cut', async t => {
+t.test('with send eventsource-parser sees exactly the events that were sent, however the stream is cut into pieces', async t => {
   await fc.assert(fc.asyncProperty(fc.array(message, { maxLength: 4 }), fc.array(fc.nat(), { maxLength: 6 }), async (messages, cuts) => {
     const seen = parse(await written(async stream => { for (const message of messages) await stream.send(message) }), cuts)
     const sent = messages.filter(({ data, event }) => data !== undefined || event !== undefined)
@@ -113,7 +113,7 @@ t.test('through send: eventsource-parser sees exactly the events that were sent,
   t.pass()
 })
 
-t.test('a line end in `event` or `id`, NUL in `id`, and a `retry` that is no whole number, are refused, wherever they are, and nothing of that event is sent', async t => {
+t.test('a line end in `event` or `id`, NUL in `id`, and a `retry` that is not a whole number are refused everywhere, and nothing of the event is sent', async t => {
   const withLineEnd = fc.tuple(noLineEnd, fc.constantFrom('\r', '\n', '\r\n', '\n\nevent: x'), noLineEnd).map(parts => parts.join(''))
   const bad = fc.oneof(
     fc.record({ event: withLineEnd, data: hostile }), fc.record({ id: withLineEnd, data: hostile }),
@@ -131,19 +131,19 @@ t.test('a line end in `event` or `id`, NUL in `id`, and a `retry` that is no who
   t.pass()
 })
 
-t.test('an id that a header cannot carry is refused: the server itself would answer it 400, and the client stop for good', async t => {
+t.test('an id that a header cannot carry is refused, because the server would answer that id with a 400, and the client would stop for good', async t => {
   for (const character of ['\u0001', '\u000b', '\u001f', '\u007f']) {
     await t.rejects((await openStream()).stream.send({ id: `a${character}b`, data: 'x' }), { code: 'FST_ERR_OCTA_STAR_EVENT' }, JSON.stringify(character))
   }
 })
 
-t.test('an id that a client would send back as a farewell is refused: spaces and tabs around it are lost in a header', async t => {
+t.test('an id that a client would send back as a farewell is refused, even between spaces and tabs, which a header loses', async t => {
   for (const id of ['octa-star-closed', 'octa-star-closed:replaced', ' octa-star-closed:replaced', '\tocta-star-closed:evicted ', ' \t octa-star-closed:replaced']) {
     await t.rejects((await openStream()).stream.send({ id, data: 'x' }), { code: 'FST_ERR_OCTA_STAR_EVENT' }, JSON.stringify(id))
   }
 })
 
-t.test('through the Datastar adapter: each method makes one event, with exactly the options that it was given', async t => {
+t.test('with the Datastar adapter each method makes one event, with exactly the options of the call', async t => {
   await fc.assert(fc.asyncProperty(calls, async ({ patch, event, options, id }) => {
     const seen = parse(await written(stream => patch(datastar(stream))))
     assert.equal(seen.length, 1)
@@ -154,7 +154,7 @@ t.test('through the Datastar adapter: each method makes one event, with exactly 
   t.pass()
 })
 
-t.test('in Chromium an EventSource dispatches exactly the events that were sent, through both', browserOptions, async t => {
+t.test('in Chromium an EventSource dispatches exactly the events that were sent with send and with the Datastar adapter', browserOptions, async t => {
   const pairs = PIECES.flatMap(a => PIECES.map(b => `a${a}b${b}`))
   const names = pairs.filter(pair => !/[\r\n]/.test(pair))
   const messages: StreamMessage[] = [
@@ -196,7 +196,7 @@ t.test('in Chromium an EventSource dispatches exactly the events that were sent,
   t.strictSame(errors, [])
 })
 
-t.test('whatever id was sent, Chromium comes back with it, and is not told to stop', browserOptions, async t => {
+t.test('Chromium reconnects with any id that was sent, and is not told to stop', browserOptions, async t => {
   const ids = ['', ...PIECES, ...PIECES.map(piece => `a${piece}b`), ...PIECES.map(piece => ` ${piece} `), 'x'.repeat(8_000)].filter(id => !/[\r\n]/.test(id) && isId(id))
   const app = await buildApp(t, { fastify: { forceCloseConnections: true } })
   const cameBackWith: string[] = []

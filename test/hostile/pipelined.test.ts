@@ -1,4 +1,4 @@
-// What the fuzz test has found in pipelining, by itself.
+// Cases of pipelining that the fuzz test has found.
 import { once } from 'node:events'
 import net from 'node:net'
 import { setImmediate as turn } from 'node:timers/promises'
@@ -8,8 +8,8 @@ import { startHostile } from '../kit/hostile.ts'
 const post = (path: string, body: string, accept = 'text/event-stream') => `POST ${path} HTTP/1.1\r\nHost: x\r\nAccept: ${accept}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`
 
 t.test('a stream that is pipelined behind an answer that closes the connection does not end the process', async t => {
-  // Node reads on after the answer with `Connection: close`, which Fastify gives to malformed JSON, and gives the socket, which has
-  // ended, to the last of these, past the one before it. When that was ended, an assertion in Node ended the process.
+  // After the answer with `Connection: close`, which Fastify sends to malformed JSON, Node reads on, and assigns the ended socket to the last
+  // of these responses instead of the response before. When that last response ended, an assertion in Node ended the process.
   const server = await startHostile(t)
   const bytes = [
     post('/dual/ann', '{"tabId":"a"}', 'application/json'), post('/schema/ann', '{"ta'), post('/true/bob', '{"tabId":"b"}'),

@@ -1,4 +1,4 @@
-// For any bytes: the answer is a tab id, none, or a 400, and no more of the prototype than that.
+// For any bytes the result is a tab id, no tab id, or a 400, and no prototype changes.
 import { readTabId } from '../../lib/http/signals.ts'
 
 export const corpus = ['{"tabId":"a"}', '{"tabId":1}', '[]', '{"__proto__":{"tabId":"a"}}', '{"constructor":{"prototype":{}}}', '{"tabId":"\\ud800"}']
