@@ -1,4 +1,4 @@
-// HTTP/1.1 keep-alive and pipelining: after a stream's clean end its socket is as good as new, and belongs to no stream.
+// HTTP/1.1 keep-alive and pipelining: after a stream's clean end its socket can be reused, and belongs to no stream.
 import http from 'node:http'
 import net, { type Socket } from 'node:net'
 import { once } from 'node:events'
@@ -18,7 +18,7 @@ async function listen (t: Test): Promise<{ app: App, streams: Stream[] }> {
   return { app, streams }
 }
 
-// One socket for one request after another, as a browser keeps it.
+// Uses one socket for all requests, one after another, as a browser does.
 function oneSocket (t: Test): http.Agent {
   const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
   t.teardown(() => agent.destroy())
@@ -30,7 +30,7 @@ async function until (condition: () => boolean): Promise<void> {
 }
 
 for (const reason of ['finished', 'replaced', 'evicted'] as const) {
-  t.test(`${reason}: the next request on the socket works, and what becomes of the old key does not touch it`, async t => {
+  t.test(`${reason}: the next request on the socket works, and is not disturbed when the old key is used again`, async t => {
     const { app, streams } = await listen(t)
     const { streamRegistry } = app.fastify
     const [oldSocket, newSocket] = [oneSocket(t), oneSocket(t)]
@@ -41,7 +41,7 @@ for (const reason of ['finished', 'replaced', 'evicted'] as const) {
     t.equal(await old.ended, 'clean')
     t.equal(await streams[0]!.gone, reason)
 
-    // The next on the old socket is a stream of another tab: whatever ends the old key must leave it alone.
+    // The next request on the old socket is a stream of another tab. Nothing that ends the old key may end this stream.
     const next = await connect(app.url(withSignals('/stream/ann', { tabId: 'another' })), { agent: oldSocket })
     t.equal(next.socket, old.socket)
     streams[0]!.close('failed')
@@ -52,7 +52,7 @@ for (const reason of ['finished', 'replaced', 'evicted'] as const) {
     t.match(await next.event(1), { data: 'unharmed' })
 
     const plain = await connect(app.url('/plain'), { agent: newSocket })
-    t.equal(plain.socket, successor.socket, 'the successor\'s socket is as good as new too')
+    t.equal(plain.socket, successor.socket, 'the successor\'s socket can be reused too')
     await plain.ended
     t.equal(plain.text, 'plain')
     t.strictSame([...streamRegistry], [streams[2]], 'a plain request holds nothing')
@@ -63,7 +63,7 @@ for (const reason of ['finished', 'replaced', 'evicted'] as const) {
 
 interface Pipe {
   socket: Socket
-  /** Sends requests in one packet, and does not wait for responses: those queue up behind each other. */
+  /** Sends requests in one packet, and does not wait for responses. The responses queue up in order. */
   ask: (...paths: string[]) => void
   text: () => string
 }
@@ -90,7 +90,7 @@ t.test('pipelined behind a stream: a plain request is answered when the stream h
   t.match(text(), /^HTTP\/1.1 200 [^]*octa-star-closed:evicted[^]*\r\n0\r\n\r\nHTTP\/1.1 200 [^]*plain$/)
 })
 
-t.test('pipelined behind a stream: the next stream of the same tab ends it, and follows on the same socket', async t => {
+t.test('pipelined behind a stream, the next stream of the same tab ends the first stream, and follows on the same socket', async t => {
   const { app, streams } = await listen(t)
   const { ask, text } = await pipeline(t, app)
   ask(path)
@@ -104,7 +104,7 @@ t.test('pipelined behind a stream: the next stream of the same tab ends it, and 
   t.strictSame([...app.fastify.streamRegistry], [streams[1]])
 })
 
-t.test('pipelined in one packet, two starts of one tab race: the newer wins, and the older ends with the farewell', async t => {
+t.test('of two starts of one tab that are pipelined in one packet, the newer start wins, and the older stream ends with the farewell', async t => {
   const { app, streams } = await listen(t)
   const { ask, text } = await pipeline(t, app)
   ask(path, path)
@@ -113,7 +113,7 @@ t.test('pipelined in one packet, two starts of one tab race: the newer wins, and
   t.strictSame(streams.map(({ signal }) => signal.aborted), [true, false])
 })
 
-t.test('pipelined behind a stream: one that ends before its turn does not disturb the one before it', async t => {
+t.test('pipelined behind a stream, a stream that ends before its turn does not disturb the first stream', async t => {
   const { app, streams } = await listen(t)
   const { ask, text } = await pipeline(t, app)
   ask(...['a', 'b', 'c'].map(tabId => withSignals('/stream/ann', { tabId })))
@@ -129,8 +129,8 @@ t.test('pipelined behind a stream: one that ends before its turn does not distur
   t.equal(await streams[0]!.gone, 'finished')
 })
 
-t.test('pipelined behind a stream: when the client leaves, those that wait for their turn end as well', async t => {
-  // Node emits no `close` of a response that has no socket yet: such a stream went on for ever, and anybody could make a thousand.
+t.test('pipelined behind a stream, streams that wait for their turn end when the client disconnects', async t => {
+  // Node emits no `close` for a response that does not have a socket yet. Such a stream never ended, so a client could leave a thousand of them behind.
   const { app, streams } = await listen(t)
   const { socket, ask } = await pipeline(t, app)
   ask(...Array.from({ length: 20 }, (_, i) => withSignals('/stream/ann', { tabId: `tab ${i}` })))
@@ -142,8 +142,8 @@ t.test('pipelined behind a stream: when the client leaves, those that wait for t
   for (const stream of streams) stream.close('stalled')
 })
 
-t.test('pipelined behind a stream: a plain request may take longer than the stream\'s stallTimeout', async t => {
-  // The timeout stayed on the socket: Node takes it off for a request that comes later, not for one that has come already.
+t.test('pipelined behind a stream, a plain request may take longer than the stream\'s stallTimeout', async t => {
+  // The timeout stayed on the socket. Node removes the timeout for a request that comes later, and keeps it for a request that has already come.
   const app = await buildApp(t, { stallTimeout: 100 })
   const streams = streamRoute(app)
   app.fastify.get('/slow', async () => {
@@ -159,8 +159,8 @@ t.test('pipelined behind a stream: a plain request may take longer than the stre
   t.match(text(), /unharmed$/)
 })
 
-t.test('pipelined behind a stream: one that breaks off before its turn breaks the connection off when it is its turn', async t => {
-  // Under Node 24 it got its head, and then nothing for ever.
+t.test('pipelined behind a stream, a stream that breaks off before its turn breaks the connection off at its turn', async t => {
+  // With Node 24 the client got the head of this stream, and then nothing.
   const { app, streams } = await listen(t)
   const { socket, ask, text } = await pipeline(t, app)
   ask(path, withSignals('/stream/ann', { tabId: 'b' }))
@@ -169,5 +169,5 @@ t.test('pipelined behind a stream: one that breaks off before its turn breaks th
   const closed = once(socket, 'close')
   streams[0]!.close()
   await closed
-  t.match(text(), /\r\n0\r\n\r\n/, 'the first ended cleanly')
+  t.match(text(), /\r\n0\r\n\r\n/, 'the first stream ended cleanly')
 })

@@ -1,4 +1,4 @@
-// Rule 2: a request whose client has already left never replaces a live stream, and a start that ends nobody does not wait.
+// Rule 2: a request whose client has already disconnected never replaces a live stream, and a start that ends no stream does not wait.
 import { once } from 'node:events'
 import { constants } from 'node:http2'
 import net from 'node:net'
@@ -12,8 +12,8 @@ import { http2App, openIn, received, transportOptions } from './kit/http2.ts'
 const path = withSignals('/stream/ann', { tabId: 'a' })
 const latePath = withSignals('/late', { tabId: 'a' })
 
-// Adds a route for the live stream and a route for the late request. The returned promise resolves to what startStream says
-// to the late request.
+// Adds a route for the live stream and a route for the late request. The returned promise resolves to the result of startStream
+// for the late request.
 function addRoutes ({ fastify }: App): Promise<string> {
   fastify.get<{ Params: { scope: string } }>('/stream/:scope', { sse: 'only' }, async (request, reply) => {
     const stream = await reply.startStream(request.params.scope)
@@ -43,8 +43,8 @@ async function requestAndLeave (t: Test, port: number, how: 'FIN' | 'RST'): Prom
   else socket.resetAndDestroy()
 }
 
-// Node's client does not send a request that is reset at once, so these are the frames of a connection preface, SETTINGS, HEADERS
-// and RST_STREAM: https://www.rfc-editor.org/rfc/rfc9113.html#section-4
+// Node's client does not send a request that is reset at once. So these are the frames of a connection preface, SETTINGS, HEADERS
+// and RST_STREAM, see https://www.rfc-editor.org/rfc/rfc9113.html#section-4
 function requestAndReset (): Buffer {
   const frame = (type: number, flags: number, stream: number, payload: Buffer) => {
     const head = Buffer.alloc(9)
@@ -136,6 +136,6 @@ async function opensWithoutTurn (t: Test, options: AppOptions, paths: string[]):
 t.test('a start that ends no live holder opens without waiting for a turn of the event loop', async t => {
   const paths = [path, withSignals('/stream/ann', { tabId: 'b' }), withSignals('/stream/bob', { tabId: 'a' }), '/stream/ann', '/stream/ann']
   t.strictSame(await opensWithoutTurn(t, {}, paths), [true, true, true, true, true])
-  t.strictSame(await opensWithoutTurn(t, { maxStreamsPerScope: 4 }, paths), [true, true, true, true, true], 'also in a scope that has a free seat')
+  t.strictSame(await opensWithoutTurn(t, { maxStreamsPerScope: 4 }, paths), [true, true, true, true, true], 'the same in a scope with a free place')
   t.strictSame(await opensWithoutTurn(t, {}, [path, path]), [true, false], 'a start that ends a live holder waits')
 })

@@ -1,4 +1,4 @@
-// The limit of a scope: its cost in time and memory, that it holds at every moment, and that other sites cannot use it.
+// The limit of a scope: the cost in time and memory, that the limit holds at every moment, and that other sites cannot exhaust the limit.
 import { setImmediate as turn } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -18,7 +18,7 @@ const gc = runInNewContext('gc') as () => void
 const build = (maxStreamsPerScope: number, replaceTimeout = 2 ** 31 - 1) =>
   new Registry({ ...defaults, maxStreamsPerScope, replaceTimeout, onLimit: 'replace-oldest' }, memoryLog().log)
 
-t.test('a start beside 10,000 other streams of its scope costs at most 1.5 times as much as a start beside none', async t => {
+t.test('a start beside 10,000 other streams of its scope costs at most 1.5 times as much as a start in an empty scope', async t => {
   const [alone, crowded] = [build(100_000), build(100_000)]
   for (let i = 0; i < 10_000; i++) await crowded.replaceAndRegister(streamKey('ann', `other ${i}`), new PlainHolder())
   let tab = 0
@@ -37,7 +37,7 @@ t.test('a start beside 10,000 other streams of its scope costs at most 1.5 times
     times.alone.push(await time(alone))
     times.crowded.push(await time(crowded))
   }
-  // The least of all rounds: whatever else the machine does can only make a round longer.
+  // The shortest time of all rounds: other work of the machine can only make a round longer.
   const least = (values: number[]) => Math.min(...values.slice(10))
   const ratio = least(times.crowded) / least(times.alone)
   t.ok(ratio <= 1.5, `${ratio.toFixed(2)} times`)
@@ -72,7 +72,7 @@ t.test('3,000 racing starts of one user with slow cleanups take no more memory t
   t.ok(limited <= without, `${Math.round(limited / 1024)} KiB with a limit, ${Math.round(without / 1024)} KiB without`)
 })
 
-t.test('between opened and gone there are never more streams than the limit', async t => {
+t.test('there are never more streams between opened and gone than the limit allows', async t => {
   const LIMIT = 5
   const registry = build(LIMIT)
   let [live, most] = [0, 0]
@@ -95,7 +95,7 @@ t.test('between opened and gone there are never more streams than the limit', as
   t.equal(registry.size, 0)
 })
 
-t.test('a navigation or an embedded resource of another site starts no stream and harms no holder', async t => {
+t.test('a navigation or an embedded resource of another site starts no stream and ends no holder', async t => {
   const app = await buildApp(t, { maxStreamsPerScope: 1 })
   const streams = streamRoute(app)
   await app.listen()

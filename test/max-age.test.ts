@@ -1,11 +1,11 @@
-// maxAge: no stream gets older, and those that were opened together do not end together.
+// maxAge: no stream gets older than maxAge, and streams that were opened together do not end together.
 import FakeTimers from '@sinonjs/fake-timers'
 import t from 'tap'
 import { buildApp, streamRoute } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { openStream } from './kit/fake-stream.ts'
 
-t.test('1,000 streams expire all over the last tenth of maxAge, and not together', async t => {
+t.test('1,000 streams expire at different times, spread over the last tenth of maxAge', async t => {
   const clock = FakeTimers.install({ loopLimit: 10_000 })
   t.teardown(() => clock.uninstall())
   const opened = await Promise.all(Array.from({ length: 1_000 }, () => openStream({ maxAge: 10_000 })))
@@ -13,7 +13,7 @@ t.test('1,000 streams expire all over the last tenth of maxAge, and not together
   clock.tick(8_999)
   t.equal(expired(), 0)
   clock.tick(501)
-  // A coin thrown a thousand times: outside of this once in 10^10.
+  // As for a coin thrown a thousand times: a result outside these bounds has a chance of 10^-10.
   t.ok(expired() > 400 && expired() < 600, `${expired()} in the first half`)
   clock.tick(500)
   t.equal(expired(), 1_000)

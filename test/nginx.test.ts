@@ -1,4 +1,4 @@
-// Behind a real nginx, with its defaults and with the recipe's lines: events pass at once, leaving is seen, endings arrive as they are.
+// Streams behind a real nginx, with nginx's defaults and with the recipe's lines: events pass at once, disconnects are noticed, and endings arrive unchanged.
 import { once } from 'node:events'
 import http2 from 'node:http2'
 import { EventSource } from 'eventsource'
@@ -15,7 +15,7 @@ const path = withSignals('/stream/ann', { tabId: 'a' })
 const recipe = blocksOf('docs/recipes.md').find(({ language }) => language === 'nginx')!.code
 
 const CONFIGURATIONS: Record<string, (port: number) => string> = {
-  'nginx as it comes': port => `location / { proxy_pass http://127.0.0.1:${port}; }`,
+  'nginx with its defaults': port => `location / { proxy_pass http://127.0.0.1:${port}; }`,
   'the recipe\'s lines': port => recipe.replace('/orders', '/').replace('3000', String(port))
 }
 const recommended = CONFIGURATIONS['the recipe\'s lines']!
@@ -39,7 +39,7 @@ for (const [name, configuration] of Object.entries(CONFIGURATIONS)) {
     client.leave()
   })
 
-  t.test(`${name}: the server sees a client leave`, nginxOptions, async t => {
+  t.test(`${name}: the server notices that a client disconnects`, nginxOptions, async t => {
     const { app, streams } = await listen(t)
     const nginx = await startNginx(t, configuration(app.port()))
     const client = await connect(nginx.url(path))
@@ -47,7 +47,7 @@ for (const [name, configuration] of Object.entries(CONFIGURATIONS)) {
     t.equal(await streams[0]!.gone, 'disconnected')
   })
 
-  t.test(`${name}: a replacement, an eviction and a finish arrive as the clean ends that they are`, nginxOptions, async t => {
+  t.test(`${name}: a replacement, an eviction and a finish arrive as clean ends`, nginxOptions, async t => {
     const { app, streams } = await listen(t)
     const nginx = await startNginx(t, configuration(app.port()))
     const first = await connect(nginx.url(path))
@@ -65,7 +65,7 @@ for (const [name, configuration] of Object.entries(CONFIGURATIONS)) {
     t.strictSame(third.events, [])
   })
 
-  t.test(`${name}: a client that reads no more costs its successor closeGrace, and not replaceTimeout`, nginxOptions, async t => {
+  t.test(`${name}: a client that stops reading costs its successor closeGrace, and not replaceTimeout`, nginxOptions, async t => {
     // Longer than the time limit of this file: a test that waits for replaceTimeout fails.
     const { app, streams } = await listen(t, { closeGrace: 200, replaceTimeout: 3_600_000 })
     const nginx = await startNginx(t, configuration(app.port()))
@@ -82,7 +82,7 @@ for (const [name, configuration] of Object.entries(CONFIGURATIONS)) {
   })
 }
 
-t.test('the recipe\'s lines: what breaks off on purpose breaks off behind nginx', nginxOptions, async t => {
+t.test('with the recipe\'s lines a stream that the server breaks off is broken for the client too', nginxOptions, async t => {
   // Over HTTP/1.0 the end of the connection is the end of the response: nginx passed on a clean end.
   const { app, streams } = await listen(t)
   const nginx = await startNginx(t, recommended(app.port()))
@@ -94,7 +94,7 @@ t.test('the recipe\'s lines: what breaks off on purpose breaks off behind nginx'
   }
 })
 
-t.test('the recipe\'s lines: over a restart an EventSource keeps trying, and finds the server that took over', nginxOptions, async t => {
+t.test('with the recipe\'s lines an EventSource keeps trying during a restart, and finds the server that took over', nginxOptions, async t => {
   // nginx answered 502 while nobody listened, and the EventSource stopped for good.
   const before = await listen(t)
   const port = before.app.port()
@@ -114,7 +114,7 @@ t.test('the recipe\'s lines: over a restart an EventSource keeps trying, and fin
   t.equal((await once(source, 'message'))[0].data, 'hello again')
 })
 
-t.test('the recipe\'s lines: while the server closes, a new request gets no answer, neither Fastify\'s 503 nor nginx\'s 502', nginxOptions, async t => {
+t.test('with the recipe\'s lines a new request during the shutdown gets no answer, neither Fastify\'s 503 nor nginx\'s 502', nginxOptions, async t => {
   const { app, streams } = await listen(t)
   const nginx = await startNginx(t, recommended(app.port()))
   const client = await connect(nginx.url(path))
@@ -127,7 +127,7 @@ t.test('the recipe\'s lines: while the server closes, a new request gets no answ
   await closed
 })
 
-t.test('proxy_read_timeout cuts off a stream without a heartbeat, and none with one that comes in time', nginxOptions, async t => {
+t.test('proxy_read_timeout cuts off a stream without a heartbeat, and no stream whose heartbeat comes in time', nginxOptions, async t => {
   const silent = await listen(t)
   const cutting = await startNginx(t, `proxy_read_timeout 500ms; ${recommended(silent.app.port())}`)
   const cut = await connect(cutting.url(path))
@@ -143,7 +143,7 @@ t.test('proxy_read_timeout cuts off a stream without a heartbeat, and none with 
   kept.leave()
 })
 
-t.test('with upstream connections kept alive, the next request on a stream\'s connection belongs to no stream', nginxOptions, async t => {
+t.test('with keep-alive connections between nginx and the server, the next request on a stream\'s connection belongs to no stream', nginxOptions, async t => {
   const { app, streams } = await listen(t)
   const lines = recommended(app.port())
     .replace(/proxy_pass .*/, 'proxy_pass http://app;')
@@ -155,7 +155,7 @@ t.test('with upstream connections kept alive, the next request on a stream\'s co
   const second = await connect(nginx.url(path))
   t.equal(await first.ended, 'clean')
   const other = await connect(nginx.url(withSignals('/stream/ann', { tabId: 'other' })))
-  t.ok(sockets[2] === sockets[0], 'it came on the connection of the first stream')
+  t.ok(sockets[2] === sockets[0], 'the request came on the connection of the first stream')
   await app.fastify.streamRegistry.evict('ann', 'a')
   t.equal(await second.ended, 'clean')
   streams[2]!.send('unharmed')
@@ -163,7 +163,7 @@ t.test('with upstream connections kept alive, the next request on a stream\'s co
   other.leave()
 })
 
-t.test('HTTP/2 before nginx: of the streams in one session each ends on its own, cleanly or reset', nginxOptions, async t => {
+t.test('with HTTP/2 before nginx each stream of a session ends separately, cleanly or with a reset', nginxOptions, async t => {
   const { app, streams } = await listen(t)
   const nginx = await startNginx(t, recommended(app.port()), { listen: 'http2' })
   const session = http2.connect(nginx.url(''))

@@ -1,4 +1,4 @@
-// Options: their defaults, and what is refused at registration.
+// Options: the defaults, and which values are refused at registration.
 import autoload from '@fastify/autoload'
 import Fastify, { type FastifyBaseLogger } from 'fastify'
 import t from 'tap'
@@ -7,14 +7,14 @@ import { defaults, resolveOptions } from '../lib/options.ts'
 import { buildApp, LEVELS, type AppOptions } from './kit/app.ts'
 import { memoryLog } from './kit/memory-log.ts'
 
-t.test('the defaults hold where an option is left out or undefined, and cannot be changed', async t => {
+t.test('an option that is left out or undefined has its default, and the defaults cannot be changed', async t => {
   t.strictSame(resolveOptions({}), { ...defaults })
   t.equal(resolveOptions({ closeGrace: undefined } as object).closeGrace, 1_000)
   t.ok(Object.isFrozen(defaults))
   t.ok(Object.isFrozen(resolveOptions({})))
 })
 
-t.test('an option of the wrong type or out of its limits fails the registration, by name', async t => {
+t.test('an option of the wrong type or beyond its limits fails the registration, and the error names the option', async t => {
   const wrong: Array<[string, unknown, RegExp]> = [
     ['signal', '', /option 'signal' must be a non-empty string, got ""/],
     ['signal', 1, /got 1/],
@@ -37,7 +37,7 @@ t.test('an option of the wrong type or out of its limits fails the registration,
   }
 })
 
-t.test('an unknown option does not stop the registration: a warning names the nearest known option, if there is one', async t => {
+t.test('an unknown option does not stop the registration, and a warning names the nearest known option, if an option is near', async t => {
   const unknown = { tabid: 'a', replaceTimout: 100, maxStreamPerScope: 3, database: {}, nothing: undefined }
   const { fastify, log } = await buildApp(t, unknown as OctaStarStreamsOptions)
   t.strictSame(log.filter(({ level }) => level === LEVELS.warn).map(({ msg }) => msg), [
@@ -49,7 +49,7 @@ t.test('an unknown option does not stop the registration: a warning names the ne
   t.equal(fastify.streamRegistry.size, 0)
 })
 
-t.test('@fastify/autoload may pass the options of an application to every plugin; a wrong value still fails', async t => {
+t.test('@fastify/autoload may pass the options of an application to every plugin, and a wrong value still fails', async t => {
   const dir = t.testdir({ 'streams.mjs': `export { default } from '${new URL('../lib/index.ts', import.meta.url).href}'` })
   const load = async (options: object) => {
     const { log, lines } = memoryLog()
@@ -68,7 +68,7 @@ t.test('@fastify/autoload may pass the options of an application to every plugin
   await t.rejects(load({ database: 'postgres://localhost/shop', replaceTimeout: 0 }), { code: 'FST_ERR_OCTA_STAR_OPTION' })
 })
 
-t.test('what `register` itself takes is not for the plugin to refuse', async t => {
+t.test('the plugin does not refuse the options of `register` itself', async t => {
   const fastify = Fastify()
   await fastify.register(octaStarStreams, { prefix: '/api', logLevel: 'warn', replaceTimeout: 100 } as OctaStarStreamsOptions)
   t.equal(fastify.streamRegistry.size, 0)

@@ -1,4 +1,4 @@
-// The packed tarball, in an empty project: the package installs, loads with `import` and `require()`, has right types, and ships what it should.
+// The packed tarball in an empty project: the package installs, loads with `import` and `require()`, has correct types, and contains the right files.
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
@@ -6,7 +6,7 @@ import ts from 'typescript'
 import { bin, install, packedFiles, run, tarball, write } from './kit/packed.ts'
 import { root } from './kit/run.ts'
 
-// Starts a stream, replaces it, and prints how the first ended.
+// Starts a stream, replaces the stream, and prints how the first stream ended.
 const use = `
   const fastify = Fastify()
   await fastify.register(octaStarStreams)
@@ -29,7 +29,7 @@ t.test('the package installs beside Fastify in an empty project, and works with 
 })
 
 t.test('require() loads CommonJS, so a Node that cannot require an ES module loads the package', async t => {
-  // Node before 22.12 cannot. https://nodejs.org/api/modules.html#loading-ecmascript-modules-using-require
+  // Node before 22.12 cannot require an ES module. See https://nodejs.org/api/modules.html#loading-ecmascript-modules-using-require
   t.equal(await run(process.execPath, ['--no-experimental-require-module', 'require.cjs']), 'data: replaced "ann"\n')
   await write({ 'entries.cjs': "for (const entry of ['browser', 'conformance', 'redis']) console.log(Object.keys(require('octa-star-streams/' + entry)).join())" })
   t.equal(await run(process.execPath, ['--no-experimental-require-module', 'entries.cjs']), 'tabId\ntestCluster\ndefaults,redisCluster\n')
@@ -62,7 +62,7 @@ t.test('import and require() share one copy of the plugin and of its state', asy
   ])
 })
 
-t.test('the other entries import too: the page\'s module also where there is no page, the Datastar methods once the SDK is there', async t => {
+t.test('the other entries can be imported too: the page\'s module outside of a page, and the Datastar methods if the SDK is installed', async t => {
   await write({
     'browser.mjs': "import { tabId } from 'octa-star-streams/browser'\nconsole.log(typeof tabId)",
     'datastar.mjs': "import { datastar, readSignals } from 'octa-star-streams/datastar'\nconsole.log(typeof datastar, typeof readSignals)",
@@ -123,14 +123,14 @@ const strict = ['--noEmit', '--strict', '--exactOptionalPropertyTypes', '--targe
 const OLDEST_TYPESCRIPT = '5.4.5'
 
 for (const version of [OLDEST_TYPESCRIPT, ts.version]) {
-  t.test(`TypeScript ${version} compiles a user's ES module and CommonJS module, and finds no fault in the package's own types`, async t => {
+  t.test(`TypeScript ${version} compiles a user's ES module and CommonJS module, and finds no error in the package's own types`, async t => {
     const tsc = join('node_modules', 'typescript', 'bin', 'tsc')
     await write({ 'user.mts': user, 'user.cts': user, 'whole.cts': userOfRequire })
     await install(`typescript@${version}`, '@types/node@20', 'ioredis@5')
     const faults = await run(process.execPath, [tsc, ...strict, '--module', 'node16', 'user.mts', 'user.cts', 'whole.cts']).then(() => '', error => error.message)
     // The types of other packages may have faults of their own.
     t.strictSame(faults.split('\n').filter((line: string) => line.includes('error TS') && !/^node_modules\/(?!octa-star-streams\/)/.test(line)), [])
-    // Without the types of other packages there is nothing left to say.
+    // If the types of other packages are ignored, no error may be left.
     t.equal(await run(process.execPath, [tsc, ...strict, '--skipLibCheck', '--module', 'nodenext', 'user.mts', 'user.cts', 'whole.cts']), '', 'skipLibCheck')
   })
 }
@@ -160,8 +160,8 @@ t.test('a stack trace names the source file and line, with source maps', async t
   t.match(await run(process.execPath, ['--enable-source-maps', 'fault.cjs']), /octa-star-streams\/lib\/registry\/stream-key\.ts:\d+/)
 })
 
-t.test('@arethetypeswrong/cli and publint have nothing to say', async t => {
-  // The strictest profile: every way to resolve modules.
+t.test('@arethetypeswrong/cli and publint report nothing', async t => {
+  // The strictest profile covers every way to resolve modules.
   t.match(await run(bin('attw'), [tarball, '--profile', 'strict', '--no-color'], root), /No problems found/)
   t.match(await run(bin('publint'), ['run', tarball, '--strict'], root), /All good!/)
 })

@@ -1,4 +1,4 @@
-// The plugin as an application uses it: what Fastify does around a stream, and what each bad use says.
+// The plugin in an application: the behaviour of Fastify around a stream, and the error of each wrong use.
 import { EventEmitter, on, once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import { fastifySSE } from '@fastify/sse'
@@ -25,7 +25,7 @@ t.test('the head reaches the client before any event, with the headers of the re
   t.match(streams[0]!.id, /^[0-9a-f-]{36}$/)
 })
 
-t.test('a stream ends when its handler returns, unless it was told to stay alive', async t => {
+t.test('a stream ends when its handler returns, unless the handler has called keepAlive', async t => {
   const app = await buildApp(t)
   app.fastify.get('/once', { sse: 'only' }, async (_request, reply) => {
     const stream = await reply.startStream('ann')
@@ -44,7 +44,7 @@ t.test('a stream ends when its handler returns, unless it was told to stay alive
   t.equal(await returned.ended, 'clean')
 })
 
-t.test('a handler may wait for `closed`, and is no obstacle to it', async t => {
+t.test('a handler may wait for `closed`, and does not keep `closed` from resolving', async t => {
   const app = await buildApp(t)
   const reasons: string[] = []
   app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
@@ -59,8 +59,8 @@ t.test('a handler may wait for `closed`, and is no obstacle to it', async t => {
 })
 
 for (const method of ['POST', 'PUT', 'PATCH', 'DELETE']) {
-  t.test(`${method} with the signals in a JSON body starts and replaces, and its client's leaving is seen`, async t => {
-    // A POST's request closes when its body was parsed, which is not when the client leaves.
+  t.test(`${method} with the signals in a JSON body starts and replaces streams, and a disconnect is noticed`, async t => {
+    // The request of a POST emits `close` when the body has been parsed, and not when the client disconnects.
     const app = await buildApp(t)
     const streams = streamRoute(app)
     await app.listen()
@@ -83,7 +83,7 @@ t.test('DELETE with the signals in the query, as Datastar sends it since 1.0.0',
   t.equal(streams[0]!.tabId, 'a')
 })
 
-t.test('a schema under Ajv\'s defaults, which strips what it does not name, does not hide the tab id', async t => {
+t.test('a schema with Ajv\'s defaults, which strips unknown properties, does not hide the tab id', async t => {
   const app = await buildApp(t)
   const streams: Stream[] = []
   const object = { type: 'object', additionalProperties: false, properties: { page: { type: 'string' } } }
@@ -102,7 +102,7 @@ t.test('a schema under Ajv\'s defaults, which strips what it does not name, does
   t.equal(await streams[0]!.closed, 'replaced')
 })
 
-t.test('the option `signal` names another signal; the option `tabId` reads the tab id from elsewhere', async t => {
+t.test('the option `signal` names another signal, and the option `tabId` reads the tab id from elsewhere', async t => {
   const app = await buildApp(t, { signal: 'window' })
   const streams = streamRoute(app)
   await app.listen()
@@ -120,7 +120,7 @@ t.test('the option `signal` names another signal; the option `tabId` reads the t
   t.notOk(others[0]!.signal.aborted)
 })
 
-t.test('bad input from a client is a 400 that says what is wrong, and leaves the holder alone', async t => {
+t.test('bad input from a client is answered with a 400 that names the mistake, and the holder goes on', async t => {
   const app = await buildApp(t)
   const streams = streamRoute(app)
   app.fastify.post('/dual', { sse: 'dual' }, async () => 'an answer without a stream')
@@ -135,10 +135,10 @@ t.test('bad input from a client is a 400 that says what is wrong, and leaves the
   t.notOk(streams[0]!.signal.aborted)
   const array = await connect(app.url('/dual'), { method: 'POST', headers: { 'content-type': 'application/json', accept: 'application/json' }, body: '[1]' })
   await array.ended
-  t.equal(array.text, 'an answer without a stream', 'whoever starts no stream is asked for no signals')
+  t.equal(array.text, 'an answer without a stream', 'a request that starts no stream needs no signals')
 })
 
-t.test('streams of different names live side by side, and each is replaced by its own', async t => {
+t.test('streams of different names live side by side, and each is replaced only by a stream of the same name', async t => {
   const app = await buildApp(t)
   const streams: Stream[] = []
   app.fastify.get<{ Params: { name: string } }>('/stream/:name', { sse: 'only' }, async (request, reply) => {
@@ -152,7 +152,7 @@ t.test('streams of different names live side by side, and each is replaced by it
   t.equal(app.fastify.streamRegistry.get('ann', 'a', 'orders'), streams[1])
   t.equal(app.fastify.streamRegistry.get('ann', 'a', 'chat'), streams[2])
   t.equal(app.fastify.streamRegistry.get('ann', 'a'), undefined)
-  t.equal(await app.fastify.streamRegistry.evict('ann', 'a'), 2, 'an eviction of the tab ends both')
+  t.equal(await app.fastify.streamRegistry.evict('ann', 'a'), 2, 'an eviction of the tab ends both streams')
 })
 
 t.test('HEAD is answered with the head, and starts no stream', async t => {
@@ -187,7 +187,7 @@ t.test('inject with payloadAsStream reads an open stream', async t => {
   t.equal(await streams[0]!.closed, 'finished')
 })
 
-t.test('the loop over an emitter ends by itself in each way, and no error is logged', async t => {
+t.test('a loop over an emitter ends by itself in each way in which a stream ends, and no error is logged', async t => {
   const app = await buildApp(t)
   const orders = new EventEmitter()
   let running = 0
@@ -218,7 +218,7 @@ t.test('the loop over an emitter ends by itself in each way, and no error is log
   t.equal(running, 0, 'shutdown')
 })
 
-t.test('a request that waits for its predecessor when the server closes is broken off, not answered 503', async t => {
+t.test('a request that waits for its predecessor while the server closes is broken off, and not answered with a 503', async t => {
   // A Datastar client stops for good at a 503.
   const app = await buildApp(t)
   let letGo = () => {}
@@ -250,7 +250,7 @@ t.test('startStream called while the server closes is broken off as well', async
   await closed
 })
 
-t.test('a superseded request is answered through the application\'s onSend hooks, asynchronous ones included', async t => {
+t.test('the answer to a superseded request passes through the application\'s onSend hooks, including asynchronous hooks', async t => {
   const app = await buildApp(t)
   let letGo = () => {}
   app.fastify.addHook('onSend', async (_request, reply) => {
@@ -284,7 +284,7 @@ t.test('a full scope: the oldest stream makes room, and its client is told not t
   t.strictSame([...app.fastify.streamRegistry], streams.slice(2))
 })
 
-t.test('a full scope with onLimit reject: 429 with Retry-After, a replacement is no addition', async t => {
+t.test('in a full scope onLimit reject answers 429 with Retry-After, and a replacement does not count as an addition', async t => {
   const app = await buildApp(t, { maxStreamsPerScope: 1, onLimit: 'reject', replaceTimeout: 1_500 })
   const streams = streamRoute(app)
   await app.listen()
@@ -298,7 +298,7 @@ t.test('a full scope with onLimit reject: 429 with Retry-After, a replacement is
   t.equal((await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })))).status, 200)
 })
 
-t.test('bad use is told at the first call, by name', async t => {
+t.test('a wrong use fails at the first call, and the error names the mistake', async t => {
   const app = await buildApp(t, { errorsExpected: true })
   const { fastify } = app
   fastify.get('/no-sse', async (_request, reply) => reply.startStream('ann'))
@@ -323,7 +323,7 @@ t.test('bad use is told at the first call, by name', async t => {
   }
   t.match(await ask('/no-sse'), { status: 500, code: 'FST_ERR_OCTA_STAR_ROUTE', message: /option `sse`, but GET \/no-sse has no such option\. Declare the route with { sse: 'only' }/ })
   t.match(await ask('/twice'), { status: 200 })
-  t.match(app.log.filter(line => line.level >= LEVELS.error).at(-1), { err: { code: 'FST_ERR_OCTA_STAR_STARTED_TWICE' } }, 'the first has begun: the error is in the log')
+  t.match(app.log.filter(line => line.level >= LEVELS.error).at(-1), { err: { code: 'FST_ERR_OCTA_STAR_STARTED_TWICE' } }, 'the first stream has begun, so the error is only logged')
   t.match(await ask('/sent'), { status: 200 })
   t.match(said, [/after the reply to GET \/sent was sent/])
   t.match(await ask('/dual', '*/*'), { status: 406, code: 'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', message: /Accept header '\*\/\*'/ })
@@ -346,7 +346,7 @@ t.test('startStream in a hook is refused, and the error says where to call start
   await fastify.close()
 })
 
-t.test('a route declared before the plugin has loaded is told so', async t => {
+t.test('a route that is declared before the plugin has loaded fails, and the error says so', async t => {
   const fastify = Fastify()
   fastify.register(octaStarStreams)
   fastify.get('/early', { sse: 'only' }, async (_request, reply) => reply.startStream('ann'))
@@ -371,7 +371,7 @@ t.test('registering beside another decorator of `request.tabId` fails with a cle
   await fastify.close()
 })
 
-t.test('two sibling contexts have a registry each, and do not touch each other; a child shares its parent\'s', async t => {
+t.test('two sibling contexts have separate registries, and a child context shares the registry of its parent', async t => {
   const fastify = Fastify()
   const streams: Record<string, Stream[]> = { left: [], right: [] }
   for (const side of ['left', 'right']) {
@@ -400,7 +400,7 @@ t.test('two sibling contexts have a registry each, and do not touch each other; 
   await fastify.close()
 })
 
-t.test('@fastify/sse of the application is used as it is, whichever comes first; options for it are then refused', async t => {
+t.test('a @fastify/sse of the application is used unchanged, whatever the order of registration, and options for @fastify/sse are then refused', async t => {
   for (const order of ['before', 'after']) {
     const fastify = Fastify()
     if (order === 'before') await fastify.register(fastifySSE, { serializer: data => `<${String(data)}>` })
@@ -430,7 +430,7 @@ t.test('the option `sse` reaches @fastify/sse: its heartbeat runs, and stops wit
   t.equal(await client.ended, 'clean')
 })
 
-t.test('hooks of a route are kept, and run after the plugin\'s own', async t => {
+t.test('hooks of a route are kept, and run after the plugin\'s own hooks', async t => {
   const app = await buildApp(t)
   const ran: string[] = []
   const hook = (name: string) => async () => { ran.push(name) }
@@ -443,8 +443,8 @@ t.test('hooks of a route are kept, and run after the plugin\'s own', async t => 
   t.strictSame(ran, ['onRequest 1', 'onRequest 2', 'preValidation', 'onResponse'])
 })
 
-t.test('a hook of the application may answer first', async t => {
-  // The plugin's onResponse hook took for granted that its onRequest hook had run.
+t.test('a hook of the application may answer before the plugin\'s hook', async t => {
+  // The plugin's onResponse hook expected that the plugin's onRequest hook had run.
   const app = await buildApp(t)
   app.fastify.addHook('onRequest', async (_request, reply) => reply.code(401).send('who are you?'))
   streamRoute(app)
@@ -455,7 +455,7 @@ t.test('a hook of the application may answer first', async t => {
   t.equal(client.text, 'who are you?')
 })
 
-t.test('under forceCloseConnections the application\'s onClose hooks run when every stream has ended', async t => {
+t.test('with forceCloseConnections the application\'s onClose hooks run when every stream has ended', async t => {
   const app = await buildApp(t, { fastify: { forceCloseConnections: true } })
   const order: string[] = []
   streamRoute(app, '/stream/:scope', stream => stream.onClose(async () => {
@@ -496,7 +496,7 @@ t.test('a handlerTimeout does not end a stream', async t => {
   t.notOk(streams[0]!.signal.aborted)
 })
 
-t.test('a route without `sse` carries nothing of the plugin', async t => {
+t.test('a route without `sse` is not changed by the plugin', async t => {
   const app = await buildApp(t)
   app.fastify.get('/plain', async (_request, reply) => {
     t.strictSame(Object.getOwnPropertySymbols(reply).filter(symbol => String(symbol).includes('octa')), [])
@@ -507,7 +507,7 @@ t.test('a route without `sse` carries nothing of the plugin', async t => {
   t.strictSame((await app.fastify.inject('/plain')).json(), (await bare.inject('/plain')).json())
 })
 
-t.test('a fault in a handler before its stream starts is answered as any fault', async t => {
+t.test('an error that a handler throws before its stream starts is answered like any error', async t => {
   const app = await buildApp(t, { errorsExpected: true })
   app.fastify.get('/stream', { sse: 'only' }, async () => { throw Object.assign(new Error('not yours'), { statusCode: 403 }) })
   app.fastify.get('/header', { sse: 'only' }, async (_request, reply) => {

@@ -42,7 +42,7 @@ t.test('a scope is online with the first stream, and offline when the last strea
   t.equal(events[4], 'online "ann"', 'a stream without a tab id counts too')
 })
 
-t.test('a navigation, and a return within offlineDelay, are no absence', async t => {
+t.test('a scope does not go offline during a navigation, or if the user returns within offlineDelay', async t => {
   const { events } = listen(t)
   const app = await buildApp(t, { offlineDelay: 600_000 })
   const streams = streamRoute(app)
@@ -67,7 +67,7 @@ t.test('when the server has closed, every scope is offline at once, and nothing 
   t.strictSame(events.slice(2).sort(), ['offline "ann"', 'offline "bob"'])
 })
 
-t.test('without a subscriber no scope is counted, and a later subscriber hears of later scopes', async t => {
+t.test('without a subscriber no scope is counted, and a later subscriber is told of later scopes', async t => {
   const app = await buildApp(t, { offlineDelay: 20 })
   const streams = streamRoute(app)
   await app.listen()
@@ -80,7 +80,7 @@ t.test('without a subscriber no scope is counted, and a later subscriber hears o
   t.strictSame(events, ['online "bob"'])
 })
 
-t.test('in a cluster a scope is reported by the process that the cluster tells, and the plugin offers the cluster what the contract says', async t => {
+t.test('in a cluster the process that the cluster chooses reports a scope, and the plugin calls the cluster as the contract says', async t => {
   const { events, next } = listen(t)
   let context!: ClusterContext
   const answers = [true, false]

@@ -1,4 +1,4 @@
-// The end of a process, by a signal or by a fault that nobody caught, with close-with-grace as the README has it.
+// The end of a process, caused by a signal or by an uncaught error, with close-with-grace as in the README.
 import { once } from 'node:events'
 import t, { type Test } from 'tap'
 import { startChild, type Child } from './kit/child.ts'
@@ -7,9 +7,9 @@ import { connect, type Client } from './kit/client.ts'
 interface Said { event: string, [property: string]: unknown }
 
 interface Server extends Child {
-  /** All that it has said so far. */
+  /** All events that the server has reported so far. */
   said: Said[]
-  /** Resolves when it has said `event`. */
+  /** Resolves when the server has reported `event`. */
   heard: (event: string) => Promise<void>
   open: (behaviour: string, tab: string) => Promise<Client>
   url: (path: string) => string
@@ -52,7 +52,7 @@ t.test('a handler that ignores its end delays the exit by replaceTimeout, which 
   t.equal(server.said.at(-1)!.event, 'closed')
 })
 
-t.test('a fault that nobody caught closes as a signal does, and the process exits with 1', async t => {
+t.test('an uncaught error closes the server as a signal does, and the process exits with 1', async t => {
   const server = await startServer(t)
   const client = await server.open('cleans up', 'a')
   await connect(server.url('/throw'))
@@ -61,8 +61,8 @@ t.test('a fault that nobody caught closes as a signal does, and the process exit
   t.match(server.said.slice(1), [{ event: 'closing', error: 'a fault somewhere' }, { event: 'cleaned up' }, { event: 'gone', reason: 'shutdown' }, { event: 'closed' }])
 })
 
-t.test('a listener of a signal that throws is a fault that nobody caught: its stream ends as it would, and the process closes', async t => {
-  // Node throws it anew in the next tick: https://nodejs.org/api/events.html#eventtarget-error-handling
+t.test('a listener of `stream.signal` that throws is an uncaught error: the stream ends as usual, and the process closes', async t => {
+  // Node throws the error again in the next tick. See https://nodejs.org/api/events.html#eventtarget-error-handling
   const server = await startServer(t)
   const first = await server.open('has a listener that throws', 'a')
   const bystander = await server.open('subscribes', 'b')
@@ -75,7 +75,7 @@ t.test('a listener of a signal that throws is a fault that nobody caught: its st
   t.match(server.said.find(line => line.event === 'gone' && line.tab === 'a'), { reason: 'replaced' })
 })
 
-t.test('where the process survives such a listener, its stream is gone and the successor starts', async t => {
+t.test('if the process survives the error of a listener, the stream is gone and the successor starts', async t => {
   const server = await startServer(t, { SURVIVE: '1' })
   const first = await server.open('has a listener that throws', 'a')
   const second = await server.open('subscribes', 'a')

@@ -1,4 +1,4 @@
-// How `npm run test:all` gets the programs that tests drive: on a machine of stand-ins that write down how they are called.
+// How `npm run test:all` installs the programs that tests drive. The test replaces the programs of a machine with scripts that log their calls.
 import { spawnSync } from 'node:child_process'
 import { chmod, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -10,7 +10,7 @@ const locate = (program: string) => spawnSync('which', [program], { encoding: 'u
 
 interface Machine { uid: number, sudo: 'asks for a password' | 'asks for nothing', apt?: boolean }
 
-/** What a machine that lacks Chromium and Redis is told, and what is run there as root. */
+/** The advice that a machine without Chromium and Redis prints, and the commands that run there as root. */
 async function tryOn (t: Test, { uid, sudo, apt = true }: Machine): Promise<{ said: string, ran: string[] }> {
   const directory = await mkdtemp(join(tmpdir(), 'octa-star-programs-'))
   t.teardown(() => rm(directory, { recursive: true }))
@@ -27,7 +27,7 @@ async function tryOn (t: Test, { uid, sudo, apt = true }: Machine): Promise<{ sa
   await program('sudo', sudo === 'asks for nothing' ? 'shift; SUDO=1 exec "$@"' : 'exit 1')
   if (apt) await program('apt-get', `echo "\${SUDO:+sudo }apt-get $*" >> ${directory}/ran`)
   const code = `import { installPrograms, missingPrograms } from '${debian}'; installPrograms(); console.log(missingPrograms())`
-  // Not by the option `env`: tap adds its own to that.
+  // Does not use the option `env`, because tap adds variables to that option.
   const { stdout, stderr } = spawnSync('env', ['-i', `PATH=${directory}`, process.execPath, '--input-type=module', '-e', code], { encoding: 'utf8' })
   t.equal(stderr, '')
   return { said: stdout, ran: (await readFile(join(directory, 'ran'), 'utf8').catch(() => '')).split('\n').filter(Boolean) }
@@ -35,11 +35,11 @@ async function tryOn (t: Test, { uid, sudo, apt = true }: Machine): Promise<{ sa
 
 const install = 'apt-get install -qy --no-install-recommends chromium redis-server'
 
-t.test('root installs what is missing', async t => {
+t.test('root installs the missing programs', async t => {
   t.strictSame((await tryOn(t, { uid: 0, sudo: 'asks for a password' })).ran, ['apt-get update -q', install])
 })
 
-t.test('another user installs by a sudo that asks for no password', async t => {
+t.test('another user installs with a sudo that asks for no password', async t => {
   t.strictSame((await tryOn(t, { uid: 1000, sudo: 'asks for nothing' })).ran, ['sudo apt-get update -q', `sudo ${install}`])
 })
 

@@ -55,7 +55,7 @@ async function listenTogether (t: Test, options: AppOptions = {}) {
   return { here, there, adapters, registry: here.fastify.streamRegistry }
 }
 
-/** Sends a last event to each client's stream. Resolves to the data that each client has got before that event. */
+/** Sends a last event to each client's stream. Resolves to the data that each client has received before that event. */
 async function dataOf (streams: Stream[], clients: Client[]): Promise<string[][]> {
   for (const stream of streams) if (!stream.closing) await stream.send({ event: 'the end' })
   return await Promise.all(clients.map(async client => {
@@ -117,7 +117,7 @@ t.test('the options `tabId`, `name` and `except` each leave streams out, and com
   }
 })
 
-t.test('a `tabId` that is given as undefined reaches nobody, so that a request without a tab id does not reach every tab', async t => {
+t.test('a `tabId` that is passed as undefined reaches no stream, so that a request without a tab id does not reach every tab', async t => {
   const registry = build()
   const { response } = await openFake(registry, 'ann', 'a')
   t.equal(await registry.send('ann', 'text', { tabId: undefined }), 0)
@@ -233,7 +233,7 @@ t.test('`broadcast` reaches each stream of every scope, and two broadcasts arriv
   t.strictSame(await dataOf(app.streams, clients), Array(4).fill(Array.from({ length: 50 }, (_, i) => String(i))))
 })
 
-t.test('a stream that waits gets nothing, a stream that ends gets nothing, and a stream that has opened gets the message once', async t => {
+t.test('a waiting stream and an ending stream get no message, and a stream that has opened gets the message once', async t => {
   const app = await listen(t)
   const { streamRegistry } = app.fastify
   const old = await app.open('ann', 'a')
@@ -252,7 +252,7 @@ t.test('a stream that waits gets nothing, a stream that ends gets nothing, and a
   t.strictSame(old.events.map(({ event }) => event), ['octa-star-closed'])
 })
 
-t.test('a stream that says its last words gets nothing else', async t => {
+t.test('a stream that sends its last words gets no other message', async t => {
   let letGo = () => {}
   const app = await listen(t, { closeGrace: 600_000 })
   const { streamRegistry } = app.fastify
@@ -271,7 +271,7 @@ t.test('a stream that says its last words gets nothing else', async t => {
   t.strictSame(old.events.map(({ data }) => data), ['a last word', 'replaced'])
 })
 
-t.test('a stream that was given up gets nothing', async t => {
+t.test('a stream that was given up gets no message', async t => {
   const app = await listen(t, { replaceTimeout: 50 })
   const { streamRegistry } = app.fastify
   await app.open('ann', 'a')
@@ -284,7 +284,7 @@ t.test('a stream that was given up gets nothing', async t => {
   letGo()
 })
 
-t.test('a stream whose client has disconnected gets nothing, even before the kernel has told', async t => {
+t.test('a stream whose client has disconnected gets no message, even before the kernel reports the disconnect', async t => {
   const registry = build()
   const gone = await openFake(registry, 'ann', 'a')
   const live = await openFake(registry, 'ann', 'b')
@@ -343,7 +343,7 @@ t.test('a message that a callback sends during a send arrives behind that send, 
 })
 
 for (const [limit, options, again] of [['maxBufferedBytes', { maxBufferedBytes: 1_000_000 }, true], ['stallTimeout', { stallTimeout: 200, maxBufferedBytes: Infinity }, false]] as const) {
-  t.test(`a slow client ends as stalled by ${limit}, and delays nobody`, async t => {
+  t.test(`a slow client ends as stalled by ${limit}, and delays no other client`, async t => {
     const app = await listen(t, options)
     const { streamRegistry } = app.fastify
     const deaf = await rawClient(t, app.port(), withSignals('/stream/ann', { tabId: 'deaf' }))
@@ -359,7 +359,7 @@ for (const [limit, options, again] of [['maxBufferedBytes', { maxBufferedBytes: 
   })
 }
 
-t.test('over HTTP/2 a slow stream ends as stalled alone, and its neighbour in the session gets everything', async t => {
+t.test('over HTTP/2 only the slow stream ends as stalled, and its neighbour in the session gets everything', async t => {
   const app = await http2App(t, 'in the clear', { maxBufferedBytes: 100_000 })
   const streams = streamRoute(app)
   await app.listen()
@@ -374,7 +374,7 @@ t.test('over HTTP/2 a slow stream ends as stalled alone, and its neighbour in th
   await received(healthy, 'data: 1\n\ndata: 2\n\n')
 })
 
-t.test('a message leaves in a single write, and all further messages of the turn in one more', async t => {
+t.test('a message is written at once, and all further messages of the same turn are written together', async t => {
   const app = await listen(t)
   const first = await app.open('ann', 'a')
   let writes = 0
@@ -421,7 +421,7 @@ t.test('a client that reads late gets everything in order, and its stream goes o
   t.ok(readResponse(bytes()).body === `\n${[...texts, '20', '21'].map(formatted).join('')}`)
 })
 
-t.test('`retry` of a message of the registry counts for how long the farewell stops the client', async t => {
+t.test('`retry` of a message of the registry determines how long the farewell stops the client', async t => {
   const retry = 100_000
   for (const send of [(registry: Registry) => registry.send('ann', { retry }), (registry: Registry) => registry.broadcast({ event: 'a', retry }), async (registry: Registry) => registry.deliver({ scope: '"ann"', text: '\n', retry })]) {
     const registry = build()
@@ -468,7 +468,7 @@ t.test('`streams`, `send` and `list` look at no stream of another scope', async 
   t.equal(visited, 0)
 })
 
-t.test('`list` tells id, tab id, name and time of each open stream of the scope', async t => {
+t.test('`list` returns id, tab id, name and time of each open stream of the scope', async t => {
   const app = await listen(t)
   const { streamRegistry } = app.fastify
   t.strictSame(await streamRegistry.list('ann'), [])
@@ -544,7 +544,7 @@ t.test('if the store is unreachable, a message reaches the streams of this proce
   t.strictSame(await dataOf([...here.streams, ...there.streams], clients), [['1', '2', '3'], ['3']])
 })
 
-// What UTF-8 encodes in one to four bytes, a line end, and more than the socket's buffer takes.
+// Characters that take one to four bytes in UTF-8, a line end, and more than the socket's buffer holds.
 const SHORT = 'plain, ü, 日本, 😀'
 const LARGE = `${'é😀x'.repeat(150_000)} end`
 // Several large events at once would end a stream as stalled.
@@ -636,13 +636,13 @@ const befores: Record<string, Before> = {
 
 for (const [name, open, place, before] of Object.entries(transports).flatMap(([name, open]) => Object.entries(befores).map(([place, before]) => [name, open, place, before] as const))) {
   const options = name === 'HTTP/2 over TLS' ? transportOptions('over TLS') : {}
-  t.test(`${name}, ${place}: events of any size and script arrive intact, beside the head and behind the head`, options, async t => {
+  t.test(`${name}, ${place}: events of any size and script arrive intact, with the head and after the head`, options, async t => {
     const { registry, body } = await open(t, registry => {
       for (const text of [SHORT, LARGE, SHORT]) registry.send('ann', text)
     }, before)
     let expected = [SHORT, LARGE, SHORT].map(formatted).join('')
     t.equal(await body(expected), expected)
-    await t.test('one event in a turn, and several', async t => {
+    await t.test('one event in a turn, and several events in a turn', async t => {
       for (const texts of [[SHORT], [LARGE], [SHORT, SHORT, SHORT], [SHORT, LARGE, SHORT], [LARGE, SHORT]]) {
         for (const text of texts) registry.send('ann', text)
         expected += texts.map(formatted).join('')
@@ -651,7 +651,7 @@ for (const [name, open, place, before] of Object.entries(transports).flatMap(([n
     })
   })
 
-  t.test(`${name}, ${place}: the first event arrives intact behind a head without an event`, options, async t => {
+  t.test(`${name}, ${place}: the first event arrives intact after a head without an event`, options, async t => {
     for (const text of [SHORT, LARGE]) {
       const { registry, body } = await open(t, () => {}, before)
       await body('\n')
@@ -701,11 +701,11 @@ for (const [name, [act, expected]] of Object.entries(FIRST_BYTES)) {
   })
 }
 
-t.test('a response behind the stream on the same connection is not touched by the stream\'s events', async t => {
+t.test('the events of a stream do not touch the next response on the same connection', async t => {
   const app = await listen(t, UNBOUNDED)
   const { streamRegistry } = app.fastify
   const { socket, bytes } = await rawClient(t, app.port(), withSignals('/stream/ann', { tabId: 'a' }))
-  // Pipelined: a plain request, and a stream of another tab, which is open before the connection is free for the stream.
+  // Pipelines a plain request, and a stream of another tab, which opens before the connection is free for the stream.
   socket.write(`GET /plain HTTP/1.1\r\nhost: a\r\n\r\n${request(withSignals('/stream/ann', { tabId: 'b' }))}`)
   while (app.streams.length < 2) await turn()
   const texts: string[] = []
@@ -759,7 +759,7 @@ t.test('a kept-alive connection carries the next response after events of the re
   }
 })
 
-t.test('no message reaches another scope, and each message reaches the streams that its options name, whatever the keys', async t => {
+t.test('no message reaches another scope, and each message reaches the streams that its options name, whatever the keys are', async t => {
   const part = fc.oneof(fc.string({ minLength: 1 }), fc.constantFrom('a', 'b', '"a"', '" "', 'a" "chat', '"a","chat"', '\\', '\n', '1', '__proto__', 'constructor', '\ud800', 'ann"\n"a'))
   const scopeKeys: fc.Arbitrary<ScopeKey> = fc.oneof(part, fc.constantFrom<ScopeKey>(1, 1n, '1', true, 'true', [], {}, ['1'], [1], '["1"]', ['a', 'b'], ['a,b'], { a: 1 }, '__proto__'))
   const maybe = fc.option(part, { nil: undefined })
@@ -769,7 +769,7 @@ t.test('no message reaches another scope, and each message reaches the streams t
     const registry = build()
     const fakes = await Promise.all(streams.map(({ scopeKey, tabId, name }) => openFake(registry, scopeKey, tabId, name)))
     const { scopeKey } = streams[to % streams.length]!
-    // Half of the time the options are parts of a stream's key, so that they name a stream more often than by chance.
+    // Half of the time the options come from a stream's key, so that the options name a stream more often than by chance.
     const { tabId, name } = streams[by % streams.length]!
     const chosen = own ? { ...tabId !== undefined && { tabId }, name } : options
     const scope = streamKey(scopeKey).scope

@@ -1,4 +1,4 @@
-// The registry with holders that are not streams, and what the rules' own tests leave out.
+// The registry with holders that are not streams, and cases that the tests of the rules leave out.
 import diagnostics from 'node:diagnostics_channel'
 import { setImmediate as turn } from 'node:timers/promises'
 import FakeTimers from '@sinonjs/fake-timers'
@@ -17,7 +17,7 @@ const build = (options = {}) => {
   return { registry: new Registry({ ...defaults, onLimit: 'replace-oldest', ...options }, log), lines }
 }
 
-t.test('anything that can be closed and says when it is gone can hold a key', async t => {
+t.test('any object with a close method and a promise `gone` can hold a key', async t => {
   const { registry } = build()
   const key = streamKey('ann', 'a')
   const [first, second] = [new PlainHolder(), new PlainHolder()]
@@ -25,7 +25,7 @@ t.test('anything that can be closed and says when it is gone can hold a key', as
   t.equal(registry.get('ann', 'a') as Holder, first)
   const replaced = registry.replaceAndRegister(key, second)
   t.strictSame(first.reasons, ['replaced'])
-  t.equal(registry.get('ann', 'a'), undefined, 'the newcomer does not hold it yet')
+  t.equal(registry.get('ann', 'a'), undefined, 'the newcomer does not hold the key yet')
   first.leave()
   t.equal(await replaced, true)
   second.leave(new Error('a promise that rejects has settled too'))
@@ -33,7 +33,7 @@ t.test('anything that can be closed and says when it is gone can hold a key', as
   t.equal(registry.size, 0)
 })
 
-t.test('a holder that is overtaken while it waits is told so, once, and is not registered', async t => {
+t.test('a holder that is overtaken while waiting is told so once, and is not registered', async t => {
   const { registry } = build()
   const key = streamKey('ann', 'a')
   const [first, second, third] = [new PlainHolder(), new PlainHolder(), new PlainHolder()]
@@ -48,7 +48,7 @@ t.test('a holder that is overtaken while it waits is told so, once, and is not r
   t.strictSame([...registry] as Holder[], [third])
 })
 
-t.test('a holder that is not gone replaceTimeout after its end began is given up once, with a warning, and not counted any longer', async t => {
+t.test('a holder that is not gone replaceTimeout after its end began is given up once, with a warning, and is no longer counted', async t => {
   const { registry, lines } = build({ replaceTimeout: 20 })
   const key = streamKey('ann', 'a')
   await registry.replaceAndRegister(key, new PlainHolder())
@@ -71,7 +71,7 @@ t.test('after the close every newcomer is told to shut down', async t => {
   t.strictSame(late.reasons, ['shutdown'])
 })
 
-t.test('a full scope waits for those that are ending anyway before it evicts one that is not', async t => {
+t.test('in a full scope a newcomer waits for ending holders before any other holder is evicted', async t => {
   const { registry } = build({ maxStreamsPerScope: 2 })
   const [oldest, ending, newcomer] = [new PlainHolder(), Object.assign(new PlainHolder(), { closing: true }), new PlainHolder()]
   await registry.replaceAndRegister(streamKey('ann', 'a'), oldest)
@@ -96,13 +96,13 @@ t.test('a key that is replaced more than ten times in ten seconds is reported on
   const warnings = () => app.log.filter(line => line.level === LEVELS.warn)
   const url = app.url(withSignals('/stream/ann', { tabId: 'a' }))
   for (let i = 0; i < 11; i++) await connect(url)
-  t.equal(warnings().length, 0, 'ten replacements are none too many')
+  t.equal(warnings().length, 0, 'ten replacements cause no warning')
   for (let i = 0; i < 10; i++) await connect(url)
   t.match(warnings(), [{ scope: '"ann"', tabId: 'a', msg: /replaced more than 10 times in 10 s. Most likely two tabs use the same tab id/ }])
   t.match(flapping, [{ key: { scopeKey: 'ann', tabId: 'a' } }])
 })
 
-t.test('thirty replacements a second apart are no flapping', async t => {
+t.test('thirty replacements, one per second, are not reported', async t => {
   const clock = FakeTimers.install({ toFake: ['performance'] })
   t.teardown(() => clock.uninstall())
   const { registry, lines } = build()
@@ -115,8 +115,8 @@ t.test('thirty replacements a second apart are no flapping', async t => {
   t.strictSame(lines, [])
 })
 
-t.test('a holder whose end starts another of its key at once: that one waits for it as well', async t => {
-  // It waited for the newcomer alone, which did not know yet for whom it was to wait itself.
+t.test('if the end of a holder starts another holder of the same key at once, the new holder also waits for the first', async t => {
+  // The new holder only waited for the other newcomer, which did not know yet that it had to wait for the first holder.
   const { registry } = build()
   const key = streamKey('ann', 'a')
   const [first, second, third] = [new PlainHolder(), new PlainHolder(), new PlainHolder()]
@@ -134,8 +134,8 @@ t.test('a holder whose end starts another of its key at once: that one waits for
   t.strictSame([...registry] as Holder[], [third])
 })
 
-t.test('a holder whose close or destroy throws is a fault of its own: all others end, newcomers start, and nothing is left behind', async t => {
-  // Of an eviction those that came after it went on; a newcomer was refused, and its key never given back.
+t.test('if close or destroy of a holder throws, all other holders end, newcomers start, and nothing is left behind', async t => {
+  // After such an error an eviction skipped later holders, or a newcomer was refused and its key never released.
   const { registry, lines } = build({ replaceTimeout: 20 })
   const [faulty, neighbour, newcomer] = [new PlainHolder(), new PlainHolder(), new PlainHolder()]
   Object.assign(faulty, { close () { throw new Error('a fault in close') }, destroy () { throw new Error('a fault in destroy') } })

@@ -1,4 +1,4 @@
-// A stream is an ordinary reply: cookies, sessions, headers and hooks of the ecosystem's plugins work as on any route.
+// A stream is an ordinary reply: cookies, sessions, headers and hooks of common plugins work as on any route.
 import { once } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createRequire } from 'node:module'
@@ -26,7 +26,7 @@ const path = withSignals('/stream/ann', { tabId: 'a' })
 
 const messages = (app: App, msg: string) => app.log.filter(line => line.msg === msg)
 
-/** Waits for the end of what Fastify does after a response has closed: its hooks, and its log lines. */
+/** Waits for the end of Fastify's work after a response has closed: the hooks, and the log lines. */
 async function settled (client: Client, stream: Stream): Promise<void> {
   await client.ended
   await stream.gone
@@ -96,7 +96,7 @@ t.test('a header that an onSend hook sets arrives, and so do a status and header
   t.match(await connect(app.url('/stream')), { status: 201, headers: { 'x-on-send': 'yes', 'x-handler': 'yes' } })
 })
 
-/** Has the tab of a live stream open another stream on a route with the hook. Returns the answer, once it has ended. */
+/** Makes the tab of a live stream open another stream on a route with the hook. Returns the answer after the answer has ended. */
 async function startWithHook (t: Test, onSend: (payload: unknown) => unknown): Promise<{ client: Client, refusals: unknown[] }> {
   const app = await buildApp(t, { errorsExpected: true })
   const refusals: unknown[] = []
@@ -115,17 +115,17 @@ async function startWithHook (t: Test, onSend: (payload: unknown) => unknown): P
   while (refusals.length === 0) await turn()
   t.strictSame([...app.fastify.streamRegistry], [streams[0]], 'only the holder is registered')
   await streams[0]!.send('goes on')
-  t.equal((await holder.event(1)).data, 'goes on', 'the holder is unharmed')
+  t.equal((await holder.event(1)).data, 'goes on', 'the holder was not touched')
   return { client, refusals }
 }
 
-t.test('an onSend hook that throws is answered with the route\'s own error, no stream exists, and the holder of the key goes on', async t => {
+t.test('if an onSend hook throws, the error of the route is the answer, no stream exists, and the holder of the key goes on', async t => {
   const { client, refusals } = await startWithHook(t, () => { throw new Error('a fault in onSend') })
   t.match({ ...client, body: JSON.parse(client.text) }, { status: 500, body: { statusCode: 500, message: 'a fault in onSend' } })
   t.strictSame(refusals, ['failed'])
 })
 
-t.test('an onSend hook that answers by itself has its answer sent, no stream exists, and the holder of the key goes on', async t => {
+t.test('if an onSend hook answers by itself, the client gets that answer, no stream exists, and the holder of the key goes on', async t => {
   const { client, refusals } = await startWithHook(t, () => 'an answer of its own')
   t.match(client, { status: 200, text: 'an answer of its own' })
   t.equal(await client.ended, 'clean')
@@ -143,14 +143,14 @@ const transforms: Record<string, (payload: unknown) => unknown> = {
   }
 }
 for (const [when, onSend] of Object.entries(transforms)) {
-  t.test(`an onSend hook that pipes the payload through a transform ${when} is answered with an error that says so, and the holder of the key goes on`, async t => {
+  t.test(`if an onSend hook pipes the payload through a transform ${when}, the answer is an error that says so, and the holder of the key goes on`, async t => {
     const { client, refusals } = await startWithHook(t, onSend)
     t.match({ ...client, body: JSON.parse(client.text) }, { status: 500, body: { code: 'FST_ERR_OCTA_STAR_ON_SEND', message: /onSend hook .* GET \/hooked/ } })
     t.strictSame(refusals, ['failed'])
   })
 }
 
-t.test('the content type is text/event-stream, whatever global hooks say', async t => {
+t.test('the content type is text/event-stream, whatever content type global hooks set', async t => {
   const app = await buildApp(t)
   app.fastify.addHook('onRequest', async (_request, reply) => { reply.type('application/json') })
   app.fastify.addHook('onSend', async (_request, reply, payload) => {
@@ -162,7 +162,7 @@ t.test('the content type is text/event-stream, whatever global hooks say', async
   t.equal((await connect(app.url(path))).headers['content-type'], 'text/event-stream')
 })
 
-t.test('Cache-Control is no-cache, no-transform, unless a hook or the handler has set its own', async t => {
+t.test('Cache-Control is no-cache, no-transform, unless a hook or the handler has set another value', async t => {
   const app = await buildApp(t)
   app.fastify.addHook('onRequest', async (request, reply) => {
     if (request.url === '/hook') reply.header('cache-control', 'private, no-transform')
@@ -222,7 +222,7 @@ t.test('a client that disconnects runs onRequestAbort once, and not onResponse',
 })
 
 for (const order of ['before', 'after']) {
-  t.test(`@fastify/otel, registered ${order} the plugin, sees each stream's request and handler begin and end, also when the handler throws`, async t => {
+  t.test(`@fastify/otel, registered ${order} the plugin, sees the beginning and the end of each stream's request and handler, also when the handler throws`, async t => {
     const exporter = new InMemorySpanExporter()
     const otel = new FastifyOtelInstrumentation({})
     otel.setTracerProvider(new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] }))
@@ -247,13 +247,13 @@ for (const order of ['before', 'after']) {
       t.match(request, [{ attributes: { 'http.route': '/:fate', 'http.response.status_code': 200 } }], 'one span for the request has ended')
       const handler = spans.filter(({ attributes }) => attributes['fastify.type'] === 'request-handler')
       t.equal(handler.length, 1, 'one span for the handler has ended')
-      // Registered first, as its documentation asks for, it wraps the application's own handler and sees the error.
+      // If @fastify/otel is registered first, as its documentation demands, it wraps the application's own handler and sees the error.
       if (order === 'before') t.strictSame(handler[0]!.events.map(event => event.attributes?.['exception.message']), fate === 'throws' ? ['a fault in the handler'] : [])
     }
   })
 }
 
-// A client that sees each packet by itself.
+// A client that sees each packet separately.
 async function rawClient (t: Test, port: number, url: string): Promise<{ socket: Socket, chunks: string[] }> {
   const socket = net.connect(port, '127.0.0.1').setEncoding('utf8')
   t.teardown(() => socket.destroy())
@@ -264,7 +264,7 @@ async function rawClient (t: Test, port: number, url: string): Promise<{ socket:
   return { socket, chunks }
 }
 
-/** Counts what the server hands over to the kernel. Node writes a socket's corked chunks with one call of `_writev`. */
+/** Counts the writes that the server hands over to the kernel. Node writes a socket's corked chunks with one call of `_writev`. */
 function countWrites (app: App): { count: number } {
   const writes = { count: 0 }
   app.fastify.server.on('connection', (socket: any) => {
@@ -312,8 +312,8 @@ t.test('an EventSource client sees no event in the empty line', async t => {
   t.equal(client.text, '\ndata: first\n\n')
 })
 
-t.test('compressing middleware holds no event back', async t => {
-  // The package has no types.
+t.test('compressing middleware does not hold events back', async t => {
+  // The package does not include types.
   const compression = createRequire(import.meta.url)('compression')() as (request: IncomingMessage, response: ServerResponse, next: () => void) => void
   const app = await buildApp(t)
   app.fastify.addHook('onRequest', (request, reply, done) => { compression(request.raw, reply.raw, done) })
@@ -327,7 +327,7 @@ t.test('compressing middleware holds no event back', async t => {
   t.equal((await client.event(2)).data, 'second')
 })
 
-t.test('middleware that replaces the response\'s `write` gets each event as it is', async t => {
+t.test('middleware that replaces the response\'s `write` gets each event unchanged', async t => {
   const app = await buildApp(t)
   const written: string[] = []
   app.fastify.addHook('onRequest', (_request, reply, done) => {
@@ -367,7 +367,7 @@ t.test('an onSend hook that another plugin adds to the route later still runs be
   t.equal(next.headers['x-later'], 'yes')
 })
 
-t.test('beside @fastify/compress and @fastify/etag for all routes, events arrive at once and as they are', async t => {
+t.test('with @fastify/compress and @fastify/etag for all routes, events arrive at once and unchanged', async t => {
   const app = await buildApp(t)
   await app.fastify.register(compress, { global: true, threshold: 0 })
   await app.fastify.register(etag)

@@ -1,4 +1,4 @@
-// Resuming: what a stream knows of the client's last event, and how long a farewell stops its client. The recipe is in documents.test.ts.
+// Resuming: the last event id that a stream gets from its client, and how long a farewell stops its client. The recipe is in documents.test.ts.
 import FakeTimers from '@sinonjs/fake-timers'
 import t, { type Test } from 'tap'
 import { buildApp, streamRoute, withSignals, type App } from './kit/app.ts'
@@ -33,7 +33,7 @@ async function farewellId (app: App, retry?: number): Promise<string> {
   return client.events.at(-1)!.id!
 }
 
-t.test('stream.lastEventId is what the client sent, and undefined if the client sent none', async t => {
+t.test('stream.lastEventId is the id that the client sent, and undefined if the client sent none', async t => {
   const { app, streams } = await streamApp(t)
   await connect(app.url(path))
   await comeBack(app, '42')
@@ -67,7 +67,7 @@ t.test('a farewell stops a client for twice its reconnection time longer, howeve
   }
 })
 
-t.test('an id that only looks like a farewell stops nobody, and is not passed on', async t => {
+t.test('an id that only looks like a farewell stops no client, and is not passed on', async t => {
   const { app, streams } = await streamApp(t)
   for (const id of ['octa-star-closed', 'octa-star-closed:evicted', 'octa-star-closed:evicted:', 'octa-star-closed:evicted:soon', 'octa-star-closed:finished:9999999999999']) {
     t.equal((await comeBack(app, id)).status, 200, id)

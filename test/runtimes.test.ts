@@ -8,7 +8,7 @@ import { root, run as runProgram } from './kit/run.ts'
 
 const folder = await mkdtemp(join(tmpdir(), 'octa-star-streams-'))
 t.teardown(() => rm(folder, { recursive: true, force: true }))
-// No cache in the user's home. The runtimes must not look for updates.
+// Without a cache in the user's home. The runtimes must not look for updates.
 const env = { ...process.env, DENO_DIR: join(folder, 'deno'), DENO_NO_UPDATE_CHECK: '1', BUN_RUNTIME_TRANSPILER_CACHE_PATH: '0' }
 const run = async (file: string, args: string[], options: object = {}) => (await runProgram(file, args, { env, timeout: 120_000, ...options })).stdout
 

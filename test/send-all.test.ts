@@ -15,11 +15,11 @@ interface Sending {
   app: App
   client: Client
   stream: Stream
-  /** What the handler's sendAll resolved to, or rejected with. */
+  /** The result of the handler's sendAll, or its error. */
   outcome: Promise<unknown>
 }
 
-/** A live stream whose handler hands the source over, and returns when the source is done. */
+/** A live stream whose handler passes the source to sendAll, and returns when the source is done. */
 async function sending (t: Test, source: (stream: Stream) => MessageSource, { errorsExpected = false } = {}): Promise<Sending> {
   const app = await buildApp(t, { errorsExpected })
   let settle: (outcome: unknown) => void = () => {}
@@ -69,7 +69,7 @@ t.test('sendAll takes nothing more from its source while the client does not kee
   response.frozen = true
   const sent = stream.sendAll(source())
   for (let turns = 0; turns < 10; turns++) await turn()
-  t.equal(taken, 0, 'the first message waits, and the second is not asked for')
+  t.equal(taken, 0, 'the first message waits, and the second message is not requested')
   response.thaw()
   response.frozen = true
   for (let turns = 0; turns < 10; turns++) await turn()

@@ -1,4 +1,4 @@
-// Request -> signals -> tab id: what Datastar sends, and all that a client can send instead.
+// From a request to the tab id: the signals that Datastar sends, and anything else that a client can send.
 import fc from 'fast-check'
 import t from 'tap'
 import { checkTabId, readSignals, readTabId } from '../lib/http/signals.ts'
@@ -24,7 +24,7 @@ t.test('signals come from the query of a GET or DELETE, from the JSON body of an
   t.equal(readSignals({ method: 'POST', query: {}, body: { tabId: 'a' }, headers: {} }), undefined)
 })
 
-t.test('malformed JSON and what is no object is a 400 that says which', async t => {
+t.test('malformed JSON, or JSON that is not an object, is answered with a 400 that says which', async t => {
   const cases: Array<[Parameters<typeof readSignals>[0], RegExp]> = [
     [get(''), /in the query must be a JSON object, got malformed JSON/],
     [get('{'), /malformed JSON/],
@@ -41,7 +41,7 @@ t.test('malformed JSON and what is no object is a 400 that says which', async t 
   for (const [request, message] of cases) t.throws(() => readSignals(request), { code: 'FST_ERR_OCTA_STAR_SIGNALS', statusCode: 400, message })
 })
 
-t.test('a tab id that is no string, empty, or longer than 128 characters is a 400 that says which', async t => {
+t.test('a tab id that is not a string, is empty, or is longer than 128 characters is answered with a 400 that says which', async t => {
   for (const [value, message] of [[1, /got 1$/], [null, /got null/], ['', /got ""/], [['a'], /got an array/], [{}, /got an object/], ['x'.repeat(129), /got a string of 129 characters/]] as const) {
     t.throws(() => readTabId(get(JSON.stringify({ tabId: value })), 'tabId'), { code: 'FST_ERR_OCTA_STAR_TAB_ID', statusCode: 400, message })
   }
@@ -49,7 +49,7 @@ t.test('a tab id that is no string, empty, or longer than 128 characters is a 40
   t.equal(checkTabId(undefined), undefined)
 })
 
-t.test('a tab id that is not there is none, whatever the signal is called', async t => {
+t.test('a missing tab id is no error, whatever the signal is called', async t => {
   t.equal(readTabId(get(), 'tabId'), undefined)
   for (const signal of ['tabId', 'toString', 'constructor', '__proto__', 'hasOwnProperty']) t.equal(readTabId(get('{"other":1}'), signal), undefined)
 })
@@ -61,7 +61,7 @@ t.test('__proto__ and a constructor with a prototype are dropped', async t => {
   t.equal(readTabId(get('{"__proto__":{"tabId":"a"}}'), 'tabId'), undefined)
 })
 
-t.test('whatever comes, the answer is a tab id, none, or a 400', async t => {
+t.test('any request yields a tab id, no tab id, or a 400', async t => {
   const tabIdOr400 = (request: Parameters<typeof readSignals>[0]) => {
     try {
       const tabId = readTabId(request, 'tabId')

@@ -1,4 +1,4 @@
-// Clients that do not take what they are sent: what waits for them is bounded, and nobody beside them misses anything.
+// Clients that do not read what they are sent: the data that waits for these clients is bounded, and other clients miss nothing.
 import { EventEmitter, once } from 'node:events'
 import type { Server } from 'node:http'
 import http2 from 'node:http2'
@@ -16,7 +16,7 @@ t.test('a send past maxBufferedBytes ends the stream as stalled, and rejects', a
   const { stream, response } = await openStream({ maxBufferedBytes: 1_000 })
   response.frozen = true
   const waiting = [stream.send('x'.repeat(600)), stream.send('x'.repeat(600))]
-  t.notOk(stream.closing, 'what is queued is looked at before it is added to')
+  t.notOk(stream.closing, 'the limit is checked before a new event is queued')
   waiting.push(stream.send('one too many'))
   for (const sent of waiting) await t.rejects(sent, { name: 'AbortError', message: /has ended: stalled/ })
   t.ok(response.destroyed)
@@ -42,8 +42,8 @@ t.test('with maxBufferedBytes at Infinity nothing is bounded', async t => {
   t.notOk(stream.closing)
 })
 
-t.test('a client that takes nothing for stallTimeout ends as stalled; one that has nothing to take, or takes it slowly, goes on', async t => {
-  // Far longer than the slow client pauses, also on a busy machine.
+t.test('a client that takes nothing for stallTimeout ends as stalled, and a client that takes data slowly, or has no data to take, goes on', async t => {
+  // Far longer than the pauses of the slow client, even on a busy machine.
   const stallTimeout = 1_500
   const app = await buildApp(t, { stallTimeout, maxBufferedBytes: Infinity })
   const streams = streamRoute(app)
@@ -58,7 +58,7 @@ t.test('a client that takes nothing for stallTimeout ends as stalled; one that h
   deafStream.send(FLOOD).catch(() => {})
   const sent = slowStream.send(FLOOD)
 
-  // A part of it at each turn, far more often than stallTimeout, and for far longer in all.
+  // The slow client takes a part at each turn, far more often than stallTimeout, and for far longer in total.
   let taken = 0
   slow.on('data', data => {
     taken += data.length
@@ -68,7 +68,7 @@ t.test('a client that takes nothing for stallTimeout ends as stalled; one that h
   const start = performance.now()
   t.equal(await deafStream.closed, 'stalled')
   await sent
-  t.ok(performance.now() - start > 2 * stallTimeout, 'the slow one took longer than stallTimeout')
+  t.ok(performance.now() - start > 2 * stallTimeout, 'the slow client took longer than stallTimeout')
   t.ok(taken > 0)
   t.strictSame([idleStream.closing, slowStream.closing], [false, false])
 })
@@ -88,7 +88,7 @@ function watchProbing (server: Server) {
   return probing
 }
 
-t.test('a stream whose client keeps up has no timeout on its socket, and its server hears of none', async t => {
+t.test('the socket of a stream whose client keeps up has no timeout, and the server emits no timeout', async t => {
   const app = await buildApp(t, { stallTimeout: 50 })
   const streams = streamRoute(app)
   const probing = watchProbing(app.fastify.server)
@@ -103,7 +103,7 @@ t.test('a stream whose client keeps up has no timeout on its socket, and its ser
   t.notOk(streams[0]!.closing)
 })
 
-t.test('after a stream that was slow, the timeout of its kept-alive socket is the server\'s own again', async t => {
+t.test('after a stream that was slow, the keep-alive socket has the timeout of the server again', async t => {
   const app = await buildApp(t, { stallTimeout: 20_000, deadPeerProbe: 7_000 })
   const streams = streamRoute(app)
   app.fastify.get('/other', async () => 'other')
@@ -120,17 +120,17 @@ t.test('after a stream that was slow, the timeout of its kept-alive socket is th
   await sent
   streams[0]!.close()
   await streams[0]!.closed
-  t.strictSame(calls.slice(1), [[false, 0]], 'the kernel asks no longer')
+  t.strictSame(calls.slice(1), [[false, 0]], 'the kernel no longer probes')
   // Node adds a second to it.
   t.ok(socket.timeout! >= app.fastify.server.keepAliveTimeout)
   client.write('GET /other HTTP/1.1\r\nhost: a\r\n\r\n')
   let text = ''
   while (!text.endsWith('other')) text = text.slice(-100) + String((await once(client, 'data'))[0])
-  t.equal(calls.length, 2, 'a request that is no stream is not concerned')
+  t.equal(calls.length, 2, 'a request that is not a stream is not affected')
   t.notOk(socket.destroyed)
 })
 
-t.test('a server that probes its connections anyway goes on doing so after a stream', async t => {
+t.test('a server that always probes its connections still probes after a stream', async t => {
   const app = await buildApp(t, { fastify: { http: { keepAlive: true, keepAliveInitialDelay: 60_000 } } as object })
   const streams = streamRoute(app)
   const probing = watchProbing(app.fastify.server)
@@ -142,7 +142,7 @@ t.test('a server that probes its connections anyway goes on doing so after a str
   t.strictSame(probing.calls, [[true, 10_000], [true, 60_000]])
 })
 
-t.test('a stream that ends within a second leaves its socket alone, also later', async t => {
+t.test('a stream that ends within a second does not change its socket, not even later', async t => {
   const app = await buildApp(t)
   const streams = streamRoute(app)
   const probing = watchProbing(app.fastify.server)
@@ -169,7 +169,7 @@ t.test('with stallTimeout a server that times out idle sockets in less than a se
   t.notOk(streams[0]!.closing)
 })
 
-t.test('over HTTP/2 a stream that stalls ends alone, beside a busy neighbour in its session', async t => {
+t.test('over HTTP/2 only the stream that stalls ends, beside a busy neighbour in its session', async t => {
   const { session, streams } = await http2Session(t, { stallTimeout: 300 })
   const open = async (tabId: string) => {
     const stream = session.request({ ':path': withSignals('/stream', { tabId }), accept: 'text/event-stream' })
@@ -190,7 +190,7 @@ t.test('over HTTP/2 a stream that stalls ends alone, beside a busy neighbour in 
   t.notOk(busyStream.closing)
 })
 
-t.test('over HTTP/2 a client that reads slowly goes on, however long an event takes', async t => {
+t.test('over HTTP/2 a client that reads slowly goes on, however long one event takes', async t => {
   const stallTimeout = 1_500
   const { session, streams } = await http2Session(t, { stallTimeout })
   const slow = session.request({ ':path': '/stream', accept: 'text/event-stream' })
@@ -209,7 +209,7 @@ t.test('over HTTP/2 a client that reads slowly goes on, however long an event ta
 })
 
 for (const stallTimeout of [30_000, Infinity]) {
-  t.test(`over HTTP/2 a large event arrives as it was sent, with a stallTimeout of ${stallTimeout}`, async t => {
+  t.test(`over HTTP/2 a large event arrives unchanged, with a stallTimeout of ${stallTimeout}`, async t => {
     const { session, streams } = await http2Session(t, { stallTimeout })
     const client = session.request({ ':path': '/stream', accept: 'text/event-stream' })
     await once(client, 'response')
@@ -225,12 +225,12 @@ for (const stallTimeout of [30_000, Infinity]) {
   })
 }
 
-t.test('500 clients stop reading while 10 MB is sent to each: memory stays bounded, and those beside them miss nothing', async t => {
+t.test('if 500 clients stop reading while 10 MB are sent to each, memory stays bounded, and other clients miss nothing', async t => {
   const CLIENTS = 500
   const HEALTHY = 20
   const EVENTS = 160
   const EVENT = 'x'.repeat(64 * 1024)
-  // All that may wait, one event that went beyond, what Node keeps of a response, and room for the garbage of the run.
+  // All data that may wait, one event beyond the limit, Node's memory for a response, and room for the garbage of the run.
   const BOUND = CLIENTS * (1.25 * 1024 * 1024) + 150 * 1024 * 1024
   const app = await buildApp(t, { logLevel: 'info' })
   const streams = streamRoute(app)
@@ -244,7 +244,7 @@ t.test('500 clients stop reading while 10 MB is sent to each: memory stays bound
   const healthy = await Promise.all(Array.from({ length: HEALTHY }, (_, i) => connect(app.url(withSignals('/stream/healthy', { tabId: String(i) })))))
   const before = process.memoryUsage().rss
   let most = 0
-  // A broadcaster that waits for nobody but itself.
+  // A broadcaster that never waits for a client.
   for (let n = 0; n < EVENTS; n++) {
     for (const stream of streams) stream.send({ id: String(n), data: stream.scopeKey === 'deaf' ? EVENT : 'news' })
     most = Math.max(most, process.memoryUsage().rss - before)
@@ -260,7 +260,7 @@ t.test('500 clients stop reading while 10 MB is sent to each: memory stays bound
   for (const client of deaf) client.destroy()
 })
 
-/** A socket on which the head of a response has come, and which is then the test's to read. */
+/** A socket on which the head of a response has come. From then on only the test reads the socket. */
 async function rawClient (t: Test, port: number, path: string): Promise<Socket> {
   const socket = net.connect(port, '127.0.0.1')
   socket.on('error', () => {})

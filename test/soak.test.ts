@@ -1,4 +1,4 @@
-// A minute of the soak, as `npm run soak -- 1` runs a minute: the tabs and the faults do something of everything, and nothing is lost.
+// Runs the soak for a minute, like `npm run soak -- 1`. The tabs and the faults do everything at least once, and nothing is lost.
 import t from 'tap'
 import { startChild } from './kit/child.ts'
 import { redisOptions } from './kit/redis.ts'
@@ -33,6 +33,6 @@ t.test('tabs that do everything for a minute, on one process and on three with R
   t.equal(phases.length, redisOptions.skip === false ? 2 : 1)
   for (const [i, phase] of phases.entries()) {
     const done = new Set([...phase.matchAll(/^ +[1-9]\d* {2}(.+)$/gm)].map(([, what]) => what!))
-    t.strictSame([...DONE, ...i === 1 ? DONE_ACROSS : []].filter(what => !done.has(what)), [], 'it did something of everything')
+    t.strictSame([...DONE, ...i === 1 ? DONE_ACROSS : []].filter(what => !done.has(what)), [], 'the soak did everything at least once')
   }
 })

@@ -1,4 +1,4 @@
-// Stream keys: equal for equal parts, different for different ones, and an error for what is no identity.
+// Stream keys: equal for equal parts, different for different parts, and an error for values that cannot be an identity.
 import fc from 'fast-check'
 import t from 'tap'
 import { streamKey } from '../lib/registry/stream-key.ts'
@@ -21,7 +21,7 @@ const scopeKeys = fc.letrec<{ value: ScopeKey }>(tie => ({
   )
 })).value
 
-t.test('two scope keys are one if and only if they are equal by value', async t => {
+t.test('two scope keys have the same scope if and only if they are equal by value', async t => {
   fc.assert(fc.property(scopeKeys, scopeKeys, (a, b) => (streamKey(a).scope === streamKey(b).scope) === same(a, b)), { ...seeded(import.meta.url), numRuns: 20_000 })
   fc.assert(fc.property(scopeKeys, a => streamKey(a).scope === streamKey(structuredClone(a)).scope), { ...seeded(import.meta.url), numRuns: 5_000 })
   t.pass()
@@ -34,14 +34,14 @@ t.test('a stream key is injective in scope key, tab id and name', async t => {
   t.pass()
 })
 
-t.test('there is a way back from a stream key to its scope key, tab id and name together: no two share one', async t => {
+t.test('a stream key can be decoded to its scope key, tab id and name, so no two combinations share a key', async t => {
   const text = fc.oneof(fc.string({ minLength: 1 }), fc.string({ unit: 'binary', minLength: 1 }), fc.constantFrom('"', '" "', 'a" "b', '\\', '\\"', '\ud800', '\\ud800', '1', '1n', '[', '{}'))
   fc.assert(fc.property(scopeKeys, text, fc.option(text, { nil: undefined }), (scopeKey, tabId, name) => {
     const { scope, slot } = streamKey(scopeKey, tabId, name)
     const [decodedTabId, decodedName] = decodeSlot(slot)
     return same(decodeScope(scope), scopeKey) && decodedTabId === tabId && decodedName === name
   }), { ...seeded(import.meta.url), numRuns: 20_000 })
-  // Without a tab id each is another one, and none that a tab id can make.
+  // Without a tab id each slot is a new number, which no tab id can produce.
   fc.assert(fc.property(scopeKeys, fc.option(text, { nil: undefined }), (scopeKey, name) => /^\d+$/.test(streamKey(scopeKey, undefined, name).slot)), seeded(import.meta.url))
   t.pass()
 })
@@ -53,11 +53,11 @@ t.test('examples of equal and of different keys', async t => {
   t.not(key(1, 't'), key('1', 't'))
   t.not(key(1, 't'), key(1n, 't'))
   t.not(key('u', 't'), key('u', 't', 'chat'))
-  t.not(key('u'), key('u'), 'without a tab id every key is another one')
+  t.not(key('u'), key('u'), 'without a tab id every key is new')
   t.equal(key(Object.assign(Object.create(null), { a: 1 }), 't'), key({ a: 1 }, 't'))
 })
 
-t.test('what is no identity is an error that says what came, where in the key, and from where', async t => {
+t.test('a value that cannot be an identity is an error that names the value, its place in the key, and the caller', async t => {
   const cycle: unknown[] = []
   cycle.push({ self: cycle })
   const cases: Array<[unknown, string]> = [
@@ -85,9 +85,9 @@ t.test('what is no identity is an error that says what came, where in the key, a
     })
   }
   const shared = { id: 1 }
-  t.equal(key([shared, shared], 't'), key([{ id: 1 }, { id: 1 }], 't'), 'the same object twice is no cycle')
+  t.equal(key([shared, shared], 't'), key([{ id: 1 }, { id: 1 }], 't'), 'an object that occurs twice is not a cycle')
 })
 
-t.test('a name that is no string, or empty, is an error', async t => {
+t.test('a name that is not a string, or is empty, is an error', async t => {
   for (const name of ['', 1, null]) t.throws(() => streamKey('u', 't', name as string), { code: 'FST_ERR_OCTA_STAR_NAME' })
 })

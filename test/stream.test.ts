@@ -1,11 +1,11 @@
-// One stream's life without a socket: what can be asked of it before, during and after.
+// The life of one stream without a socket: what the stream reports before, during and after.
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import { openStream, openStream as openLogged, pendingStream } from './kit/fake-stream.ts'
 import { memoryLog } from './kit/memory-log.ts'
 import { watchUnhandled } from './kit/unhandled.ts'
 
-t.test('a send to a stream that has ended rejects, and goes unnoticed where nobody awaits it', async t => {
+t.test('a send to a stream that has ended rejects, and the rejection is handled if nobody awaits the send', async t => {
   const unhandled = watchUnhandled(t)
   const { stream } = await openStream()
   stream.close('replaced')
@@ -15,7 +15,7 @@ t.test('a send to a stream that has ended rejects, and goes unnoticed where nobo
   t.strictSame(unhandled, [])
 })
 
-t.test('a send waits for a slow peer; when the stream ends meanwhile it rejects, and goes unnoticed likewise', async t => {
+t.test('a send waits for a slow peer, and rejects if the stream ends meanwhile, and the rejection is handled if nobody awaits the send', async t => {
   const unhandled = watchUnhandled(t)
   const { stream, response } = await openStream()
   response.frozen = true
@@ -24,7 +24,7 @@ t.test('a send waits for a slow peer; when the stream ends meanwhile it rejects,
   const second = stream.send('b').then(() => sent++)
   await turn()
   t.equal(sent, 0)
-  t.equal(response.listenerCount('drain'), 1, 'one listener, however many wait')
+  t.equal(response.listenerCount('drain'), 1, 'one listener, however many sends wait')
   response.thaw()
   await Promise.all([first, second])
   t.equal(sent, 2)
@@ -38,7 +38,7 @@ t.test('a send waits for a slow peer; when the stream ends meanwhile it rejects,
   t.strictSame(unhandled, [])
 })
 
-t.test('a send of what cannot be sent is a fault, and does not go unnoticed', async t => {
+t.test('a send of an invalid message rejects as an error of the application', async t => {
   const { stream } = await openStream()
   await t.rejects(stream.send({ event: 'a\nb' }), { code: 'FST_ERR_OCTA_STAR_EVENT' })
 })
@@ -57,8 +57,8 @@ t.test('a last word to a peer that does not read is given up after closeGrace', 
   t.strictSame(words, ['replaced'])
 })
 
-t.test('a last word that its peer has not taken in time is no fault, and no warning', async t => {
-  // A client that did not read was enough to have each of its last words logged as one.
+t.test('a last word that the peer has not taken in time is not an error, and causes no warning', async t => {
+  // If a client did not read, each of its last words was logged as an error.
   const { lines, log } = memoryLog()
   const { stream, response } = pendingStream({ log })
   stream.start()!.catch(() => {})
@@ -73,14 +73,14 @@ t.test('a last word that its peer has not taken in time is no fault, and no warn
   t.strictSame(lines.filter(({ level }) => level === 'warn'), [])
 })
 
-t.test('the signal is aborted for whoever asks late, with the reason', async t => {
+t.test('the signal is aborted with the reason, also if the signal is read after the end', async t => {
   const { stream } = await openStream()
   stream.close('stalled')
   t.ok(stream.signal.aborted)
   t.match(stream.signal.reason, { reason: 'stalled' })
 })
 
-t.test('`closed` resolves to the first reason, for whoever asks early and late', async t => {
+t.test('`closed` resolves to the first reason, whether it is read before or after the end', async t => {
   const { stream, response } = await openStream()
   const early = stream.closed
   response.leave()
@@ -89,7 +89,7 @@ t.test('`closed` resolves to the first reason, for whoever asks early and late',
   t.equal(await stream.closed, 'disconnected')
 })
 
-t.test('a stream that ends before it opened rejects its start at once, and its response is not waited for', async t => {
+t.test('the start of a stream that ends before opening rejects at once, without waiting for the response', async t => {
   const { stream, response } = pendingStream()
   const started = stream.start()!
   stream.close('disconnected')
@@ -99,7 +99,7 @@ t.test('a stream that ends before it opened rejects its start at once, and its r
   t.equal(response.written, '')
 })
 
-t.test('an error of the handler is a normal end if the stream has ended and the error says no more, and is logged once if not', async t => {
+t.test('an error of the handler is a normal end if the stream has ended and the error says no more, and is logged once otherwise', async t => {
   const { lines, log } = memoryLog()
   const logged = () => lines.splice(0).filter(({ level }) => level === 'error').map(({ details }) => details)
   const openStream = () => openLogged({ log })
@@ -134,6 +134,6 @@ t.test('a stream knows when it was opened, and is not open before', async t => {
   t.equal(pendingStream().stream.openedAt, 0)
   const before = Date.now()
   const { stream } = await openStream()
-  // By the process's own clock, which goes on evenly: the system's may have been set since the process started.
+  // Uses the process's monotonic clock, because the system's clock may have been set since the process started.
   t.ok(stream.openedAt > before - 60_000 && stream.openedAt < Date.now() + 60_000)
 })

@@ -1,4 +1,4 @@
-// What comes with the package: few packages, no script that runs when they are installed, no known vulnerability, a signed origin.
+// The supply chain of the package: few packages, no install scripts, no known vulnerability, and a signed origin.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile, readdir } from 'node:fs/promises'
@@ -21,10 +21,10 @@ const read = async (path: string) => await readFile(new URL(path, root), 'utf8')
 const { packages } = JSON.parse(await read('package-lock.json')) as { packages: Record<string, Package> }
 const production = Object.entries(packages).filter(([path, { dev, devOptional, optional }]) => path !== '' && !dev && !devOptional && !optional)
 
-/** The names of all that is installed for `dependencies`, and for those of theirs. */
+/** The names of all packages that are installed for `dependencies`, directly or indirectly. */
 function tree (dependencies: Record<string, string> = {}, from = '', names = new Set<string>()): Set<string> {
   for (const name of Object.keys(dependencies)) {
-    // As Node looks it up: beside its dependent, or further up.
+    // Looks a package up as Node does: beside the package that needs it, or further up.
     const nested = `${from}/node_modules/${name}`.replace(/^\//, '')
     const path = nested in packages ? nested : `node_modules/${name}`
     if (names.has(name)) continue
@@ -40,14 +40,14 @@ t.test('no package of the production tree has an install script, and the lockfil
   t.strictSame(Object.entries(packages).filter(([, { resolved }]) => resolved !== undefined).map(([path]) => path), [])
 })
 
-t.test('beyond what Fastify installs, the package brings what docs/security.md names', async t => {
+t.test('apart from the packages of Fastify, the package installs only the packages that docs/security.md names', async t => {
   const fastify = tree({ fastify: '' })
   const ours = tree(packages['']!.dependencies)
   const beyond = [...ours].filter(name => !fastify.has(name)).sort()
   t.strictSame(beyond, ['@fastify/sse', 'fastify-plugin'])
   const security = (await read('docs/security.md')).replaceAll('\n', ' ')
   t.ok(security.includes(`brings two dependencies, ${beyond.map(name => `\`${name}\``).join(' and ')}.`))
-  // What the lockfile marks as production is these two trees, and nothing else.
+  // The lockfile marks exactly these two trees as production.
   t.strictSame([...new Set(production.map(([path]) => path.split('node_modules/').at(-1)!))].sort(), [...new Set([...fastify, ...ours, 'fastify'])].sort())
 })
 
@@ -101,14 +101,14 @@ t.test('no workflow uses a secret, may write to the repository, or runs an actio
   }
 })
 
-t.test('a release is published by the workflow itself, with its provenance, after the tests and the audit have passed', async t => {
+t.test('the workflow itself publishes a release, with its provenance, after the tests and the audit have passed', async t => {
   const { 'release.yml': release } = await workflows()
   t.strictSame(release!.on, { release: { types: ['published'] } })
   const publishers = Object.entries(release!.jobs).filter(([, job]) => job.permissions?.['id-token'] === 'write')
   t.equal(publishers.length, 1)
   const [name, job] = publishers[0]!
   const before = [job.needs ?? []].flat()
-  // What GitHub does by default: a job without a condition does not start if a job that it needs has failed.
+  // The default of GitHub: a job without a condition does not start if a job that it needs has failed.
   t.equal(job.if, undefined)
   const checked = before.flatMap(name => release!.jobs[name]!.steps)
   t.strictSame(checked.filter(step => 'continue-on-error' in step || 'if' in step), [])
@@ -120,7 +120,7 @@ t.test('a release is published by the workflow itself, with its provenance, afte
   const publishing = commands(job).filter(command => command.startsWith('npm publish'))
   t.equal(publishing.length, 1)
   t.match(publishing[0], /--provenance\b/)
-  // Trusted publishing needs npm 11.5.1 or later, which Node brings since 24.5.
+  // Trusted publishing needs npm 11.5.1 or later, which Node includes since 24.5.
   const node = job.steps.find(({ uses }) => uses?.startsWith('actions/setup-node@'))
   t.ok(Number(node?.with?.['node-version']) >= 24)
   const everywhere = Object.entries(release!.jobs).filter(([other]) => other !== name).flatMap(([, job]) => commands(job))
@@ -128,7 +128,7 @@ t.test('a release is published by the workflow itself, with its provenance, afte
   t.ok(JSON.parse(await read('package.json')).private !== true)
 })
 
-t.test('CI runs everything on each supported Node, the quick tests on macOS, and only for the newest push', async t => {
+t.test('CI runs everything on each supported Node, the quick tests on macOS, and only the newest push', async t => {
   const { 'ci.yml': ci } = await workflows()
   t.ok('push' in ci!.on && 'pull_request' in ci!.on && 'schedule' in ci!.on)
   t.equal(ci!.concurrency?.['cancel-in-progress'], true)
@@ -140,7 +140,7 @@ t.test('CI runs everything on each supported Node, the quick tests on macOS, and
   const macos = jobs.filter(job => job['runs-on'].startsWith('macos'))
   t.equal(macos.length, 1)
   t.ok(commands(macos[0]!).includes('npm test'))
-  // Random tests draw new values at night, and the same ones in every other run.
+  // Random tests draw new values at night, and the same values in every other run.
   const seeds = stepsOf(ci!).flatMap(({ env }) => env?.OCTA_SEED ?? [])
   t.equal(seeds.length, everything.length)
   for (const seed of seeds) t.match(seed, /github\.event_name == 'schedule' && 'random' \|\| ''/)

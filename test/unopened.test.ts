@@ -1,4 +1,4 @@
-// Streams that end before they open, misuse at the start, and what a claim leaves in its scope.
+// Streams that end before they open, wrong use of startStream, and the traces of a claim in its scope.
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import { DelayQueue } from '../lib/delay-queue.ts'
@@ -13,7 +13,7 @@ import { PlainHolder } from './kit/plain-holder.ts'
 
 const path = withSignals('/stream/ann', { tabId: 'a' })
 
-t.test('options of startStream that are not an object are refused by name', async t => {
+t.test('if the options of startStream are not an object, the error names the options', async t => {
   const app = await buildApp(t, { errorsExpected: true })
   const wrong = { '/null': null, '/string': 'chat' }
   for (const [url, options] of Object.entries(wrong)) {
@@ -83,7 +83,7 @@ t.test('while the server closes, the accepted types decide on a route that serve
   await closed
 })
 
-t.test('a claim that has left the line of its scope leaves nothing there, whenever the claim is released', t => {
+t.test('a claim that has left the waiting line of its scope leaves nothing in the line, whenever the claim is released', t => {
   const owner = { log: memoryLog().log, deadlines: new DelayQueue<Claim>(5_000, () => {}), claimEnding () {}, holderGone () {}, giveUp () {} }
   const [first, second] = ['a', 'b'].map(tab => new Claim(streamKey('ann', tab), new PlainHolder(), 1, owner)) as [Claim, Claim]
   const seats = new Seats(1)

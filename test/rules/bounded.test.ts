@@ -24,7 +24,7 @@ function stopTime (t: Test) {
   }
 }
 
-t.test('a half-open peer: the successor starts when closeGrace is over, no sooner and no later, and the old handler is over', async t => {
+t.test('if a peer is half-open, the successor starts exactly when closeGrace is over, and the old handler is over', async t => {
   const closeGrace = 300
   const app = await buildApp(t, { closeGrace, replaceTimeout: 10 * closeGrace })
   const order: string[] = []
@@ -38,7 +38,7 @@ t.test('a half-open peer: the successor starts when closeGrace is over, no soone
     try {
       await new Promise<void>(resolve => { flood = resolve })
       await stream.send(FLOOD)
-      order.push('the peer took all of it')
+      order.push('the peer has taken everything')
     } finally {
       order.push('handler over')
     }
@@ -63,7 +63,7 @@ t.test('a half-open peer: the successor starts when closeGrace is over, no soone
   client.leave()
 })
 
-t.test('a handler that ignores its signal costs its successor replaceTimeout, and a warning names its route', async t => {
+t.test('a handler that ignores its signal delays its successor by replaceTimeout, and a warning names its route', async t => {
   const app = await buildApp(t, { replaceTimeout: 200 })
   let letGo = () => {}
   app.fastify.get('/deaf/:scope', { sse: 'only' }, async (request, reply) => {
@@ -76,7 +76,7 @@ t.test('a handler that ignores its signal costs its successor replaceTimeout, an
 
   const before = performance.now()
   await connect(app.url(path))
-  t.ok(performance.now() - before >= 195, 'it was waited for')
+  t.ok(performance.now() - before >= 195, 'the successor waited for the handler')
   t.equal(await first.ended, 'clean', 'the client was told at once all the same')
   const [warning, ...others] = app.log.filter(line => line.level === LEVELS.warn)
   t.match(warning, { route: 'GET /deaf/:scope', tabId: 'a', scope: '"ann"', msg: /GET \/deaf\/:scope did not end within replaceTimeout.*Still running: the handler/ })
@@ -87,7 +87,7 @@ t.test('a handler that ignores its signal costs its successor replaceTimeout, an
   while (streamRegistry.givenUp > 0) await turn()
 })
 
-t.test('of a cleanup that hangs the warning says so, and each successor that comes meanwhile has its own bound', async t => {
+t.test('the warning says that a cleanup hangs, and each successor that comes in the meantime has a time limit of its own', async t => {
   const app = await buildApp(t, { replaceTimeout: 300 })
   const streams = streamRoute(app)
   await app.listen()
@@ -99,12 +99,12 @@ t.test('of a cleanup that hangs the warning says so, and each successor that com
   await once(streams[0]!.signal, 'abort')
   await time.pass(150)
   const third = connect(app.url(path))
-  t.equal((await second).status, 204, 'superseded, so the third has come')
-  // The second gave up waiting at 300 ms, and so did whoever waited behind it.
+  t.equal((await second).status, 204, 'superseded, because the third request has come')
+  // The second request gave up waiting at 300 ms, and so did the third request, which waited behind the second.
   await time.pass(149)
   t.equal(streams.length, 1)
   await time.pass(1)
-  t.equal(streams.length, 2, 'a newcomer does not start the wait of those before it anew')
+  t.equal(streams.length, 2, 'a newcomer does not restart the wait of earlier requests')
   await time.pass(300)
   t.equal((await third).status, 200)
   t.match(app.log.filter(line => line.level === LEVELS.warn), [{ msg: /Still running: onClose callbacks \(1\)$/ }])
@@ -122,7 +122,7 @@ t.test('an eviction resolves within replaceTimeout as well', async t => {
   letGo()
 })
 
-t.test('a client that does not take the end within replaceTimeout is named too, if closeGrace is the longer', async t => {
+t.test('a client that does not take the end within replaceTimeout is named too, if closeGrace is longer', async t => {
   const app = await buildApp(t, { replaceTimeout: 200, closeGrace: 60_000 })
   const streams = streamRoute(app)
   await app.listen()

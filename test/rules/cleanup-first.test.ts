@@ -1,4 +1,4 @@
-// Rules 1 and 5: before a successor starts, the old signal has aborted, the old handler has returned, its cleanups have settled.
+// Rules 1 and 5: before a successor starts, the old signal has aborted, the old handler has returned, and its cleanups have settled.
 import { EventEmitter, on, once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
@@ -7,7 +7,7 @@ import { connect } from '../kit/client.ts'
 
 const path = withSignals('/stream', { tabId: 'a' })
 
-t.test('a successor starts after the old loop has ended, its finally block and its onClose callbacks', async t => {
+t.test('a successor starts after the old loop, its finally block and its onClose callbacks have ended', async t => {
   const app = await buildApp(t)
   const orders = new EventEmitter()
   const order: string[] = []
@@ -36,10 +36,10 @@ t.test('a successor starts after the old loop has ended, its finally block and i
   t.equal(orders.listenerCount('change'), 1, 'one subscription is left')
   orders.emit('change', { id: 2 })
   t.equal((await second.event(1)).data, '{"id":2}')
-  t.equal(first.events.length, 2, 'the old one got its own event and the farewell, no more')
+  t.equal(first.events.length, 2, 'the old stream got its own event and the farewell, and nothing else')
 })
 
-t.test('a cleanup that fails is a warning, and holds nobody up', async t => {
+t.test('a cleanup that fails causes a warning, and delays no stream', async t => {
   const app = await buildApp(t)
   app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
     const stream = await reply.startStream('ann')
@@ -55,7 +55,7 @@ t.test('a cleanup that fails is a warning, and holds nobody up', async t => {
   t.match(warnings[0], { route: 'GET /stream', msg: 'an onClose callback failed' })
 })
 
-t.test('a cleanup registered when the stream has begun to end runs at once, and is waited for', async t => {
+t.test('a cleanup that is registered after the stream has begun to end runs at once, and is awaited', async t => {
   const app = await buildApp(t)
   const order: string[] = []
   app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
@@ -113,5 +113,5 @@ t.test('fastify.close() ends 2,000 live streams side by side, not one after anot
   t.ok(closed - closing < closing - opening, `opened in ${Math.round(closing - opening)} ms, and closed in ${Math.round(closed - closing)} ms`)
   t.equal(running, 0)
   t.equal(cleanups, STREAMS)
-  t.ok((await Promise.all(clients.map(client => client.ended))).every(ending => ending === 'broken'), 'the clients see a broken connection, and come back')
+  t.ok((await Promise.all(clients.map(client => client.ended))).every(ending => ending === 'broken'), 'the clients see a broken connection, and reconnect')
 })

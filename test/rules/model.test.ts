@@ -1,4 +1,4 @@
-// All rules at once: drawn schedules of starts, ends and faults, checked after every step against a model of the rules.
+// All rules at once: random schedules of starts, ends and faults, checked after every step against a model of the rules.
 import { setImmediate as flush } from 'node:timers/promises'
 import FakeTimers, { type Clock } from '@sinonjs/fake-timers'
 import fc from 'fast-check'
@@ -66,7 +66,7 @@ interface Run {
   handlerOver: boolean
   cleanupsOver: boolean
   rejected: boolean
-  /** The place in the order in which responses were handed over, and the time. */
+  /** The position among the responses in the order in which they were handed over, and the time. */
   passed: number | undefined
   passedAt: number | undefined
   /** When the stream began to end. */
@@ -97,7 +97,7 @@ class World {
   }
 
   async tick (ms: number): Promise<void> {
-    // In small steps, and with everything settled after each: the model's clock is right when a stream opens.
+    // Advances in small steps, and lets everything settle after each step, so that the model's clock is right when a stream opens.
     for (let left = ms; left > 0; left -= 50) {
       const by = Math.min(left, 50)
       this.now += by
@@ -130,7 +130,7 @@ class World {
     this.#handle(run)
   }
 
-  // What the plugin's wrapper does around a handler.
+  // Does what the plugin's wrapper does around a handler.
   async #handle (run: Run): Promise<void> {
     try {
       await this.#handler(run)
@@ -139,11 +139,11 @@ class World {
     } catch (error) {
       run.handlerOver = true
       const normal = run.stream.handlerThrew(error)
-      if (!normal && !run.rejected) this.problems.push(`the handler's rejection passed for a fault: ${error}`)
+      if (!normal && !run.rejected) this.problems.push(`the handler's rejection was taken for a fault: ${error}`)
     }
   }
 
-  // What Fastify and the plugin do before a stream can be registered: onSend hooks run, and then the response is handed over.
+  // Does what Fastify and the plugin do before a stream can be registered: onSend hooks run, and then the response is handed over.
   async #pass (run: Run, order: number): Promise<void> {
     const { key, stream, response, step } = run
     const started = stream.start()
@@ -210,14 +210,14 @@ class World {
     return run.handlerOver && run.cleanupsOver && (run.response.destroyed || (run.response.ended && !run.response.frozen))
   }
 
-  // Rules 1, 5 and 3: the moment a stream opens, those before it on its key are over, or were waited for long enough.
+  // Rules 1, 5 and 3: when a stream opens, the earlier streams on its key are over, or the stream has waited long enough.
   #checkOpening (run: Run): void {
     for (const older of this.runs.slice(0, this.runs.indexOf(run))) {
       if (!older.opened || !sameKey(older.key, run.key)) continue
       const waitedLongEnough = older.endingAt !== undefined && this.now - older.endingAt >= REPLACE_TIMEOUT
       if (!older.stream.signal.aborted) this.problems.push('rule 5: a stream opened before its predecessor was told to end')
       if (!this.isOver(older) && !waitedLongEnough) this.problems.push('rules 1, 5: a stream opened before its predecessor was over')
-      if (waitedLongEnough && !older.response.destroyed && !older.response.ended) this.problems.push('rule 3: the socket of one that hangs was not destroyed')
+      if (waitedLongEnough && !older.response.destroyed && !older.response.ended) this.problems.push('rule 3: the socket of a stream that hangs was not destroyed')
     }
   }
 
@@ -228,17 +228,17 @@ class World {
       const successors = this.runs.slice(index + 1).filter(other => sameKey(other.key, key) && !other.rejected && !other.step.late && other.passed !== undefined)
       // A successor whose client left before the successor was registered ends nobody.
       const registered = successors.filter(other => other.response.headersSent || this.#reason(other) !== 'disconnected')
-      if (settled && live && registered.some(other => other.passed! > run.passed! || !other.stream.closing)) this.problems.push('rule 2: a stream goes on though a newer one was started')
+      if (settled && live && registered.some(other => other.passed! > run.passed! || !other.stream.closing)) this.problems.push('rule 2: a stream goes on although a newer stream was started')
       // A request may wait for two turns of the event loop before it is registered, and time goes by in steps of 50 ms.
       if (run.settledAt === undefined && run.passedAt !== undefined && this.now > run.passedAt + REPLACE_TIMEOUT + 100) this.problems.push('rule 3: a start has not settled within replaceTimeout')
       if (live && this.shutdownAt !== undefined) this.problems.push('a stream goes on after the shutdown')
       const reason = this.#reason(run)
-      if (reason === 'replaced' && successors.length === 0) this.problems.push('rules 2, 6: a stream was replaced by none of its own key')
+      if (reason === 'replaced' && successors.length === 0) this.problems.push('rules 2, 6: a stream was replaced without a successor on its key')
       if (reason === 'replaced' && key.tabId === undefined) this.problems.push('rule 7: a stream without a tab id was replaced')
-      if (reason === 'evicted' && this.limit === Infinity && !this.#wasEvicted(run, index)) this.problems.push('rule 6: a stream was evicted that no eviction names')
-      // The stream may have opened and ended before its handler ran on.
+      if (reason === 'evicted' && this.limit === Infinity && !this.#wasEvicted(run, index)) this.problems.push('rule 6: a stream was evicted although no eviction named the stream')
+      // The stream may have opened and ended before its handler continued.
       const hadHead = response.headersSent && response.status === undefined
-      if (!hadHead && !run.step.late && run.passed !== undefined && (run.response.status === 204) !== (reason === 'replaced' || reason === 'evicted')) this.problems.push('a superseded request is answered once, and no other is')
+      if (!hadHead && !run.step.late && run.passed !== undefined && (run.response.status === 204) !== (reason === 'replaced' || reason === 'evicted')) this.problems.push('a superseded request was not answered once, or another request was answered')
       if (!hadHead && run.passed !== undefined && reason === 'shutdown' && !response.destroyed) this.problems.push('a request that waited at the shutdown was left open')
       if (run.opened) this.#checkEnding(run, reason)
       if (settled && stream.closing && !run.handlerOver && (run.step.handler === 'obeys' || (run.step.handler === 'sends' && run.step.frozen))) {
@@ -267,7 +267,7 @@ class World {
 
   #checkEnding (run: Run, reason: CloseReason | undefined): void {
     const { response } = run
-    // A last word, and then the end, have a grace each; a peer that is seen to take nothing gets no second.
+    // The last word and the end have one grace period each. A peer that takes nothing gets no second grace period.
     const graces = run.step.lastWord === 'hangs' && !(run.step.frozen && run.step.handler === 'sends') ? 2 : 1
     if (this.now > run.endingAt! + graces * CLOSE_GRACE + 50 && !response.destroyed && !(response.ended && !response.frozen)) {
       this.problems.push('a response is not over after closeGrace')
@@ -304,7 +304,7 @@ class World {
           this.registry.evict(scopeKey, tabId).then(() => { eviction.settled = true })
         }
       }
-      // Half of the time everything that can happen has happened before the next step; the other half steps race.
+      // Half of the time all pending work settles before the next step. In the other half the steps race.
       const settled = step.type !== 'start' || step.scope === 0
       if (settled) for (let i = 0; i < 4; i++) await flush()
       if (this.check(settled).length > 0) return this.problems
@@ -315,7 +315,7 @@ class World {
   async #end (): Promise<string[]> {
     await this.tick(3_000)
     this.check(true)
-    // Rule 2, at rest: of each key the newest is left, unless something other than a newer one ended it.
+    // Rule 2, at rest: the newest stream of each key is left, unless something other than a newer stream ended it.
     for (const run of this.runs.filter(run => run.opened && this.#reason(run) === 'replaced' && !this.runs.some(other => other.passed! > run.passed! && sameKey(other.key, run.key)))) {
       this.problems.push(`rule 2: the newest stream of ${run.key.slot} was replaced`)
     }

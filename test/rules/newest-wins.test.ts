@@ -1,4 +1,4 @@
-// Rule 2: the last startStream called for a key is the one left, however many race.
+// Rule 2: the stream of the last startStream call for a key is left, however many calls race.
 import http from 'node:http'
 import t from 'tap'
 import type { Stream } from '../../lib/index.ts'
@@ -8,7 +8,7 @@ import { connect } from '../kit/client.ts'
 const ROUNDS = 200
 const RACERS = 64
 
-t.test(`of ${RACERS} starts of one key at once the last is left, ${ROUNDS} times over`, async t => {
+t.test(`of ${RACERS} starts of one key at once the last stream is left, ${ROUNDS} times over`, async t => {
   const app = await buildApp(t, { logLevel: 'warn' })
   let called: string[] = []
   let survivor: Stream | undefined
@@ -43,7 +43,7 @@ t.test(`of ${RACERS} starts of one key at once the last is left, ${ROUNDS} times
   t.pass(`${ROUNDS} rounds`)
 })
 
-t.test('a request that is superseded while it waits is answered 204 at once, not when its predecessor is gone', async t => {
+t.test('a request that is superseded while it waits is answered 204 at once, without waiting for its predecessor', async t => {
   const app = await buildApp(t)
   const streams = streamRoute(app)
   await app.listen()

@@ -20,8 +20,8 @@ const gc = runInNewContext('gc') as () => void
 
 const path = withSignals('/stream/ann', { tabId: 'a' })
 
-t.test('a request after a finished stream on the same kept-alive connection is nobody\'s holder, and no replacement ends it', async t => {
-  // In the Elixir original the key belongs to the connection's process, and a later request on it was killed.
+t.test('a request after a finished stream on the same keep-alive connection holds no key, and no replacement ends the request', async t => {
+  // In the Elixir original the key belongs to the connection's process, and a later request on the connection was killed.
   const app = await buildApp(t)
   const streams = streamRoute(app)
   let answer = () => {}
@@ -46,7 +46,7 @@ t.test('a request after a finished stream on the same kept-alive connection is n
   const response = await slow
   t.equal(await response.ended, 'clean')
   t.equal(response.text, 'unharmed')
-  t.equal(response.socket, first.socket, 'it came on the connection of the first stream')
+  t.equal(response.socket, first.socket, 'the request came on the connection of the first stream')
   second.leave()
 })
 
@@ -66,7 +66,7 @@ t.test('a late close never removes a successor', async t => {
 })
 
 for (const hook of ['onRequest', 'preHandler'] as const) {
-  t.test(`a client that left before the start, in an ${hook} hook of the application, never becomes a holder and hurts nobody`, async t => {
+  t.test(`if a client disconnects before the start, in an ${hook} hook of the application, its request never becomes a holder and ends no holder`, async t => {
     const app = await buildApp(t)
     const streams = streamRoute(app)
     let goOn = () => {}
@@ -95,7 +95,7 @@ for (const hook of ['onRequest', 'preHandler'] as const) {
   })
 }
 
-t.test('a client that leaves while it waits never becomes a holder, and its successor still waits for the predecessor', async t => {
+t.test('if a client disconnects while its request waits, the request never becomes a holder, and the successor still waits for the predecessor', async t => {
   const app = await buildApp(t)
   const streams = streamRoute(app)
   await app.listen()
@@ -115,7 +115,7 @@ t.test('a client that leaves while it waits never becomes a holder, and its succ
   t.equal(streams.length, 2)
 })
 
-t.test('100,000 replacements on one key: the heap grows by less than 1 MiB, one is registered, then none', async t => {
+t.test('after 100,000 replacements on one key the heap has grown by less than 1 MiB, and one stream is registered, and then none', async t => {
   const { log } = memoryLog()
   const registry = new Registry(defaults, { ...log, warn () {}, debug () {} } as typeof log)
   let last: FakeStream | undefined
@@ -163,7 +163,7 @@ t.test('100 streams opened and closed in each way leave no timer and no listener
     await streams[i]!.gone
   }
   await turn()
-  // Node's own keep-alive timer aside: one of the client's socket, one of the server's.
+  // Apart from Node's own keep-alive timers: one for the client's socket, and one for the server's socket.
   t.ok(timers() - before <= 2, `${timers() - before} timers`)
   t.ok(socket!.listenerCount('close') < 10)
   t.equal(app.fastify.streamRegistry.size, 0)
@@ -173,8 +173,8 @@ for (const [what, request] of [
   ['GET', (tab: string) => `GET ${withSignals('/stream/ann', { tabId: tab })} HTTP/1.1\r\nHost: x\r\n\r\n`],
   ['POST', (tab: string) => `POST /stream/ann HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${JSON.stringify({ tabId: tab }).length}\r\n\r\n${JSON.stringify({ tabId: tab })}`]
 ] as const) {
-  t.test(`streams that are pipelined behind another (${what}) are gone when their client leaves before their turn`, async t => {
-    // Node emits no `close` for a response that has no socket yet: they stayed registered, open, for good.
+  t.test(`streams that are pipelined behind another stream (${what}) are gone when their client disconnects before their turn`, async t => {
+    // Node emits no `close` for a response that does not have a socket yet, so these streams stayed registered and open for good.
     const app = await buildApp(t)
     const replies: FastifyReply[] = []
     app.fastify.addHook('onRequest', async (_request, reply) => { replies.push(reply) })
@@ -197,8 +197,8 @@ for (const [what, request] of [
   })
 }
 
-t.test('a client that leaves is seen to, though it sent a body with its GET that nobody reads', async t => {
-  // Fastify leaves the body of a GET where it is, and Node reads no further than that: not as far as the client's end.
+t.test('the server notices the disconnect of a client that sent a body with its GET, although no handler reads the body', async t => {
+  // Fastify does not read the body of a GET, and Node stops reading there, before the end of the connection.
   const app = await buildApp(t, { sse: { heartbeatInterval: 0 } })
   const streams = streamRoute(app)
   await app.listen()

@@ -3,7 +3,7 @@ import t from 'tap'
 import { buildApp, streamRoute, withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
 
-t.test('one tab id in two scopes: neither stream ends the other, and an eviction ends one', async t => {
+t.test('of streams with one tab id in two scopes neither ends the other, and an eviction ends one of them', async t => {
   const app = await buildApp(t)
   const streams = streamRoute(app)
   await app.listen()
@@ -16,7 +16,7 @@ t.test('one tab id in two scopes: neither stream ends the other, and an eviction
   t.notOk(streams[0]!.signal.aborted)
 })
 
-t.test('a tab id that looks like the end of another key reaches nobody else', async t => {
+t.test('a tab id that looks like the end of another key reaches no other stream', async t => {
   const app = await buildApp(t)
   const streams = streamRoute(app)
   await app.listen()

@@ -1,4 +1,4 @@
-// Rule 7: a stream without a tab id is never deduplicated or replaced, yet it is listed, evictable and closed on shutdown.
+// Rule 7: a stream without a tab id is never deduplicated or replaced, but is listed, can be evicted, and is closed on shutdown.
 import t from 'tap'
 import { buildApp, streamRoute } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
