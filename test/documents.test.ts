@@ -403,6 +403,77 @@ t.test('the README names commands that exist, and the test command of CI', async
   t.strictSame(read('.ci/run').split('\n').filter(line => line.startsWith('npm ')), [commands[0], commands.at(-1)])
 })
 
+t.test('how it works: a replacement goes as in the diagram, and the farewell is as written', async t => {
+  const fastify = await app(t)
+  const happened: string[] = []
+  fastify.get('/', { sse: 'only' }, async (_request, reply) => {
+    happened.push('startStream')
+    const stream = await reply.startStream('ann')
+    happened.push('stream, resolved')
+    if (happened.length > 2) return
+    const replaced = once(stream.signal, 'abort')
+    stream.signal.addEventListener('abort', () => happened.push('signal aborts'))
+    stream.onClose(async () => {
+      happened.push('onClose runs')
+      await new Promise(setImmediate)
+      happened.push('cleanups have settled')
+    })
+    await replaced
+    happened.push('handler has returned')
+  })
+  const origin = await listen(fastify)
+  const old = await connect(origin + withSignals('/', { tabId: 'a' }))
+  await connect(origin + withSignals('/', { tabId: 'a' }))
+  const diagram = block('How a stream replaces another stream', 'text')
+  const steps = happened.slice(2)
+  t.strictSame(steps, [...steps].sort((a, b) => diagram.indexOf(a) - diagram.indexOf(b)))
+  t.strictSame(steps, ['startStream', 'signal aborts', 'onClose runs', 'handler has returned', 'cleanups have settled', 'stream, resolved'])
+  t.equal(await old.ended, 'clean')
+  const withoutTime = (text: string) => text.replace(/\d{13}/, 'time').trim()
+  t.equal(withoutTime(old.text), withoutTime(block('The farewell and the 204', 'text')))
+})
+
+t.test('migrating: the code after each move does the same for a page', async t => {
+  const html = block('Migrating', 'html')
+  for (const from of ['`@fastify/sse` alone', '`fastify-sse-v2`', '`better-sse`', 'the Elixir library OctaStar']) {
+    const fastify: FastifyInstance = Fastify()
+    t.teardown(() => fastify.close())
+    const emitter = new EventEmitter()
+    const orders = {
+      subscribe (listener: (order: object) => void) {
+        emitter.on('change', listener)
+        return () => { emitter.off('change', listener) }
+      }
+    }
+    await run(block(`From ${from}`, 'js'), { fastify, octaStarStreams, orders })
+    const origin = await listen(fastify)
+    if (from.includes('Elixir')) {
+      const client = await connect(origin + withSignals('/orders', { tabId: 'a' }))
+      emitter.emit('change', { id: 7 })
+      t.equal((await client.event(1)).data, 'elements <li id="order-7">Order 7</li>')
+      t.equal(streamsOf(fastify)[0]!.tabId, 'a')
+      client.leave()
+    } else {
+      const { window, close } = await page(origin, html)
+      await until(() => fastify.streamRegistry.size === 1)
+      t.equal(streamsOf(fastify)[0]!.tabId, window.octaStar.tabId())
+      if (from.includes('better')) {
+        await until(() => window.document.title === 'hello')
+        const stock = await connect(`${origin}/orders`)
+        await fetch(`${origin}/stock`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"pan":2}' })
+        t.match(await stock.event(2), { event: 'stock', data: '{"pan":2}' })
+        stock.leave()
+      } else {
+        await until(() => emitter.listenerCount('change') === 1)
+        emitter.emit('change', { id: 7 })
+        await until(() => window.document.title === '{"id":7}')
+      }
+      close()
+    }
+    await until(() => fastify.streamRegistry.size === 0 && emitter.listenerCount('change') === 0)
+  }
+})
+
 t.test('NestJS: the example has the same handler, and test/nestjs.test.ts runs the example', async t => {
   const example = readFileSync(new URL('../examples/nestjs/main.ts', import.meta.url), 'utf8')
   const lines = block('NestJS', 'ts').split('\n').slice(0, 3)

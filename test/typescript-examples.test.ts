@@ -19,7 +19,7 @@ interface Example {
 }
 
 /** Blocks of the documents in these languages contain no TypeScript. */
-const OTHER_LANGUAGES = ['sh', 'html', 'json', 'nginx', 'text']
+const OTHER_LANGUAGES = ['sh', 'html', 'json', 'nginx', 'text', 'elixir']
 
 /** Blocks of the documents in JavaScript that are not meant for TypeScript: the heading above the block, and the reason. */
 const SKIPPED: Record<string, string> = {
@@ -45,6 +45,7 @@ const DOCUMENTS_PRELUDE = {
   once: "import { once } from 'node:events'",
   readOrders: "declare const readOrders: () => AsyncIterable<import('octa-star-streams').StreamMessage>",
   subscribe: "declare const subscribe: (topic: string) => AsyncIterable<import('octa-star-streams').StreamMessage>",
+  orders: 'declare const orders: { subscribe (listener: (order: { id: number }) => void): () => void }',
   log: "declare const log: import('node:events').EventEmitter & { entries: object[] }"
 }
 
