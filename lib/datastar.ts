@@ -4,6 +4,7 @@ import { ServerSentEventGenerator } from '@starfederation/datastar-sdk/abstractS
 import type { ServerSentEventGenerator as SDK } from '@starfederation/datastar-sdk/abstractServerSentEventGenerator' with { 'resolution-mode': 'import' }
 import type { FastifyRequest } from 'fastify'
 import { readSignals as read } from './http/signals.ts'
+import { ignoreIfNotAwaited } from './wait.ts'
 import type { MessageTarget, Stream } from '../types/stream.ts'
 
 type SendOptions = Parameters<SDK['send']>[2]
@@ -52,8 +53,8 @@ export function datastar (target: MessageTarget): DatastarTarget
 export function datastar (target: Stream | MessageTarget): DatastarStream | DatastarTarget {
   const generator = new Generator(target)
   // The SDK throws some errors before it returns, and writes out options that are undefined.
-  const method = (name: Method) => async (...args: unknown[]) =>
-    await (generator[name] as (...args: unknown[]) => Promise<any>).apply(generator, args.map(dropUndefined))
+  const call = async (name: Method, args: unknown[]) => await (generator[name] as (...args: unknown[]) => Promise<any>).apply(generator, args.map(dropUndefined))
+  const method = (name: Method) => (...args: unknown[]) => ignoreIfNotAwaited(call(name, args))
   return {
     patchElements: method('patchElements'),
     patchSignals: method('patchSignals'),

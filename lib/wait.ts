@@ -20,6 +20,15 @@ export function afterReading (callback: () => void): void {
   setImmediate(callback)
 }
 
+/**
+ * Returns `promise`, whose rejection does not end the process if nobody awaits the promise. An emitter calls `send` and awaits
+ * nothing: an event may come between the end of a stream and the end of the subscription, or may not be serialisable.
+ */
+export function ignoreIfNotAwaited<T> (promise: Promise<T>): Promise<T> {
+  promise.catch(() => {})
+  return promise
+}
+
 export interface Deferred<T> {
   readonly promise: Promise<T>
   readonly resolve: (value: T) => void

@@ -5,6 +5,7 @@ import { datastar, readSignals, type DatastarStream } from '../lib/datastar.ts'
 import { buildApp, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { openStream } from './kit/fake-stream.ts'
+import { watchUnhandled } from './kit/unhandled.ts'
 import type { MessageTarget, StreamMessage } from '../lib/index.ts'
 
 async function open () {
@@ -54,6 +55,16 @@ const cases: Array<[string, (sse: DatastarStream) => unknown, string[]]> = [
     ['event: datastar-patch-elements', 'id: event1', 'retry: 2000', 'data: mode append', 'data: selector body', 'data: elements <script type="module">if (true) {', 'data: elements   go()', 'data: elements }</script>']]
 ]
 
+t.test('a method that nobody awaits does not end the process, on a stream that has ended and with signals that are not valid', async t => {
+  const unhandled = watchUnhandled(t)
+  const { sse, stream } = await open()
+  stream.close()
+  sse.patchElements('<p>late</p>')
+  sse.patchSignals('{')
+  await new Promise(setImmediate)
+  t.strictSame(unhandled, [])
+})
+
 for (const [title, send, lines] of cases) {
   t.test(title, async t => {
     const { sse, response } = await open()
@@ -61,6 +72,16 @@ for (const [title, send, lines] of cases) {
     t.equal(response.written, `${lines.join('\n')}\n\n`)
   })
 }
+
+t.test('a method that nobody awaits does not end the process, on a stream that has ended and with signals that are not valid', async t => {
+  const unhandled = watchUnhandled(t)
+  const { sse, stream } = await open()
+  stream.close()
+  sse.patchElements('<p>late</p>')
+  sse.patchSignals('{')
+  await new Promise(setImmediate)
+  t.strictSame(unhandled, [])
+})
 
 for (const [title, send, lines] of cases) {
   t.test(`for many streams: ${title}`, async t => {

@@ -18,6 +18,7 @@ import { disconnect, memoryCluster, MemoryStore } from './kit/memory-cluster.ts'
 import { memoryLog } from './kit/memory-log.ts'
 import { PlainHolder } from './kit/plain-holder.ts'
 import { seeded } from './kit/seed.ts'
+import { watchUnhandled } from './kit/unhandled.ts'
 
 interface Reached extends App {
   /** All streams so far, oldest first. */
@@ -182,6 +183,21 @@ t.test('a bad message is refused before anything is sent', async t => {
   }
   t.equal(response.written, '')
   t.notOk(stream.closing)
+})
+
+t.test('a message that is refused and not awaited is logged, and does not end the process', async t => {
+  const unhandled = watchUnhandled(t)
+  const { log, lines } = memoryLog()
+  const registry = new Registry({ ...defaults, serialize: undefined }, log)
+  const cycle: Record<string, unknown> = {}
+  cycle.self = cycle
+  registry.send('ann', { data: cycle })
+  registry.send(undefined as unknown as ScopeKey, 'hello')
+  registry.broadcast(42 as unknown as string)
+  registry.to('ann').send({ event: 'a\nb' })
+  await turn()
+  t.strictSame(unhandled, [])
+  t.match(lines, Array(4).fill({ level: 'warn', message: 'a message could not be sent by streamRegistry' }))
 })
 
 t.test('bad options and bad scope keys are refused before anything is sent', async t => {

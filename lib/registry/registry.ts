@@ -8,7 +8,7 @@ import { within } from '../wait.ts'
 import { Claim, isReporting, type ClaimOwner } from './claim.ts'
 import { FLAPPING_MS, FLAPPING_TIMES } from './flapping.ts'
 import { LocalClaims } from './local-claims.ts'
-import { audienceOf, Reach, type OwnStreams, type ReachableStream } from './reach.ts'
+import { audienceOf, Reach, type Audience, type OwnStreams, type ReachableStream } from './reach.ts'
 import { Presence } from './presence.ts'
 import { Seats } from './seats.ts'
 import { canonical, scopeKeyOf, streamKey } from './stream-key.ts'
@@ -196,17 +196,24 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     return this.#claims.countScope(scope) + (others ?? 0)
   }
 
-  async send (scopeKey: ScopeKey, message: string | StreamMessage, options?: SendOptions): Promise<number> {
-    return this.#reach.send(this.cluster, audienceOf(canonical(scopeKey, 'streamRegistry.send'), options), message)
+  send (scopeKey: ScopeKey, message: string | StreamMessage, options?: SendOptions): Promise<number> {
+    return this.#send(() => audienceOf(canonical(scopeKey, 'streamRegistry.send'), options), message)
   }
 
   broadcast (message: string | StreamMessage): Promise<number> {
-    return this.#reach.send(this.cluster, {}, message)
+    return this.#send(() => ({}), message)
   }
 
   to (scopeKey: ScopeKey, options?: SendOptions): MessageTarget {
     const audience = audienceOf(canonical(scopeKey, 'streamRegistry.to'), options)
-    return { send: message => this.#reach.send(this.cluster, audience, message) }
+    return { send: message => this.#send(() => audience, message) }
+  }
+
+  #send (audience: () => Audience | undefined, message: string | StreamMessage): Promise<number> {
+    const sent = (async () => await this.#reach.send(this.cluster, audience(), message))()
+    // Whoever does not await the promise must learn of the error, and a message that cannot be sent must not end the process.
+    sent.catch(err => this.log.warn({ err }, 'a message could not be sent by streamRegistry'))
+    return sent
   }
 
   /** Sends a message of another process to the streams of this process. */

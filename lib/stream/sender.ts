@@ -2,7 +2,7 @@
 import { FST_ERR_OCTA_STAR_NOT_OPEN, type StreamClosedError } from '../errors.ts'
 import { formatEvent, type Serializer, type SharedEvent } from '../event.ts'
 import type { StreamResponse } from '../http/response.ts'
-import { deferred, type Deferred } from '../wait.ts'
+import { deferred, ignoreIfNotAwaited, type Deferred } from '../wait.ts'
 import type { StreamMessage } from '../../types/stream.ts'
 
 const SENT = Promise.resolve()
@@ -95,11 +95,4 @@ export class Sender {
   get #isStalled (): boolean {
     return this.#drain !== undefined && this.#response.buffered > this.#maxBufferedBytes
   }
-}
-
-// An emitter calls `send` and awaits nothing. An item may come between the end of the stream and the end of the subscription,
-// or may not be serialisable. An unhandled rejection would end the process.
-function ignoreIfNotAwaited<T> (sent: Promise<T>): Promise<T> {
-  sent.catch(() => {})
-  return sent
 }

@@ -9,7 +9,7 @@ import { FST_ERR_OCTA_STAR_CALLBACK, FST_ERR_OCTA_STAR_CYCLE, isAbort, show, str
 import type { Serializer, SharedEvent } from '../event.ts'
 import type { ResponseListener, StreamResponse } from '../http/response.ts'
 import type { SocketOptions } from '../http/socket.ts'
-import { deferred, within, type Deferred } from '../wait.ts'
+import { deferred, ignoreIfNotAwaited, within, type Deferred } from '../wait.ts'
 import { Cleanups, type Cleanup } from './cleanups.ts'
 import { endResponse, endUnopened } from './ending.ts'
 import { Sender, type SendingStream } from './sender.ts'
@@ -160,10 +160,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   }
 
   sendAll (source: MessageSource, options?: SendAllOptions): Promise<number> {
-    const sent = sendEach(source, options, this.signal, message => this.#sender.send(message))
-    // A handler that does not await this promise must not end the process when the client disconnects.
-    sent.catch(() => {})
-    return sent
+    return ignoreIfNotAwaited(sendEach(source, options, this.signal, message => this.#sender.send(message)))
   }
 
   onClose (callback: Cleanup): void {
