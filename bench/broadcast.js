@@ -1,5 +1,5 @@
-// One event for many streams: `streamRegistry.broadcast` against a loop over the streams, and `streamRegistry.send` to a scope of one stream
-// against `stream.send`. The measure is the processor time of the server's process until every client has the event.
+// An event for many streams: `streamRegistry.broadcast` against a loop over the streams, and `streamRegistry.send` to a scope of one stream
+// against `stream.send`. Measures the processor time of the server's process until every client has the event.
 import { needFiles } from './kit/limits.js'
 import { inTurn, joined, median, ratios, row, startedAfresh } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
@@ -27,7 +27,7 @@ export async function run ({ broadcasts, scopes }) {
     needFiles(streams + 300)
     const { octa, bare, channel } = joined(await startedAfresh(starts, () => measureBroadcast(streams, numbers)))
     const what = `\`broadcast\` of 1 KiB to ${streams.toLocaleString('en')} streams`
-    // These two rows compare throughput, and the rows above compare times, so the ratio is the other way round.
+    // These two rows compare throughput, and the rows above compare times, so the ratio is inverted.
     rows.push(
       row({ what, against: 'a loop over bare `reply.sse.send`', values: ratios(bare, octa), atLeast: 2.5, note: note(octa, bare, streams) }),
       row({ what, against: '`channel.broadcast` of `better-sse`', values: ratios(channel, octa), atLeast: 1.5, note: note(octa, channel, streams) })

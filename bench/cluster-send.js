@@ -1,5 +1,5 @@
-// A message to a stream in another process, from the call until the other process has the message, against one raw `EVALSHA` of the same
-// script and one pub/sub hop. Also counts the messages that reach a process without a stream in the scope.
+// A message to a stream in another process, from the call until that process has the message, against a raw `EVALSHA` of the same
+// script and a pub/sub hop. Also counts the messages that reach a process without a stream in the scope.
 import { inTurn, median, quantile, ratios, row } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
 import { redisClient, startRedis } from './kit/redis.js'

@@ -1,5 +1,5 @@
-// The load of one process: 10,000 live streams, all of which are replaced, and how late the event loop is meanwhile. Compares with bare
-// @fastify/sse, which ends each response with `res.end()` and opens another. No stream may be lost or doubled.
+// The load of a single process: 10,000 live streams, all of which are replaced, and how late the event loop is meanwhile. Compares with bare
+// @fastify/sse, which ends each response with `res.end()` and opens a new response. No stream may be lost or doubled.
 import { setTimeout as pause } from 'node:timers/promises'
 import { needFiles } from './kit/limits.js'
 import { inTurn, median, ratios, row } from './kit/pairs.js'

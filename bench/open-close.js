@@ -17,7 +17,7 @@ const CONTESTANTS = {
 }
 
 export async function run ({ starts, rounds, milliseconds, connections }) {
-  // Starts the servers several times: where code and memory happen to lie makes one process faster than another.
+  // Starts the servers several times: the places of code and memory make some processes faster than the rest.
   const all = await startedAfresh(starts, () => once(rounds, milliseconds, connections))
   const { octa, bare, betterSse, byHand, octaLater, bareLater, bareUnflushed, ordinary, ordinaryLater } = joined(all)
   const what = 'open + close a stream over HTTP, fresh key'

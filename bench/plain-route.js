@@ -9,8 +9,8 @@ export const sizes = {
 }
 
 export async function run ({ starts, ...numbers }) {
-  // Two processes of one application differ by about 2 % for as long as they live, and the process that is measured first may differ from
-  // the second. To see 1 %, start the processes many times, and let each application go first in every other start.
+  // Two processes of the same application differ by about 2 % for as long as they live, and the process that is measured first may differ from
+  // the second. To see 1 %, start the processes many times, and let the two applications alternate in going first.
   const all = await startedAfresh(starts, start => once(start % 2 === 0 ? ['octa', 'without'] : ['without', 'octa'], numbers))
   const { octa, without } = joined(all)
   return {

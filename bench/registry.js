@@ -1,4 +1,4 @@
-// `replaceAndRegister` in process, with fresh keys, with held keys, and while other keys are held, against a Map swap and one resolved
+// `replaceAndRegister` in process, with fresh and with held keys, in small and large registries, against a Map swap and a resolved
 // promise. For scale, the rows also show the numbers of the Elixir original on such a machine.
 import Fastify from 'fastify'
 import octaStarStreams, { streamKey } from 'octa-star-streams'
@@ -131,7 +131,7 @@ async function register (registry, count, calls) {
   }
 }
 
-/** How much memory the registry uses for one holder, without the holder and the key. Unit: bytes. */
+/** How much memory the registry uses for a holder, without the holder and the key. Unit: bytes. */
 async function keptBy (registry, count) {
   const keys = newKeys(count)
   const holders = newHolders(count)
@@ -149,7 +149,7 @@ async function registerAll (registry, keys, holders) {
   for (let i = 0; i < keys.length; i++) await registry.replaceAndRegister(keys[i], holders[i])
 }
 
-/** The processor time of all calls. The clock would count the time of other programs, which can take longer than the calls. Unit: milliseconds. */
+/** The processor time of all calls. The clock would include the turns of neighbouring programs, which take longer than the calls. Unit: milliseconds. */
 async function timed (registry, keys, holders) {
   const before = process.cpuUsage()
   await registerAll(registry, keys, holders)

@@ -11,7 +11,7 @@ export const sizes = {
 }
 
 export async function run ({ starts, ...numbers }) {
-  // Starts the servers several times: the scheduler may keep a server on the client's core, or on the other core, for as long as the server lives.
+  // Starts the servers several times: the scheduler may keep a server on the client's core, or away from the client's core, until the server ends.
   const all = await startedAfresh(starts, () => once(numbers))
   return result(numbers.live, joined(all.map(({ sides }) => sides)), joined(all.map(({ many }) => many)))
 }
@@ -66,7 +66,7 @@ const p50 = times => quantile(times, 0.5)
 const p99 = times => quantile(times, 0.99)
 const micros = rounds => `${Math.round(median(rounds.map(p50)) * 1000)} us`
 
-/** One tab with two connections. The stream is on one connection, and the stream that replaces it opens on the other. */
+/** A tab with two connections. While a stream is open on the first, the stream that replaces it opens on the second, and so on in turn. */
 class Tab {
   #wires
   #path = streamPath('replace')

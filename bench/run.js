@@ -1,4 +1,4 @@
-// Runs all benchmarks one after the other, prints one table, and writes the table to RESULTS.md: npm run bench [-- --only NAME]
+// Runs all benchmarks in turn, prints a table, and writes the table to RESULTS.md: npm run bench [-- --only NAME]
 import { execFileSync, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'

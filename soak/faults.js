@@ -30,12 +30,12 @@ async function untilUnexcused (checks, atLeast) {
 }
 
 const DONE = {
-  kill: 'killed a process and started it anew',
-  close: 'closed a process and started it anew',
+  kill: 'killed and restarted a process',
+  close: 'closed and restarted a process',
   stop: 'stopped a process for a while',
   lose: 'lost messages of Redis',
-  cut: 'cut processes off from Redis, and mended it',
-  empty: 'killed Redis and started it anew, empty'
+  cut: 'cut processes off from Redis, and reconnected them',
+  empty: 'killed Redis and restarted an empty Redis'
 }
 
 const faults = {

@@ -1,9 +1,9 @@
-// The messages that the processes send to streams of all processes. Each message has a number and names its audience.
+// The messages that the processes send to streams of all processes. Each message contains a number and the audience.
 import { clock, CROWDED, CROWDED_TABS, SCOPES, TABS_PER_SCOPE, WITHOUT_TAB } from './settings.js'
 
 /** How often a process sends a few messages to a scope or to everybody, and asks for the list of the scope's streams. Unit: milliseconds. */
 const SEND_MS = 200
-/** At most this many messages are sent in one turn, so that many are under way together. */
+/** At most this many messages are sent in a turn, so that many are under way together. */
 const BURST = 4
 const EVERYBODY = '*'
 
@@ -63,7 +63,7 @@ export function startSending ({ registry, sender, random, say, lateness }) {
       case 'scope': return { scope }
       case 'tab': return { scope, tabId }
       case 'name': return { scope, name: 'side' }
-      // Two streams of one page: the last tab has the name.
+      // A page with two streams: the last tab has the name.
       case 'tab and name': return { scope, tabId: `tab${tabs - 1}`, name: 'side' }
       case 'all but a tab': return { scope, except: tabId }
       case 'nobody': return { scope, nobody: true }

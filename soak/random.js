@@ -1,6 +1,6 @@
-// Random numbers that a seed repeats: a generator, and generators derived from the generator by name. The draws of one never change the draws of another.
+// Random numbers that a seed repeats: a generator, and generators that are derived by name, so that no generator changes the draws of another.
 
-/** mulberry32: https://github.com/cprosche/mulberry32 */
+/** mulberry32, see https://github.com/cprosche/mulberry32 */
 export function generator (seed) {
   let state = seed >>> 0
   function next () {

@@ -81,7 +81,7 @@ fastify.route({
       sent.set(id, sent.get(id) + 1)
       return stream.send({ event: 'n', id: String(sent.get(id)), data: `${id} ${data}` })
     }
-    // Not an async function: if nobody awaits `send`, the plugin handles the rejection of the promise that the plugin returned, and of no other promise.
+    // Not an async function: if nobody awaits `send`, the plugin handles the rejection of exactly the promise that the plugin returned.
     const send = data => stream.closing ? undefined : write(data)
     // The application itself reports that the handler and the cleanups are over: the check does not trust the plugin here.
     let running = 1
@@ -113,7 +113,7 @@ fastify.post('/evict/:scope', async ({ params: { scope }, query: { id } }) => {
     say({ event: 'evicted', id, scope, count })
     return String(count)
   } catch (error) {
-    // Redis is away, or a handler ignores its signal.
+    // Redis is away, or a handler ignores the signal.
     if (error.code !== 'FST_ERR_OCTA_STAR_EVICT') throw error
     return 'not confirmed'
   }

@@ -83,7 +83,7 @@ export class Tab {
   /** The stream before stays connected, as in a page that the browser keeps, and receives the farewell. */
   async replace (step) {
     await this.#open(step)
-    this.ledger.did('opened beside the one before')
+    this.ledger.did('opened beside the previous stream')
   }
 
   async race (step) {
@@ -142,7 +142,7 @@ export class Tab {
     for (let i = 0; i < 2; i++) {
       const other = this.ledger.ask(this, { process: step.processes[0], mode: 'other', expects: 200 }, { path: '/other', agent, port: this.servers[step.processes[0]].frontPort })
       await other.ended
-      if (other.reusedSocket) this.ledger.did('asked for something else on a kept socket')
+      if (other.reusedSocket) this.ledger.did('sent another request on a kept socket')
     }
     const second = await this.#open(step, { agent })
     if (second.reusedSocket) this.ledger.did('opened on a kept socket')
@@ -156,7 +156,7 @@ export class Tab {
 
   async 'throw before' (step) {
     await this.#call({ ...step, mode: 'throws before' }, { expects: 500 }).answered
-    this.ledger.did('met a handler that throws before its stream')
+    this.ledger.did('met a handler that throws before starting its stream')
   }
 
   /** Is replaced, and reconnects with the farewell's id, as an EventSource does. */

@@ -77,7 +77,7 @@ async function hangingServer (t: Test): Promise<{ url: string, requests: EventEm
   return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`, requests }
 }
 
-// Some of these libraries throw an error of their own, and the others throw the signal's reason.
+// Some of these libraries throw a separate error, and the rest throw the signal's reason.
 const clients: Record<string, (url: string, signal: AbortSignal) => Promise<unknown>> = {
   openai: (url, signal) => new OpenAI({ apiKey: 'key', baseURL: url, maxRetries: 0 }).chat.completions.create({ model: 'm', messages: [] }, { signal }),
   '@anthropic-ai/sdk': (url, signal) => new Anthropic({ apiKey: 'key', baseURL: url, maxRetries: 0 }).messages.create({ model: 'm', max_tokens: 1, messages: [] }, { signal }),

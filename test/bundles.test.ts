@@ -56,7 +56,7 @@ const expected = ['200', 'text/javascript; charset=utf-8', served, 'globalThis.o
 const elsewhere = await mkdtemp(join(tmpdir(), 'octa-star-bundles-'))
 t.teardown(() => rm(elsewhere, { recursive: true, force: true }))
 
-// In an ES module esbuild leaves the `require()` of Node's own modules as it is.
+// In an ES module esbuild does not change the `require()` of Node's built-in modules.
 const banner = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url)"
 
 /** Programs that bundle app.mjs with all its imports, as an ES module and as a CommonJS module. */

@@ -10,7 +10,7 @@ const deadlines = new DelayQueue<Claim>(50, () => {})
 const owner = { log: memoryLog().log, deadlines, claimEnding () {}, holderGone () {}, giveUp () {} }
 const claimOf = (holder: PlainHolder) => new Claim(streamKey('ann', 'a'), holder, 1, owner)
 
-// An adapter reports the release to other processes. A rejection would have been unhandled, and the report never sent.
+// An adapter reports the release to the cluster. A rejection would have been unhandled, and the report never sent.
 t.test('`released` resolves whether it is read before or after the release, also if the holder rejects', async t => {
   const holder = new PlainHolder()
   const claim = claimOf(holder)

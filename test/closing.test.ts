@@ -1,4 +1,4 @@
-// After the call of close(), a request for a stream is broken off before its first byte, and its client reconnects to the next server.
+// After the call of close(), a request for a stream is broken off before the first byte, and the client reconnects to the next server.
 import dns from 'node:dns'
 import { EventEmitter, once } from 'node:events'
 import { constants, connect as connectHttp2 } from 'node:http2'

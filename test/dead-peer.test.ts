@@ -17,7 +17,7 @@ t.test('a pulled cable ends quiet streams within the probe and ten seconds, over
   const until = async (event: string, count: number) => { while (heard(event).length < count) await pause(10) }
   await until('listening', 1)
   const client = startChild(t, 'test/kit/dead-peer-client.js', { HOST: hosts.serverAddress }, hosts.client)
-  // The client has the head of each response. Its kernel acknowledges the head within the time of a delayed acknowledgement: RFC 9293, section 3.8.6.3.
+  // The client has the head of each response. The kernel acknowledges the head within the time of a delayed acknowledgement, see RFC 9293, section 3.8.6.3.
   const [word] = await Promise.race([once(client.lines, 'line'), client.exited])
   t.equal(word, 'open', client.errors())
   await pause(1_000)

@@ -1,4 +1,4 @@
-// The demo, in one process and in three: with deduplication a pulled cable leaves no zombie, without deduplication each pulled cable leaves a zombie.
+// The demo, in one process and in three processes. With deduplication a pulled cable leaves no zombie, and without deduplication each leaves a zombie.
 import { mkdtemp } from 'node:fs/promises'
 import t, { type Test } from 'tap'
 import { startChild, startExample } from './kit/child.ts'

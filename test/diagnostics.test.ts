@@ -1,4 +1,4 @@
-// What the plugin reports: the payloads of its diagnostics channels, and one debug line for each opening and each closing.
+// What the plugin reports: the payloads of the diagnostics channels, and a debug line for each opening and each closing.
 import diagnostics from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'

@@ -1,4 +1,4 @@
-// The text of one event: a browser's parser reads exactly the event that was sent, and no content leaves its event.
+// The text of an event: a browser's parser reads exactly the event that was sent, and no content leaves the event.
 import fc from 'fast-check'
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import t from 'tap'

@@ -1,4 +1,4 @@
-// HTTP/2: one stream of a session ends without disturbing its neighbours, in each way that a stream can end, and Node prints no warning.
+// HTTP/2: a stream of a session ends without disturbing the session's other streams, in each way that a stream can end, and Node prints no warning.
 import { EventEmitter, once } from 'node:events'
 import http2, { type ClientHttp2Session } from 'node:http2'
 import https from 'node:https'
@@ -146,7 +146,7 @@ t.test('with one port for both, a stream over HTTP/2 replaces a stream over HTTP
   third.leave()
 })
 
-// Property: after any event of one stream, all other streams that are read receive the next message.
+// Property: after any event of a stream, all other streams that are read receive the next message.
 
 type Step = { type: 'open' | 'evict' | 'finish' | 'fail' | 'stall' | 'leave', session: number, tab: string } | { type: 'cut', session: number }
 

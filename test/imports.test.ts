@@ -1,4 +1,4 @@
-// The rooms of lib, which are groups of files: imports between rooms go one way, and no cycle runs through the files, type imports included.
+// The rooms of lib, which are groups of files: imports between rooms go in a single direction, and files never form a cycle, type imports included.
 import { readdir, readFile } from 'node:fs/promises'
 import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'

@@ -1,4 +1,4 @@
-// HTTP/1.1 keep-alive and pipelining: after a stream's clean end its socket can be reused, and belongs to no stream.
+// HTTP/1.1 keep-alive and pipelining: after a stream's clean end the socket can be reused, and belongs to no stream.
 import http from 'node:http'
 import net, { type Socket } from 'node:net'
 import { once } from 'node:events'
@@ -63,7 +63,7 @@ for (const reason of ['finished', 'replaced', 'evicted'] as const) {
 
 interface Pipe {
   socket: Socket
-  /** Sends requests in one packet, and does not wait for responses. The responses queue up in order. */
+  /** Sends requests in a single packet, and does not wait for responses. The responses queue up in order. */
   ask: (...paths: string[]) => void
   text: () => string
 }
@@ -130,7 +130,7 @@ t.test('pipelined behind a stream, a stream that ends before its turn does not d
 })
 
 t.test('pipelined behind a stream, streams that wait for their turn end when the client disconnects', async t => {
-  // Node emits no `close` for a response that does not have a socket yet. Such a stream never ended, so a client could leave a thousand of them behind.
+  // Node emits no `close` for a response that does not have a socket yet. A pipelined stream never ended, so a client could leave a thousand behind.
   const { app, streams } = await listen(t)
   const { socket, ask } = await pipeline(t, app)
   ask(...Array.from({ length: 20 }, (_, i) => withSignals('/stream/ann', { tabId: `tab ${i}` })))
@@ -143,7 +143,7 @@ t.test('pipelined behind a stream, streams that wait for their turn end when the
 })
 
 t.test('pipelined behind a stream, a plain request may take longer than the stream\'s stallTimeout', async t => {
-  // The timeout stayed on the socket. Node removes the timeout for a request that comes later, and keeps it for a request that has already come.
+  // The timeout stayed on the socket. Node removes the timeout for a later request, but not for a request that has already come.
   const app = await buildApp(t, { stallTimeout: 100 })
   const streams = streamRoute(app)
   app.fastify.get('/slow', async () => {

@@ -27,12 +27,12 @@ function addRoutes ({ fastify }: App): Promise<string> {
   })
 }
 
-// An onRequest hook, such as a look-up of the session, that takes several turns of the event loop.
+// An onRequest hook that takes several turns of the event loop, like a look-up of the session.
 function addSlowHook ({ fastify }: App): void {
   fastify.addHook('onRequest', async () => { for (let i = 0; i < 10; i++) await turn() })
 }
 
-/** Writes a request and disconnects at once, so that the server finds both in one turn of its event loop. */
+/** Writes a request and disconnects at once, so that the server finds both in the same turn of the event loop. */
 async function requestAndLeave (t: Test, port: number, how: 'FIN' | 'RST'): Promise<void> {
   const socket = net.connect(port, '127.0.0.1')
   socket.on('error', () => {})

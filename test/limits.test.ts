@@ -1,4 +1,4 @@
-// The limit of a scope: the cost in time and memory, that the limit holds at every moment, and that other sites cannot exhaust the limit.
+// The limit of a scope: the cost in time and memory, that the limit holds at every moment, and that a different site cannot exhaust the limit.
 import { setImmediate as turn } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -52,7 +52,7 @@ async function heapOfRace (maxStreamsPerScope: number): Promise<number> {
     const key = streamKey('ann', `tab ${i}`)
     const pending = pendingStream({ key })
     const { stream } = pending
-    // A handler that opens its stream has a cleanup that does not end while this test measures.
+    // A handler that opens a stream has a cleanup that does not end while this test measures.
     startOn(registry, pending, key).then(() => {
       stream.onClose(() => new Promise(() => {}))
       stream.keepAlive()

@@ -1,4 +1,4 @@
-// The claims of one process: the newest claim of each key, found by key and by scope.
+// The claims of a single process: the newest claim of each key, found by key and by scope.
 import t from 'tap'
 import { LocalClaims } from '../lib/registry/local-claims.ts'
 import { streamKey } from '../lib/registry/stream-key.ts'

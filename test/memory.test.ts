@@ -1,4 +1,4 @@
-// Rule 4 over time: 200,000 streams, opened and closed one by one with each option on, leave nothing on the heap.
+// Rule 4 over time: 200,000 streams, opened and closed in turn with each option on, leave nothing on the heap.
 import { setImmediate as turn } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'

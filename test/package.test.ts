@@ -128,7 +128,7 @@ for (const version of [OLDEST_TYPESCRIPT, ts.version]) {
     await write({ 'user.mts': user, 'user.cts': user, 'whole.cts': userOfRequire })
     await install(`typescript@${version}`, '@types/node@20', 'ioredis@5')
     const faults = await run(process.execPath, [tsc, ...strict, '--module', 'node16', 'user.mts', 'user.cts', 'whole.cts']).then(() => '', error => error.message)
-    // The types of other packages may have faults of their own.
+    // The types of a dependency may contain errors.
     t.strictSame(faults.split('\n').filter((line: string) => line.includes('error TS') && !/^node_modules\/(?!octa-star-streams\/)/.test(line)), [])
     // If the types of other packages are ignored, no error may be left.
     t.equal(await run(process.execPath, [tsc, ...strict, '--skipLibCheck', '--module', 'nodenext', 'user.mts', 'user.cts', 'whole.cts']), '', 'skipLibCheck')

@@ -1,4 +1,4 @@
-// What the release workflow fills in before it publishes the package: where the package comes from, and where the README's links lead.
+// What the release workflow fills in before publishing the package: where the package comes from, and where the README's links lead.
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -116,7 +116,7 @@ t.test('thirty replacements, one per second, are not reported', async t => {
 })
 
 t.test('if the end of a holder starts another holder of the same key at once, the new holder also waits for the first', async t => {
-  // The new holder only waited for the other newcomer, which did not know yet that it had to wait for the first holder.
+  // The new holder only waited for the second holder, which did not know yet that the first holder was not gone.
   const { registry } = build()
   const key = streamKey('ann', 'a')
   const [first, second, third] = [new PlainHolder(), new PlainHolder(), new PlainHolder()]
@@ -135,7 +135,7 @@ t.test('if the end of a holder starts another holder of the same key at once, th
 })
 
 t.test('if close or destroy of a holder throws, all other holders end, newcomers start, and nothing is left behind', async t => {
-  // After such an error an eviction skipped later holders, or a newcomer was refused and its key never released.
+  // After the error an eviction skipped later holders, or a newcomer was refused and the key never released.
   const { registry, lines } = build({ replaceTimeout: 20 })
   const [faulty, neighbour, newcomer] = [new PlainHolder(), new PlainHolder(), new PlainHolder()]
   Object.assign(faulty, { close () { throw new Error('a fault in close') }, destroy () { throw new Error('a fault in destroy') } })

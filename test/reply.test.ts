@@ -247,7 +247,7 @@ for (const order of ['before', 'after']) {
       t.match(request, [{ attributes: { 'http.route': '/:fate', 'http.response.status_code': 200 } }], 'one span for the request has ended')
       const handler = spans.filter(({ attributes }) => attributes['fastify.type'] === 'request-handler')
       t.equal(handler.length, 1, 'one span for the handler has ended')
-      // If @fastify/otel is registered first, as its documentation demands, it wraps the application's own handler and sees the error.
+      // If @fastify/otel is registered first, as the documentation of @fastify/otel demands, it wraps the application's handler and sees the error.
       if (order === 'before') t.strictSame(handler[0]!.events.map(event => event.attributes?.['exception.message']), fate === 'throws' ? ['a fault in the handler'] : [])
     }
   })
@@ -264,7 +264,7 @@ async function rawClient (t: Test, port: number, url: string): Promise<{ socket:
   return { socket, chunks }
 }
 
-/** Counts the writes that the server hands over to the kernel. Node writes a socket's corked chunks with one call of `_writev`. */
+/** Counts the writes that the server hands over to the kernel. Node writes a socket's corked chunks with a single call of `_writev`. */
 function countWrites (app: App): { count: number } {
   const writes = { count: 0 }
   app.fastify.server.on('connection', (socket: any) => {

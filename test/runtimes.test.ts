@@ -21,7 +21,7 @@ async function live (file: string, args: string[] = []): Promise<unknown> {
   return JSON.parse(await run(file, [...args, 'test/kit/life-cycle-program.js']).catch(error => error.stdout || JSON.stringify(String(error))))
 }
 
-/** Installs a runtime. Returns the reason if npm has no package of the runtime for this machine. */
+/** Installs a runtime. Returns the reason if npm lacks a package of the runtime for this machine. */
 async function install (name: string, executable: string): Promise<string | undefined> {
   const project = join(folder, executable)
   try {
@@ -29,7 +29,7 @@ async function install (name: string, executable: string): Promise<string | unde
     await run('npm', ['install', '--no-audit', '--no-fund', '--prefix', project, name], { cwd: folder })
     await run(join(project, 'node_modules', '.bin', executable), ['--version'])
   } catch (error) {
-    // In CI a test that lacks its program fails.
+    // In CI a test fails if the program is missing.
     if (process.env.CI === 'true') throw error
     return `npm does not install ${name} on this machine`
   }

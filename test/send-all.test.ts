@@ -15,7 +15,7 @@ interface Sending {
   app: App
   client: Client
   stream: Stream
-  /** The result of the handler's sendAll, or its error. */
+  /** The result or the error of the handler's sendAll. */
   outcome: Promise<unknown>
 }
 

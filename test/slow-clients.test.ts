@@ -1,4 +1,4 @@
-// Clients that do not read what they are sent: the data that waits for these clients is bounded, and other clients miss nothing.
+// Clients that do not read: the data that waits for these clients is bounded, and the remaining clients miss nothing.
 import { EventEmitter, once } from 'node:events'
 import type { Server } from 'node:http'
 import http2 from 'node:http2'
@@ -121,7 +121,7 @@ t.test('after a stream that was slow, the keep-alive socket has the timeout of t
   streams[0]!.close()
   await streams[0]!.closed
   t.strictSame(calls.slice(1), [[false, 0]], 'the kernel no longer probes')
-  // Node adds a second to it.
+  // Node adds a second to the timeout.
   t.ok(socket.timeout! >= app.fastify.server.keepAliveTimeout)
   client.write('GET /other HTTP/1.1\r\nhost: a\r\n\r\n')
   let text = ''

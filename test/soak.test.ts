@@ -8,17 +8,17 @@ import { repeatWith, seed } from './kit/seed.ts'
 t.setTimeout(3_600_000)
 
 const DONE = [
-  'answered 204', 'asked for something else on a kept socket', 'came back after the farewell', 'ended as disconnected', 'ended as evicted',
+  'answered 204', 'sent another request on a kept socket', 'came back after the farewell', 'ended as disconnected', 'ended as evicted',
   'ended as expired', 'ended as failed', 'ended as finished', 'ended as replaced', 'ended as stalled', 'events received', 'failed on purpose',
-  'was given up after replaceTimeout', 'keys looked at, at rest', 'left', 'lists', 'logged out', 'met a handler that throws before its stream',
+  'was given up after replaceTimeout', 'keys looked at, at rest', 'left', 'lists', 'logged out', 'met a handler that throws before starting its stream',
   'messages delivered', 'messages lost: the cable was pulled', 'messages lost: the client left', 'messages sent to a scope', 'messages sent to everybody', 'navigated',
-  'open streams found whole at the end', 'opened', 'opened beside the one before', 'opened on a kept socket', 'opened while nothing was excused',
+  'open streams found whole at the end', 'opened', 'opened beside the previous stream', 'opened on a kept socket', 'opened while nothing was excused',
   'pulled the cable', 'raced', 'reloaded', 'scopes that came online', 'scopes that went offline', 'sent nonsense', 'stopped reading what floods', 'stopped reading what pours',
   'streams of a scope that a message left out'
 ]
 const DONE_ACROSS = [
-  'closed a process and started it anew', 'cut processes off from Redis, and mended it', 'ended as shutdown', 'killed Redis and started it anew, empty',
-  'killed a process and started it anew', 'lost messages of Redis', 'messages delivered by another process', 'messages lost: Redis was killed',
+  'closed and restarted a process', 'cut processes off from Redis, and reconnected them', 'ended as shutdown', 'killed Redis and restarted an empty Redis',
+  'killed and restarted a process', 'lost messages of Redis', 'messages delivered by another process', 'messages lost: Redis was killed',
   'missed Redis', 'stopped a process for a while'
 ]
 

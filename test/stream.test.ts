@@ -1,4 +1,4 @@
-// The life of one stream without a socket: what the stream reports before, during and after.
+// The life of a stream without a socket: what the stream reports before, during and after.
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import { openStream, openStream as openLogged, pendingStream } from './kit/fake-stream.ts'
@@ -58,7 +58,7 @@ t.test('a last word to a peer that does not read is given up after closeGrace', 
 })
 
 t.test('a last word that the peer has not taken in time is not an error, and causes no warning', async t => {
-  // If a client did not read, each of its last words was logged as an error.
+  // If a client did not read, each last word was logged as an error.
   const { lines, log } = memoryLog()
   const { stream, response } = pendingStream({ log })
   stream.start()!.catch(() => {})

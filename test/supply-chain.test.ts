@@ -24,7 +24,7 @@ const production = Object.entries(packages).filter(([path, { dev, devOptional, o
 /** The names of all packages that are installed for `dependencies`, directly or indirectly. */
 function tree (dependencies: Record<string, string> = {}, from = '', names = new Set<string>()): Set<string> {
   for (const name of Object.keys(dependencies)) {
-    // Looks a package up as Node does: beside the package that needs it, or further up.
+    // Looks a package up as Node does: beside the dependent package, or further up.
     const nested = `${from}/node_modules/${name}`.replace(/^\//, '')
     const path = nested in packages ? nested : `node_modules/${name}`
     if (names.has(name)) continue
@@ -108,7 +108,7 @@ t.test('the workflow itself publishes a release, with its provenance, after the 
   t.equal(publishers.length, 1)
   const [name, job] = publishers[0]!
   const before = [job.needs ?? []].flat()
-  // The default of GitHub: a job without a condition does not start if a job that it needs has failed.
+  // The default of GitHub: a job without a condition does not start if a needed job has failed.
   t.equal(job.if, undefined)
   const checked = before.flatMap(name => release!.jobs[name]!.steps)
   t.strictSame(checked.filter(step => 'continue-on-error' in step || 'if' in step), [])

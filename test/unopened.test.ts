@@ -1,4 +1,4 @@
-// Streams that end before they open, wrong use of startStream, and the traces of a claim in its scope.
+// Streams that end before opening, wrong use of startStream, and the traces of a claim in the scope.
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import { DelayQueue } from '../lib/delay-queue.ts'

@@ -8,7 +8,7 @@ export function delayCommands () {
       delay.reset()
       delay.enable()
     },
-    // The histogram records the time between two ticks of a timer of one millisecond. Any time beyond that millisecond is the delay.
+    // The histogram records the time between two ticks of a timer of a millisecond. Any time beyond that millisecond is the delay.
     delay () {
       delay.disable()
       return { p99: delay.percentile(99) / 1e6 - 1, max: delay.max / 1e6 - 1 }

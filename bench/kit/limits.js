@@ -1,4 +1,4 @@
-// The limits of the machine: a benchmark that needs more files than allowed says so at its start, instead of failing in the middle.
+// The limits of the machine: a benchmark that needs too many files says so at the start, instead of failing in the middle.
 import { readFileSync } from 'node:fs'
 
 /** Throws unless a process may have `count` files open. Node itself raises `ulimit -n` as far as it may. */

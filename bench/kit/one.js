@@ -1,4 +1,4 @@
-// Runs one benchmark in a separate process, so that the heap that a benchmark leaves behind does not slow down the next benchmark.
+// Runs a single benchmark in a separate process, so that the heap that a benchmark leaves behind does not slow down the next benchmark.
 const LIMIT_MS = { full: 300_000, moment: 30_000 }
 
 const [name, size] = process.argv.slice(2)

@@ -58,7 +58,7 @@ export function median (values) {
 }
 
 /**
- * One row of the table. `values` has one value for each pair, and becomes the median and the quartiles. The row's target is
+ * A row of the table. `values` has a value for each pair, and becomes the median and the quartiles. The row's target is
  * `atLeast`, `atMost`, `above` or `below`. A row without a target is for information.
  */
 export function row ({ what, against, values, unit = 'x', note = '', ...limit }) {

@@ -1,9 +1,9 @@
-// The load client: one keep-alive HTTP/1.1 connection on a bare socket. Of each response it only reads where the response begins and ends.
+// The load client: a keep-alive HTTP/1.1 connection on a bare socket. Of each response the client only reads where the response begins and ends.
 import net from 'node:net'
 import { once } from 'node:events'
 
 const LAST_CHUNK = '0\r\n\r\n'
-// The data of one read is used up before the next read, so all sockets can share one buffer.
+// All data of a read is used before the next read, so all sockets can share a buffer.
 const buffer = Buffer.allocUnsafeSlow(1 << 16)
 /** How many connections are opened at once. A server's backlog of waiting connections is 511 by default. */
 const AT_ONCE = 200
@@ -58,7 +58,7 @@ export class Wire {
     })
   }
 
-  /** Breaks the connection off with a reset, because a connection that is closed with a FIN occupies its port for a minute. */
+  /** Breaks the connection off with a reset, because a connection that is closed with a FIN occupies the port for a minute. */
   leave () {
     this.#socket.left = true
     this.#socket.resetAndDestroy()

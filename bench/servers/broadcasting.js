@@ -6,7 +6,7 @@ export function broadcasting (send) {
   let number = 0
   let start
   return {
-    /** Sends `count` events, one in each turn of the event loop. */
+    /** Sends `count` events, each in a separate turn of the event loop. */
     async broadcast (count) {
       start = process.cpuUsage()
       for (let i = 0; i < count; i++) {

@@ -1,4 +1,4 @@
-// The lower bound: a handler written by hand on node:http.
+// The lower bound, a handler written by hand on node:http.
 import http from 'node:http'
 import { serve } from '../kit/processes.js'
 

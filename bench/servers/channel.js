@@ -11,5 +11,5 @@ const server = http.createServer({ keepAliveTimeout: 72_000 }, async (request, r
   response.flushHeaders()
   channel.register(session)
 })
-// The events have no id, because the events of the other contestants have no id. By default each broadcast has a random UUID.
+// The events are sent without an id, because the other contestants send none. By default each broadcast has a random UUID.
 server.listen(0, '127.0.0.1', () => serve(server.address().port, broadcasting(({ event, data }) => { channel.broadcast(data, event, { eventId: '' }) })))

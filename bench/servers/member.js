@@ -1,4 +1,4 @@
-// One of two processes that replace each other's holder of one key: with the registry of octa-star-streams, or with raw commands.
+// A process that takes turns with a second process in replacing the holder of a key: with octa-star-streams' registry, or with raw commands.
 import Fastify from 'fastify'
 import octaStarStreams, { streamKey } from 'octa-star-streams'
 import { redisCluster } from 'octa-star-streams/redis'

@@ -118,7 +118,7 @@ t.test('an attempt without an answer is given up after 10 s', async t => {
   const { clock, driver, connection, said } = build(t)
   await clock.tickAsync(9_999)
   t.strictSame(said.deaf, [])
-  // One millisecond is for the timer, and one is for the data that has arrived by then.
+  // A millisecond is for the timer, and a millisecond is for the data that has arrived by then.
   await clock.tickAsync(2)
   t.strictSame(said.deaf, ['Redis must confirm the subscription to ch within 10000 ms, and did not'])
   t.equal(driver.last.signal.aborted, true)

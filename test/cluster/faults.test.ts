@@ -12,7 +12,7 @@ interface Built extends AppOptions {
   lease?: number
 }
 
-/** Two applications with one Redis. Each application has a separate proxy to Redis. */
+/** Two applications with the same Redis. Each application has a separate proxy to Redis. */
 async function build (t: Test, { lease = 2_000, ...options }: Built = {}) {
   const server = await redisServer(t)
   const start = async () => {
@@ -30,7 +30,7 @@ async function build (t: Test, { lease = 2_000, ...options }: Built = {}) {
 
 const AWAY = /^Redis is away/
 
-/** The most times that `heals` checks its condition, 10 ms apart: five seconds, and more on a slow machine, where each pause takes longer. */
+/** The most times that `heals` checks the condition, 10 ms apart: five seconds, and more on a slow machine, where each pause takes longer. */
 const CHECKS = 500
 
 /** Resolves to the number of checks until `condition` was true. */

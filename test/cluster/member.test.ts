@@ -33,7 +33,7 @@ class ModelConnection implements RedisConnection {
   /** Answers instead of the model, unless the result is `undefined`. */
   answer: (sent: Sent) => Promise<unknown> | undefined = () => undefined
   hears = true
-  /** Gets the messages to other members, and returns how many subscriptions receive each message. */
+  /** Gets the messages to members, and returns how many subscriptions receive each message. */
   elsewhere: (channel: string, message: string) => number = () => 0
   readonly redis: RedisModel
   listener!: ConnectionListener
@@ -113,7 +113,7 @@ function restatedBy (sent: Sent[]): number {
 }
 
 // A claim that was answered NOSCRIPT was sent again after a newer claim of the same process. Redis took the old claim for the newest. If
-// a claim of another process came between the two, each of these two claims waited for the other until replaceTimeout.
+// a claim of another process came between the two claims, both processes waited until replaceTimeout.
 t.test('a claim that must be sent again is dropped once its process has made a newer claim', async t => {
   const { member, connection, run } = await joined(t)
   member.claim(claimOf('ann', 'a'))
@@ -159,8 +159,8 @@ t.test('a claim that Redis calls late', async t => {
   })
 })
 
-// A process that had stood still read an old reply, took the time in the reply for the present, and so took its clock to be seconds late.
-// The process's next claim passed for a claim that was held up, and lost to an older claim.
+// A process that had stood still read an old reply, took the time in the reply for the present, and so believed that the clock was seconds
+// late. The next claim of the process looked like a claim that was held up, and lost to an older claim.
 t.test('a claim carries the time at which the claim was made, however late the process read earlier replies', async t => {
   const { member, time, connection, run } = await joined(t)
   const { redis } = connection
@@ -247,7 +247,7 @@ t.test('after a loss each claim is restated once, in pages of 250, one bucket af
   t.equal(new Set(restated.flatMap(({ args }) => args.slice(4).filter((_, i) => i % 3 === 1))).size, 1_200)
 })
 
-// The member had noted for good that the claim was told to end, and so overlooked the next request to end the claim in its record.
+// The member had noted for good that the claim was told to end, and so overlooked the next request to end the claim.
 t.test('a claim that is gone before its restatement is answered is released again', async t => {
   const { member, connection, run } = await joined(t, 1_000)
   const claim = claimOf('ann', 'a')
@@ -322,7 +322,7 @@ t.test('a beat that arrives before the reply of its command is heard', async t =
   t.strictSame(lines, [])
 })
 
-// The member had noted for good that the claim was told to end, and so overlooked the next request to end the claim in its record.
+// The member had noted for good that the claim was told to end, and so overlooked the next request to end the claim.
 t.test('a claim that is released before Redis refuses the claim is not told to end', async t => {
   const { member, connection, run } = await joined(t)
   connection.answer = ({ name }) => name === 'CLAIM' ? new Promise(resolve => setTimeout(() => resolve(['superseded', '1', 1, 'replaced']), 50)) : undefined
@@ -371,7 +371,7 @@ t.test('an eviction after a new connection looks twice, and rejects if Redis doe
   t.match(outcome, { code: 'FST_ERR_OCTA_STAR_EVICT' })
 })
 
-// The member counted requests to end claims that Redis did not hold. So the member overlooked it when the count in Redis was greater by one.
+// The member counted requests to end claims that Redis did not hold, and so did not notice that the count in Redis was greater by 1.
 t.test('a deaf member finds the next request in its record', async t => {
   const deafen = ({ connection, member }: Awaited<ReturnType<typeof joined>>) => {
     connection.isSubscribed = connection.hears = false
@@ -490,11 +490,11 @@ t.test('replies that arrive together are not taken for a loss', async t => {
   t.strictSame(connection.names(), [])
 })
 
-// Messages to streams of other processes.
+// Messages to streams of another process.
 
 type Site = Awaited<ReturnType<typeof joined>>
 
-/** Another member holds the scope, and receives messages. Returns the messages that the other member has received. */
+/** Another member holds the scope, and receives messages. Returns the messages that this member has received. */
 function holdElsewhere ({ connection }: Site, scope: string, id = 'another'): Message[] {
   const received: Message[] = []
   const before = connection.elsewhere
@@ -754,7 +754,7 @@ t.test('a message that arrives twice, or after a later message, is not delivered
   t.strictSame(delivered.map(({ text }) => text), ['one 1 3', 'one 1 4', 'one 2 1', 'two 1 3'].map(name => `${name}\n\n`))
   t.strictSame(delivered[0], { scope: '"ann"', except: 'a b', retry: 5, text: 'one 1 3\n\n' })
 
-  // Bounded: of 10,000 other members the first is forgotten, unless a message of that member has come again.
+  // Bounded: of 10,000 members the first is forgotten, unless a message of that member has come again.
   for (let i = 0; i < 9_999; i++) arrive(`other ${i}`.replace(' ', '-'), 1, 1)
   arrive('two', 1, 4)
   delivered.length = 0
@@ -837,7 +837,7 @@ t.test('a process is listed for a scope as long as the process has a claim there
   await run(10)
   t.equal(listed(), 'another 1')
 
-  // Redis is not told of a claim that is replaced in its own process, unless the claim is the last in the scope.
+  // If a claim is replaced in the same process, Redis is not told, unless the claim is the last in the scope.
   const [one, two] = [claimOf('eve', 'a'), claimOf('eve', 'a')]
   member.claim(one)
   member.claim(two)

@@ -1,4 +1,4 @@
-// Two contexts that share one cluster adapter keep their registries apart, as they do without an adapter.
+// Two contexts that share a cluster adapter have separate registries, as without an adapter.
 import Fastify from 'fastify'
 import t from 'tap'
 import octaStarStreams, { type StreamRegistry } from '../../lib/index.ts'

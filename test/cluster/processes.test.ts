@@ -1,4 +1,4 @@
-// Three processes and a real Redis: the newest stream wins, one stream runs at a time, and a process that dies or stops does not hold up the others for long.
+// Three processes and a real Redis: the newest stream wins, streams of a key never overlap, and a process that dies or stops delays nobody for long.
 import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { RECORD_LEASE } from '../../lib/redis/protocol.ts'
@@ -10,7 +10,7 @@ import { entriesOf, redisOptions, redisServer } from '../kit/redis.ts'
 
 const STARTS = 5_000
 
-// Stops only a test that hangs: a start takes a few milliseconds, and one test lasts for 20 seconds.
+// Stops only a test that hangs: a start takes a few milliseconds, and the longest test takes 20 seconds.
 t.setTimeout(300_000 + STARTS * 200)
 
 async function build (t: Test, env: Record<string, string> = {}) {
@@ -52,7 +52,7 @@ t.test('5,000 starts over 50 keys at random leave the newest stream of each key,
   await until(() => keys.every(({ scope, tab }) => live(`${scope} ${tab}`).length === 1))
   t.comment(`${statuses.get(200)} opened, ${statuses.get(204)} were overtaken while they waited`)
 
-  // Redis knows the newest claim: the member, and the number of its last claim.
+  // Redis knows the newest claim: the member, and the number of the member's last claim.
   const redis = server.client()
   const newest = await entriesOf(redis)
   t.equal(newest.length, 50)
@@ -95,7 +95,7 @@ t.test('after kill -9 of the holder the newcomer starts without waiting, and the
   t.equal((await open(1)).status, 200)
   await until(() => live('ann a').some(({ process }) => process === 1))
   const redis = server.client()
-  // Bob's dead stream and his living stream share one hash. Process 1 finds the dead entry at the latest half a lease after the end of the dead
+  // Bob's dead stream and his living stream share a hash. Process 1 finds the dead entry at the latest half a lease after the end of the dead
   // process's record. Checks for that long and half a second, and longer on a slow machine, where each check takes longer.
   let checks = 0
   while ((await entriesOf(redis)).length > 2 && checks < (RECORD_LEASE + lease / 2 + 500) / 20) {
@@ -120,7 +120,7 @@ t.test('a newcomer stops waiting for a holder whose process is killed', redisOpt
 t.test('if a newcomer is killed while waiting for a holder, the next newcomer waits for the holder', redisOptions, async t => {
   const { processes, open, live, claimed } = await build(t, { REPLACE_TIMEOUT: '3600000' })
   await open(0)
-  // The holder is alive and receives messages, and only its end takes long.
+  // The holder is alive and receives messages, and only the end takes long.
   processes[0]!.signal('SIGSTOP')
   const waiting = open(1).catch(() => {})
   await claimed(2)

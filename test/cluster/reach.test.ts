@@ -17,7 +17,7 @@ const MIB = 1_048_576
 // Stops only a test that hangs.
 t.setTimeout(300_000)
 
-/** Stands in for a process of an application. Its streams are open as soon as they claim their keys. */
+/** Stands in for a process of an application. A stream is open as soon as its key is claimed. */
 interface Process {
   readonly cluster: Cluster & { readonly channel: string }
   /** The messages of other processes, in the order of arrival. */
@@ -83,7 +83,7 @@ const scopeOf = (scope: string) => streamKey(scope).scope
 const eventTo = (scope: string, data: unknown = 1): ClusterMessage => ({ scope: scopeOf(scope), text: `data: ${data}\n\n` })
 const dataOf = ({ text }: ClusterMessage) => text.slice('data: '.length, -2)
 
-/** Sends messages in parallel, one for each sender, and resolves to the numbers of streams that took the messages. */
+/** Sends a message for each sender, in parallel, and resolves to the numbers of streams that took the messages. */
 async function sendAll ({ cluster }: Process, messages: ClusterMessage[]): Promise<number[]> {
   return await Promise.all(messages.map(message => cluster.send(message)))
 }
@@ -123,7 +123,7 @@ for (const [name, start] of [
       while (sent().length < 50) await pause(1)
       t.equal(sent().length, 50)
       t.strictSame(messages().filter(({ channel, message }) => [idle, former].some(({ cluster }) => cluster.channel === channel) && !message.startsWith('beat ')), [], 'a process that does not hold the scope hears nothing')
-      // One process has closed its stream, and another process has opened a stream since.
+      // The first process has closed its stream, and another process has opened a stream since.
       two.close(await two.open('scope 39', 'f'))
       await idle.open('scope 39', 'g')
       await two.cluster.count(scopeOf('scope 39'))
@@ -204,7 +204,7 @@ for (const [name, start] of [
       const [one, two] = await Promise.all([site.join(), site.join()])
       for (let i = 0; i < 20; i++) {
         const claims = await Promise.all([...'abc'].map(tab => one.open(`scope ${i}`, tab)))
-        // Replaces a stream of the other process.
+        // Replaces a stream in another process.
         const other = await two.open(`scope ${i}`, 'a')
         for (const claim of claims.reverse()) one.close(claim)
         two.close(other)

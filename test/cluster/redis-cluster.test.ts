@@ -1,4 +1,4 @@
-// Several processes on a Redis Cluster: how long a stream waits for its predecessor, and which streams a failover, a migration of a slot and a restart disturb.
+// Several processes on a Redis Cluster: how long a stream waits for a predecessor, and which streams a failover, a migration of a slot and a restart disturb.
 import { setTimeout as pause } from 'node:timers/promises'
 import { Cluster, type Redis } from 'ioredis'
 import t, { type Test } from 'tap'
@@ -166,7 +166,7 @@ t.test('a slot in migration disturbs only the keys of that slot', redisOptions, 
   const [sourceId, targetId] = await Promise.all([source, target].map(async admin => String(await admin.call('CLUSTER', 'MYID'))))
   await target.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', sourceId!)
   await source.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', targetId!)
-  // Half-way: some keys are here, and others are there.
+  // Half-way: some keys have moved, and some have not.
   const keys = await source.call('CLUSTER', 'GETKEYSINSLOT', slot, 1) as string[]
   await source.call('MIGRATE', '127.0.0.1', (target as Redis).options.port!, '', 0, 5_000, 'KEYS', ...keys)
   const others = tabs.filter(scope => bucketOf(digestOf(streamKey(scope, 'a').scope)) !== bucket)

@@ -129,7 +129,7 @@ for (const right of ['channels', 'subscribe']) {
 // A process needs these rights to connect, to subscribe, to send a script that Redis does not know, or to leave.
 const SELDOM_USED = ['+@connection', '+info', '+eval', '+subscribe', '+del']
 
-// If the missing permission was one that BEAT does not use, Redis was reported away, back and away, twice a second.
+// If BEAT did not need the missing permission, Redis was reported away, back and away, twice a second.
 t.test('each documented right, taken away and given back: away and back are said at most once, and back only after the right is back', redisOptions, async t => {
   // Redis notes each refusal in a log.
   const server = await redisServer(t, ['--acllog-max-len', '1000'])

@@ -1,4 +1,4 @@
-// The costs of a stream in Redis, as the section "Sizing" of docs/redis.md states them: bytes, commands, and the share of Redis's one thread.
+// The costs of a stream in Redis, as the section "Sizing" of docs/redis.md states the costs: bytes, commands, and processor time.
 import { readFile } from 'node:fs/promises'
 import { setImmediate as turn, setTimeout as pause } from 'node:timers/promises'
 import FakeTimers from '@sinonjs/fake-timers'
@@ -16,13 +16,16 @@ const BATCH = 500
 /** A process renews its buckets in turn, and sends one command for each 250 claims in a bucket. Some buckets have more claims than others. */
 const BUCKETS = 16
 const LEAST_RENEWAL = Math.floor(STREAMS / BUCKETS / 250)
-/** One command more for the claims above the average, and one for the renewal of the process's own records, which is less frequent. */
+/** A command more for the claims above the average, and a command for the renewal of the process's own records, which is less frequent. */
 const RENEWAL = LEAST_RENEWAL + 2
 const REPLACED = 3_000
-// Redis accounts for its own time. The account includes time that other programs took from Redis, so the quickest batch counts.
+// Redis's account of the time includes time that the machine gave to another program, so the quickest batch counts.
 const TIME_BOUND = 2.5
 const LEAST_BOUND = 40
-/** The bounds that the document gives. Memory in bytes: a stream of a user with one tab, with five tabs, and the extra after a replacement across processes. Time of the start and the end of a stream in microseconds. */
+/**
+ * The bounds that the document gives. Memory in bytes: a stream of a user with a single tab, with five tabs, and the extra after a replacement
+ * across processes. Time of the start and the end of a stream in microseconds.
+ */
 const DOCUMENTED = { alone: 300, ofFive: 150, replacing: 100, micros: 40 }
 
 // Stops only a test that hangs: a stream takes a few milliseconds.
@@ -81,7 +84,7 @@ for (const [tabs, bytes] of [[1, DOCUMENTED.alone], [5, DOCUMENTED.ofFive]] as c
       released.push(await restart(admin))
     }
     await cluster.leave()
-    // Each batch ends with one COUNT command.
+    // Each batch ends with a COUNT command.
     const releases = released.reduce((sum, cost) => sum + cost.calls, 0)
     t.ok(releases <= STREAMS + released.length + RENEWAL * (beats + 2), `${releases} commands, ${beats} beats`)
     t.equal(await admin.dbsize(), 0)
@@ -122,7 +125,7 @@ function waitForRedis (t: Test): void {
 
 interface Cost { calls: number, micros: number }
 
-/** The time for one stream. Unit: microseconds. */
+/** The time for a single stream. Unit: microseconds. */
 function quickest (costs: Cost[]): number {
   return Math.min(...costs.map(({ micros }) => micros / BATCH))
 }

@@ -70,7 +70,7 @@ t.test('protocol.ts reads the output and the messages of every script', redisOpt
   t.strictSame(await run(sendCommand(sender('m1'), BUCKET, [
     { digest: 'a1', text: sendText(name, message) }, { digest: 'a2', text: sendText({ ...name, sequence: 2 }, message) }, { digest: 'a1', text: listText({ ...name, sequence: 3 }, message.scope) }
   ])), {
-    // The record of m3 is alive, and m3 has no subscription.
+    // The record of m3 is alive, and m3 does not subscribe.
     reply: { told: [1, 3].flatMap(n => [{ index: n - 1, member: 'm3', receivers: 0 }]) }, messages: []
   }, 'm2 has no claim in the scope any longer')
   await claim('m2', 'x:', 3)
@@ -124,7 +124,7 @@ t.test('a claim waits for an older claim that is evicted and replaced at once', 
   t.strictSame(reply.outcome === 'newest' && reply.predecessors.map(({ member }) => member), ['m1', 'm2'])
 })
 
-// Both streams ended: the newest stream because the older claim seemed to replace it, and the older stream because it was replaced.
+// Both streams ended: the newest stream because the older claim seemed to replace the newest, and the older stream because it was replaced.
 t.test('a claim that a client sends twice does not replace its successor', redisOptions, async t => {
   const { redis, received } = await redisWithMembers(t)
   const claim = async (member: string) => {
@@ -290,7 +290,7 @@ t.test('the claims of a large scope are evicted, counted and read in pages, and 
   t.strictSame(unique(requests.replies.flatMap(({ requests }) => requests.map(({ number }) => number))), numbers)
 })
 
-// Starts a Redis that knows the scripts, and subscribes for all members except the last one. `received` returns the messages since it was called last.
+// Starts a Redis that knows the scripts, and subscribes for all members except the last. `received` returns the messages since the last call.
 async function redisWithMembers (t: Test, subscribed: string[] = MEMBERS.slice(0, -1)): Promise<{ redis: Redis, received: () => Promise<Message[]> }> {
   const server = await redisServer(t)
   const redis = server.client()

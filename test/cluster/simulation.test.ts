@@ -23,7 +23,7 @@ const FAULTS_FROM = 200
 const FAULTS_UNTIL = 3_200
 /** How long after the last fault the state must be as if there had been no fault. */
 const HEALING = 5_000
-// How much later than its making a claim may count as made. Latency and a short halt can turn the order of two claims round.
+// By how much the time at which a claim counts as made may be too late. Latency and a short halt can reverse the order of two claims.
 const UNORDERED = 1_300
 /** How long Redis keeps the record of a process that does not renew the record. */
 const RECORD_LEASE = 2_500
@@ -140,7 +140,7 @@ class Process extends Owner {
   }
 }
 
-/** A message to the streams of other processes, with its number as the text. */
+/** A message to the streams of another process, with the number as the text. */
 interface SentMessage {
   readonly number: number
   /** `undefined` for all streams. */
@@ -248,7 +248,7 @@ class World {
       process.registry.replaceAndRegister(streamKey(scope, tab), holder).then(opened => {
         const waited = time.now - holder.startedAt
         if (process.lastHalt < holder.startedAt && waited > this.replaceTimeout + 1) this.note(`a start has waited ${waited} ms`)
-        // After an outage, Redis may list a claim that is gone: the first start on the key asks its process once more.
+        // After an outage, Redis may list a claim that is gone: the first start on the key asks the claim's process once more.
         if (isCalm && waited > (this.hasHadOutage ? 250 : 100) && opened && time.now > FAULTS_UNTIL) this.note(`a start in calm has waited ${waited} ms for ${before.length}`)
         const limit = this.#longestWait(scope)
         if (!isCalm && opened && waited > limit) this.note(`a start has waited ${waited} ms, longer than ${limit} ms`)

@@ -26,7 +26,7 @@ function standStill (milliseconds: number): Promise<void> {
   }))
 }
 
-/** Registries of one cluster. Each registry has a separate client and log. */
+/** Registries of a cluster. Each registry has a separate client and log. */
 async function build (t: Test) {
   const server = await redisServer(t)
   const start = async () => {
@@ -61,7 +61,7 @@ async function replacement (holder: Registry, newcomer: Registry) {
 }
 
 t.test('an answer of Redis that came while the process stood still is read before Redis is taken to be away', redisOptions, async t => {
-  // The newcomer started beside its predecessor: the timer was due, and the answer was not read yet.
+  // The newcomer started beside the predecessor: the timer was due, and the answer was not read yet.
   const { one, two } = await build(t)
   const { started, old, registered } = await replacement(one.registry, two.registry)
   await standStill(STANDSTILL)
@@ -74,7 +74,7 @@ t.test('an answer of Redis that came while the process stood still is read befor
 })
 
 t.test('a beat that came while the process stood still is heard before the subscription is taken to be deaf', redisOptions, async t => {
-  // All waits were given up, and a newcomer started beside its predecessor.
+  // All waits were given up, and a newcomer started beside the predecessor.
   const { one, two } = await build(t)
   // Sends to every bucket, so that the next beat follows at once.
   for (let i = 0; i < 100; i++) await two.registry.replaceAndRegister(streamKey(`user ${i}`, 'a'), new PlainHolder())

@@ -77,7 +77,7 @@ async function register (t: Test, client: FakeClient) {
   await fastify.register(octaStarStreams, { cluster: redisCluster({ redis: client as never }) })
 }
 
-/** The output of every other script, as far as the member reads it: Redis's clock, and the records of 16 buckets. */
+/** The output of all scripts but the first, as far as the member reads the output: Redis's clock, and the records of 16 buckets. */
 const beat = () => [Buffer.from(String(Date.now() * 1_000)), ...Array.from({ length: 32 }, (_, i) => i % 2 === 0 ? -1 : 0)]
 
 t.test('the registration fails with a server that is too old, and leaves no connection behind', async t => {

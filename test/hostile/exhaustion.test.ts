@@ -13,7 +13,7 @@ const WAVES = 4
 const SCOPES = 20_000
 const OPEN = 2_000
 
-// Stops only a test that hangs: a connection takes one or two milliseconds.
+// Stops only a test that hangs: a connection takes a millisecond or two.
 t.setTimeout(300_000 + (2 * STARTS + (WAVES + 1) * WAVE + SCOPES) * 20)
 
 const KiB = 1024
@@ -45,7 +45,7 @@ t.test(`of 2,000 streams with new tab ids, maxStreamsPerScope and 'replace-oldes
   const { most, reasons } = await server.until(({ size }) => size <= LIMIT + 1)
   t.ok(most <= LIMIT + 1, `${most} at once, including the stream of the other scope`)
   t.equal(await server.count('ann'), LIMIT)
-  // Some of the racing requests were superseded before they opened, and were answered 204. Every other client was told not to come back.
+  // Some of the racing requests were superseded before the streams opened, and were answered 204. Every client whose stream had to make room was told not to come back.
   const opened = clients.filter(({ status }) => status === 200)
   t.equal(reasons.evicted, opened.length + 1 - LIMIT)
   t.strictSame([...new Set(clients.map(({ status }) => status))].filter(status => status !== 200 && status !== 204), [])
@@ -73,7 +73,7 @@ t.test(`of 2,000 streams with new tab ids, maxStreamsPerScope and 'reject' answe
   t.strictSame(faults(await server.state()), [])
 })
 
-// Node and Fastify keep the incomplete head or body of a request. The plugin cannot bound that memory, but the test measures it.
+// Node and Fastify keep the incomplete head or body of a request. The plugin cannot bound that memory, so the test measures the memory.
 const HALF_SENT_BYTES = 12 * KiB
 
 async function halfSent (server: HostileServer): Promise<Socket[]> {

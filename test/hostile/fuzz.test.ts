@@ -61,7 +61,7 @@ async function carryOut (attack: Attack, port: number, nth: number, beats: () =>
   for (let i = attack.turns; i > 0; i--) await turn()
   if (attack.how === 'end') {
     socket.end()
-    // The server may not notice the end before it has read the earlier requests, which wait for the streams before them.
+    // The server may not notice the end before reading the earlier requests, which wait for earlier streams.
     if (attack.requests > 1 || !attack.whole) {
       await turn()
       socket.destroy()
@@ -96,7 +96,7 @@ t.test(`${REQUESTS} requests, seed ${seed}, cause no 5xx and no error, touch no 
   t.strictSame(failures, [], repeat)
   if (failures.length > 0) return
 
-  // The streams of the bystanders and of the holders are left, and no other object is alive.
+  // Only the streams of the bystanders and of the holders are left.
   const over = await server.state()
   const left = (count: number) => ({ size: count, connections: count, streams: count, responses: count, claims: count })
   const isLeft = ({ size, connections, objects }: HostileState) => ({ size, connections, ...objects })

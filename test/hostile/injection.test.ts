@@ -33,7 +33,7 @@ function isId (id: string): boolean {
   return !/[^\t -~]/.test(id) && !/^[ \t]*octa-star-closed/.test(id)
 }
 
-/** UTF-8 has no lone surrogates: each becomes U+FFFD, on the wire as in the browser. */
+/** UTF-8 cannot encode lone surrogates. Each becomes U+FFFD, on the wire and in the browser. */
 const onTheWire = (text: string): string => Buffer.from(text).toString()
 /** All changes that the format makes to data: CR and CRLF end a line as LF does, and each line end arrives as LF. */
 const received = (text: string): string => onTheWire(text).replaceAll(/\r\n?/g, '\n')

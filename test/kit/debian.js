@@ -14,7 +14,7 @@ const PROGRAMS = {
   'webkit2gtk-driver': 'WebKitWebDriver',
   xvfb: 'Xvfb'
 }
-// Ubuntu has no package firefox-esr. The Firefox of GitHub's machines serves as well.
+// Ubuntu lacks the package firefox-esr. The Firefox of GitHub's machines serves as well.
 const ALTERNATIVES = { 'firefox-esr': 'firefox' }
 
 // Debian installs servers outside a user's PATH.

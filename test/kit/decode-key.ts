@@ -1,4 +1,4 @@
-// Decodes a stream key to the values it was made from. If every key can be decoded, no two different values share a key.
+// Decodes a stream key to the original values. If every key can be decoded, no two different values share a key.
 import type { ScopeKey } from '../../types/index.ts'
 
 /** Compares two scope keys by value, without the encoding under test. */

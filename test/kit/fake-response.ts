@@ -13,7 +13,7 @@ export class FakeResponse extends EventEmitter {
   written = ''
   writableNeedDrain = false
   writableLength = 0
-  /** The status of a response without a stream, such as 204. */
+  /** The status of a response without a stream, for example 204. */
   status: number | undefined
   #response: StreamResponse | undefined
   readonly socket = { writable: true, uncork () {} }

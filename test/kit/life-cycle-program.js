@@ -115,7 +115,7 @@ async function live () {
   const again = await open('/news', 'a', { 'last-event-id': farewell }).has('HTTP/1.1 204')
   again.socket.destroy()
 
-  // Each message reaches the streams of its scope, and no other stream.
+  // Each message reaches exactly the streams of its scope.
   news.emit('item', 'tea')
   await second.has('data: tea')
   assert.equal(await streamRegistry.send('ann', 'to ann'), 1)

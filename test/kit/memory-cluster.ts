@@ -124,7 +124,7 @@ export class MemoryMember implements Cluster {
     return this.isAway || member.isAway || !this.store.members.has(member) ? otherwise : question()
   }
 
-  /** The other members that have claims in `scope`, or all other members if there is no scope. */
+  /** The other members that have claims in `scope`, or all other members if `scope` is undefined. */
   receivers (scope: string | undefined): MemoryMember[] {
     if (scope !== undefined) return [...new Set(this.others(scope).map(({ member }) => member))]
     return [...this.store.members].filter(member => member !== this && member.context.namespace === this.context.namespace)

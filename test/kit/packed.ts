@@ -1,4 +1,4 @@
-// The packed tarball, and an empty project to install it in.
+// The packed tarball, and an empty project that installs the tarball.
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process'
 
 /** True in `npm test`, but not in `npm test -- FILE`, where all tests run whose programs are installed. */
 export const isQuickRun = process.env.OCTA_TESTS === 'quick'
-// In CI a test that lacks its program fails.
+// In CI a test fails if the program is missing.
 const mayBeSkipped = process.env.CI !== 'true' || process.env.OCTA_TESTS !== 'all'
 
 // Debian installs servers outside a user's PATH.

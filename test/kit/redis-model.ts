@@ -63,7 +63,7 @@ export class RedisModel {
 interface ClaimOf { readonly member: string, readonly number: number }
 interface Entry { token: number, number: number, member: string, before: ClaimOf[] }
 
-// One call of a script. Each method reads like its Lua script, and the private methods like the functions that the scripts share.
+// A call of a script. Each method reads like the Lua script with the same name, and the private methods like the functions that the scripts share.
 class Call {
   readonly #store: Store
   readonly #publishTo: (channel: string, message: string) => number

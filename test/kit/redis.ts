@@ -1,4 +1,4 @@
-// Starts Redis servers for one test, on free ports and without persistence: a single server, with or without TLS, or a Redis Cluster.
+// Starts Redis servers for a test, on free ports and without persistence: a single server, with or without TLS, or a Redis Cluster.
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -37,7 +37,7 @@ export async function redisServer (t: Test, args: string[] = [], access: RedisOp
   const clients: Redis[] = []
   async function start () {
     const basics = ['--port', String(port), '--bind', '127.0.0.1']
-    // A Sentinel keeps its state in a file, which must come first, and knows no persistence.
+    // A Sentinel keeps the state in a file, which must come first, and knows no persistence.
     const all = args.includes('--sentinel') ? [args[0]!, ...basics, ...args.slice(1)] : [...basics, '--save', '', '--appendonly', 'no', ...args]
     const child = server = spawn(program, all.map(arg => arg.replace('{port}', String(port))), { stdio: ['ignore', 'ignore', 'inherit'] })
     const probe = new Redis({ port, retryStrategy: () => 20, maxRetriesPerRequest: null, ...access })
@@ -112,7 +112,7 @@ export async function redisNodes (t: Test, count: number, replicas = 0, args: st
   return nodes
 }
 
-/** Starts a master with `replicas` replicas, and one Sentinel that watches the master and the replicas by the name `mymaster`. */
+/** Starts a master with `replicas` replicas, and a Sentinel that watches the master and the replicas by the name `mymaster`. */
 export async function redisSentinel (t: Test, replicas = 0): Promise<{ port: number, master: RedisServer, replicas: RedisServer[] }> {
   const directory = temporaryDirectory(t)
   const master = await redisServer(t)

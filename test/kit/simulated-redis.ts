@@ -225,7 +225,7 @@ export class SimulatedConnection implements RedisConnection {
   }
 
   /**
-   * The connections to `nodes` end. A client either fails the commands that have no reply yet, or sends these commands once
+   * The connections to `nodes` end. A client either fails the commands that still wait for a reply, or sends these commands once
    * more on the next connection. Returns what the next connection has to do first.
    */
   loseCommands (nodes: readonly Node[], sendsAgain: boolean): () => void {

@@ -1,4 +1,4 @@
-// Rules 1 and 5: before a successor starts, the old signal has aborted, the old handler has returned, and its cleanups have settled.
+// Rules 1 and 5: before a successor starts, the old signal has aborted, the old handler has returned, and the old cleanups have settled.
 import { EventEmitter, on, once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'

@@ -54,7 +54,7 @@ const schedule = fc.array(fc.oneof(
 ), { minLength: 3, maxLength: 24, size: 'max' }) as fc.Arbitrary<Step[]>
 const limits = fc.option(fc.record({ max: fc.integer({ min: 1, max: 3 }), onLimit: fc.constantFrom<'replace-oldest' | 'reject'>('replace-oldest', 'reject') }), { nil: undefined, freq: 2 })
 
-/** One call of startStream, as seen from outside. */
+/** A call of startStream, as seen from outside. */
 interface Run {
   step: Start
   key: StreamKey
@@ -267,7 +267,7 @@ class World {
 
   #checkEnding (run: Run, reason: CloseReason | undefined): void {
     const { response } = run
-    // The last word and the end have one grace period each. A peer that takes nothing gets no second grace period.
+    // The last word and the end have a grace period each. A peer that takes nothing gets no second grace period.
     const graces = run.step.lastWord === 'hangs' && !(run.step.frozen && run.step.handler === 'sends') ? 2 : 1
     if (this.now > run.endingAt! + graces * CLOSE_GRACE + 50 && !response.destroyed && !(response.ended && !response.frozen)) {
       this.problems.push('a response is not over after closeGrace')
@@ -304,7 +304,7 @@ class World {
           this.registry.evict(scopeKey, tabId).then(() => { eviction.settled = true })
         }
       }
-      // Half of the time all pending work settles before the next step. In the other half the steps race.
+      // Half of the time all pending work settles before the next step. Otherwise the steps race.
       const settled = step.type !== 'start' || step.scope === 0
       if (settled) for (let i = 0; i < 4; i++) await flush()
       if (this.check(settled).length > 0) return this.problems
@@ -315,7 +315,7 @@ class World {
   async #end (): Promise<string[]> {
     await this.tick(3_000)
     this.check(true)
-    // Rule 2, at rest: the newest stream of each key is left, unless something other than a newer stream ended it.
+    // Rule 2, at rest: the newest stream of each key is left, unless something else than a newer stream ended that stream.
     for (const run of this.runs.filter(run => run.opened && this.#reason(run) === 'replaced' && !this.runs.some(other => other.passed! > run.passed! && sameKey(other.key, run.key)))) {
       this.problems.push(`rule 2: the newest stream of ${run.key.slot} was replaced`)
     }

@@ -1,4 +1,4 @@
-// Rule 4: a key belongs to a stream, not to its connection, and nothing is left behind when all streams are closed.
+// Rule 4: a key belongs to a stream, not to the connection, and nothing is left behind when all streams are closed.
 import { once } from 'node:events'
 import http from 'node:http'
 import net from 'node:net'
@@ -163,7 +163,7 @@ t.test('100 streams opened and closed in each way leave no timer and no listener
     await streams[i]!.gone
   }
   await turn()
-  // Apart from Node's own keep-alive timers: one for the client's socket, and one for the server's socket.
+  // Apart from Node's keep-alive timers, for the client's socket and for the server's socket.
   t.ok(timers() - before <= 2, `${timers() - before} timers`)
   t.ok(socket!.listenerCount('close') < 10)
   t.equal(app.fastify.streamRegistry.size, 0)
