@@ -3,7 +3,6 @@
 import { EventEmitter, once } from 'node:events'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import net, { type AddressInfo } from 'node:net'
 import { dirname, join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import Fastify, { type FastifyInstance } from 'fastify'
@@ -16,7 +15,6 @@ import { withSignals, streamsOf } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { nginxOptions, startNginx } from './kit/nginx.ts'
 import { blocksOf, isBefore, read, runBlock, type Block } from './kit/document.ts'
-import { redisOptions, redisServer } from './kit/redis.ts'
 import { root } from './kit/run.ts'
 
 const require = createRequire(import.meta.url)

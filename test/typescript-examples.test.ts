@@ -27,7 +27,9 @@ const SKIPPED: Record<string, string> = {
   Metrics: '@types/node gives the message of every diagnostics channel the type `unknown`, so TypeScript needs a cast that JavaScript does not have',
   Presence: 'as in Metrics',
   'prom-client': 'as in Metrics',
-  OpenTelemetry: 'as in Metrics'
+  OpenTelemetry: 'as in Metrics',
+  'The body decides': 'the type of the body must be named, which the text below the block says',
+  Errors: 'the type of the error must be named, which the text below the block says'
 }
 
 /** The names that a block of a document may use without a declaration, because an earlier block or the reader's application declares them. */
@@ -39,7 +41,6 @@ const DOCUMENTS_PRELUDE = {
   fastify: "declare const fastify: import('fastify').FastifyInstance",
   octaStarStreams: "import octaStarStreams from 'octa-star-streams'",
   news: 'declare const news: { subscribe (listener: (item: object) => void): () => void }',
-  socket: "declare const socket: import('node:events').EventEmitter & { close (code?: number, reason?: string): void }",
   tabId: 'declare const tabId: string',
   placeOrder: "declare const placeOrder: (request: import('fastify').FastifyRequest) => Promise<{ stock: number }>",
   once: "import { once } from 'node:events'",
@@ -63,7 +64,7 @@ const ADAPTERS_PRELUDE = {
 /** The adapter that the examples import. */
 const NATS_CLUSTER = "export declare function natsCluster (options: { bucket: string, port?: number }): import('octa-star-streams').ClusterAdapter\n"
 
-/** The names that a docstring's example may use without a declaration. The package's own names are imported as a user imports them. */
+/** The names that an example of a docstring, or of the pages of the API, the options and the errors, may use without a declaration. The package's own names are imported as a user imports them. */
 const DOCSTRING_PRELUDE = {
   fastify: "declare const fastify: import('fastify').FastifyInstance & { redis: import('ioredis').Redis }",
   request: "declare const request: import('fastify').FastifyRequest & { user: { id: string } }",
@@ -88,8 +89,10 @@ const DOCSTRING_PRELUDE = {
   row: 'declare const row: string',
   readOrders: "declare const readOrders: () => AsyncIterable<import('octa-star-streams').StreamMessage>",
   subscription: 'declare const subscription: { unsubscribe (): Promise<void> }',
-  socket: "declare const socket: import('node:events').EventEmitter & { close (): void }",
-  tabId: 'declare const tabId: string'
+  socket: "declare const socket: import('node:events').EventEmitter & { close (code?: number, reason?: string): void }",
+  tabId: 'declare const tabId: string',
+  sleep: "import { setTimeout as sleep } from 'node:timers/promises'",
+  identify: "declare const identify: (request: import('fastify').FastifyRequest) => Promise<{ user?: { id: string }, sessionId: string }>"
 }
 
 /** The names that an example in the page's module may use. */
@@ -102,7 +105,9 @@ const unknownLanguages: string[] = []
 const skipped: string[] = []
 
 function examplesIn (file: string, prelude: Record<string, string>): Example[] {
-  return blocksOf(file).filter(block => !OTHER_LANGUAGES.includes(block.language) && !isBefore(block)).flatMap(({ heading, language, code, line }) => {
+  // A `ts` block of docs/api.md is a declaration of the types, which test/reference.test.ts compares with the types.
+  const isDeclaration = (language: string) => file === 'docs/api.md' && language === 'ts'
+  return blocksOf(file).filter(block => !OTHER_LANGUAGES.includes(block.language) && !isBefore(block) && !isDeclaration(block.language)).flatMap(({ heading, language, code, line }) => {
     const name = `${file}:${line} (${heading})`
     if (language !== 'js' && language !== 'ts') unknownLanguages.push(name)
     else if (Object.hasOwn(SKIPPED, heading)) skipped.push(heading)
@@ -205,17 +210,19 @@ function diagnosticsOf (program: ts.Program, path: string, file: string, lineBef
   ))
 }
 
-const documents = ['README.md', ...['api', 'browsers', 'errors', 'how-it-works', 'migrating', 'options', 'recipes', 'redis', 'security'].map(name => `docs/${name}.md`)]
+const documents = ['README.md', ...['browsers', 'how-it-works', 'migrating', 'recipes', 'redis', 'security'].map(name => `docs/${name}.md`)]
   .flatMap(file => examplesIn(file, DOCUMENTS_PRELUDE))
+const reference = ['api', 'options', 'errors'].flatMap(name => examplesIn(`docs/${name}.md`, DOCSTRING_PRELUDE))
 const adapters = examplesIn('docs/adapters.md', ADAPTERS_PRELUDE)
 const docstrings = docstringExamples()
 const faulty: Example = { name: 'an example with a fault', file: 'faulty.ts', line: 1, code: 'await stream.send(\n  42)', prelude: DOCSTRING_PRELUDE }
-const compiled = compile([...documents, ...adapters, ...docstrings, faulty])
+const compiled = compile([...documents, ...reference, ...adapters, ...docstrings, faulty])
 
 t.test('no example is left out', async t => {
   t.strictSame(unknownLanguages, [], 'each block of the documents is in a known language')
   t.strictSame(skipped.sort(), Object.keys(SKIPPED).sort(), 'each heading of SKIPPED has one block')
   t.ok(documents.length > 0)
+  t.ok(reference.length > 0)
   t.ok(adapters.length > 0)
   const written = (file: string) => read(file).match(/@example\b/g)?.length ?? 0
   const files = [...new Set(docstrings.map(({ file }) => file))]
@@ -228,7 +235,7 @@ t.test('no example is left out', async t => {
 
 t.test('each name that is declared for the examples is used by an example', async t => {
   const used = new Map<object, Set<string>>()
-  for (const example of [...documents, ...adapters, ...docstrings]) {
+  for (const example of [...documents, ...reference, ...adapters, ...docstrings]) {
     const names = used.get(example.prelude) ?? new Set()
     for (const name of namesNeeded(example)) names.add(name)
     used.set(example.prelude, names)
@@ -240,7 +247,7 @@ t.test('a fault in an example is reported with its line', async t => {
   t.match(compiled.get(faulty), [/^faulty\.ts:2 TS2345: /])
 })
 
-for (const example of [...documents, ...adapters, ...docstrings]) {
+for (const example of [...documents, ...reference, ...adapters, ...docstrings]) {
   t.test(`${example.name} compiles`, async t => {
     t.strictSame(compiled.get(example), [])
   })

@@ -34,11 +34,15 @@ function signatureOf (node: ts.Node, source: ts.SourceFile): string {
     .replace(/;$/, '')
 }
 
+function isExported (node: ts.Node): boolean {
+  return ts.canHaveModifiers(node) && ts.getModifiers(node)?.some(({ kind }) => kind === ts.SyntaxKind.ExportKeyword) === true
+}
+
 function parse (name: string, text: string): ts.SourceFile {
   return ts.createSourceFile(name, text, ts.ScriptTarget.ESNext, true)
 }
 
-/** All interfaces, types and functions in `files`, also in a `declare module`. */
+/** The interfaces, types and functions that `files` export, and the interfaces in a `declare module`. */
 export function declarationsIn (...files: string[]): Map<string, Declaration> {
   const found = new Map<string, Declaration>()
   for (const file of files) {
@@ -48,6 +52,7 @@ export function declarationsIn (...files: string[]): Map<string, Declaration> {
     const visit = (node: ts.Node): void => {
       if (ts.isModuleDeclaration(node) && node.body !== undefined) return ts.forEachChild(node.body, visit)
       if (!ts.isInterfaceDeclaration(node) && !ts.isTypeAliasDeclaration(node) && !ts.isFunctionDeclaration(node)) return
+      if (node.parent === source && !isExported(node)) return
       const members = new Map<string, Member>()
       for (const member of ts.isInterfaceDeclaration(node) ? node.members : []) {
         members.set(member.name!.getText(), {
@@ -101,7 +106,7 @@ function exportsIn (file: string): string[] {
       if (statement.exportClause !== undefined) return (statement.exportClause as ts.NamedExports).elements.map(({ name }) => name.text)
       return exportsIn(normalize(join(dirname(file), (statement.moduleSpecifier as ts.StringLiteral).text)))
     }
-    if (!ts.canHaveModifiers(statement) || ts.getModifiers(statement)?.some(({ kind }) => kind === ts.SyntaxKind.ExportKeyword) !== true) return []
+    if (!isExported(statement)) return []
     if (ts.isVariableStatement(statement)) return statement.declarationList.declarations.map(({ name }) => name.getText())
     return [(statement as unknown as { name: ts.Identifier }).name.text]
   })
