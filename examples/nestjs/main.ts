@@ -78,4 +78,4 @@ await app.register(octaStarStreams, { browser: '/octa-star/tab-id.js' })
 app.enableShutdownHooks()
 await app.listen(Number(process.env.PORT ?? 3000), '127.0.0.1')
 const { port } = app.getHttpServer().address() as { port: number }
-console.log(`Open http://localhost:${port}`)
+console.log(`The orders are at http://localhost:${port}/ (press Ctrl-C to stop)`)
