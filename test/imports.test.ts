@@ -27,7 +27,7 @@ const ROOMS: Record<string, string[]> = {
   'lib/start.ts': ['types', 'lib/http', 'lib/stream', 'lib/registry'],
   'lib/framework.ts': ['types', 'lib/errors.ts', 'lib/http', 'lib/stream'],
   'lib/conformance.ts': ['types', 'lib/wait.ts', 'lib/registry'],
-  'lib/datastar.ts': ['types', 'lib/http'],
+  'lib/datastar.ts': ['types', 'lib/wait.ts', 'lib/http'],
   'lib/index.ts': ['types', 'lib/errors.ts', 'lib/diagnostics.ts', 'lib/http', 'lib/stream', 'lib/registry', 'lib/start.ts', 'lib/framework.ts', 'lib/options.ts', 'lib/browser-module.ts']
 }
 

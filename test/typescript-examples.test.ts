@@ -28,6 +28,8 @@ const SKIPPED: Record<string, string> = {
   Presence: 'as in Metrics',
   'prom-client': 'as in Metrics',
   OpenTelemetry: 'as in Metrics',
+  'fetch-event-source': 'code of a page, which test/browser/recipes.test.ts bundles and runs',
+  'Service worker': 'as in fetch-event-source',
   'The body decides': 'the type of the body must be named, which the text below the block says',
   Errors: 'the type of the error must be named, which the text below the block says'
 }

@@ -18,7 +18,7 @@ const blocks = [...blocksOf('README.md'), ...blocksOf('docs/recipes.md')]
 const code = (heading: string, language: string, nth = 0) => blocks.filter(block => block.heading === heading && block.language === language)[nth]!.code.replaceAll('/orders', '/stream').replaceAll('/clock', '/stream')
 const page = (heading: string) => code(heading, 'html')
 // The page is in a template of the server.
-const quickStart = /send\(`(.*?)`\)/s.exec(code('Quick start', 'js'))![1]!
+const quickStart = /'text\/html'\)\.send\(`(.*?)`\)/s.exec(code('Quick start', 'js'))![1]!
 const bundle = (contents: string) => buildSync({
   stdin: { contents, resolveDir: import.meta.dirname }, alias: { 'octa-star-streams/browser': './lib/browser/tab-id.ts' }, bundle: true, format: 'esm', write: false
 }).outputFiles[0]!.text

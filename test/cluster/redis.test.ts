@@ -183,6 +183,6 @@ t.test('claims that race while Redis knows no script keep their order', redisOpt
     while (left.size > 1) await pause(1)
     t.equal(left.size, 1)
   }
-  t.strictSame(lines.filter(({ message }) => !message.includes('share one tab id')), [], 'no claim waited for another claim of its own process')
+  t.strictSame(lines.filter(({ message }) => !message.includes('use the same tab id')), [], 'no claim waited for another claim of its own process')
   for (const member of members) await member.leave()
 })
