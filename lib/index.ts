@@ -16,7 +16,7 @@ import { checkTabId, readTabId } from './http/signals.ts'
 import { TakeoverPayload } from './http/takeover.ts'
 import { resolveOptions, type ResolvedOptions } from './options.ts'
 import { Registry } from './registry/registry.ts'
-import { streamKey } from './registry/stream-key.ts'
+import { keyFor, streamKey } from './registry/stream-key.ts'
 import { register } from './start.ts'
 import { farewellReason, isFarewell } from './stream/ending.ts'
 import { LiveStream } from './stream/stream.ts'
@@ -89,7 +89,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     if (isCrossSite(request)) throw new FST_ERR_OCTA_STAR_CROSS_SITE()
     if (current.tabIdError !== undefined) throw current.tabIdError
 
-    const key = streamKey(scopeKey, current.tabId, nameOf(startOptions), `startStream in ${route}`)
+    const key = keyFor(`startStream in ${route}`, scopeKey, current.tabId, nameOf(startOptions))
     const refusal = refuse(this, current)
     if (refusal !== undefined) throw current.isFramed ? await guardRefused(this, current.response, refusal) : streamClosed(refusal)
     checkLimit(this, key)

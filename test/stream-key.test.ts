@@ -1,7 +1,7 @@
 // Stream keys: equal for equal parts, different for different parts, and an error for values that cannot be an identity.
 import fc from 'fast-check'
 import t from 'tap'
-import { streamKey } from '../lib/registry/stream-key.ts'
+import { keyFor, streamKey } from '../lib/registry/stream-key.ts'
 import type { ScopeKey } from '../lib/index.ts'
 import { decodeScope, decodeSlot, same } from './kit/decode-key.ts'
 import { seeded } from './kit/seed.ts'
@@ -80,7 +80,7 @@ t.test('a value that cannot be an identity is an error that names the value, its
     [Object.create(Object.create(null)), 'it is an instance of a class']
   ]
   for (const [scopeKey, description] of cases) {
-    t.throws(() => streamKey(scopeKey as ScopeKey, 't', undefined, 'startStream in GET /x'), {
+    t.throws(() => keyFor('startStream in GET /x', scopeKey as ScopeKey, 't', undefined), {
       code: 'FST_ERR_OCTA_STAR_SCOPE_KEY', statusCode: 500, message: new RegExp(`passed to startStream in GET /x must be.*${description.replaceAll(/[[\].]/g, '\\$&')}`)
     })
   }

@@ -11,7 +11,7 @@ import { LocalClaims } from './local-claims.ts'
 import { audienceOf, Reach, type Audience, type OwnStreams, type ReachableStream } from './reach.ts'
 import { Presence } from './presence.ts'
 import { Seats } from './seats.ts'
-import { canonical, scopeKeyOf, streamKey } from './stream-key.ts'
+import { canonical, keyFor, scopeKeyOf } from './stream-key.ts'
 import type { Cluster, ClusterMessage } from '../../types/cluster.ts'
 import type { SendOptions, StreamRegistry } from '../../types/index.ts'
 import type { Holder, MessageTarget, ScopeKey, Stream, StreamInfo, StreamKey, StreamMessage } from '../../types/stream.ts'
@@ -67,7 +67,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   }
 
   get (scopeKey: ScopeKey, tabId: string, name?: string): Stream | Holder | undefined {
-    const claim = this.#claims.get(streamKey(scopeKey, tabId, name, 'streamRegistry.get'))
+    const claim = this.#claims.get(keyFor('streamRegistry.get', scopeKey, tabId, name))
     return claim !== undefined && this.#held.has(claim) ? claim.holder : undefined
   }
 

@@ -5,15 +5,19 @@ import type { ScopeKey, ScopeKeyLike, StreamKey } from '../../types/stream.ts'
 let keysWithoutTab = 0
 
 /**
- * Makes the key under which a holder is registered. Without a tab id every call makes a different key. `from` names the
- * caller in error messages.
+ * Makes the key under which a holder is registered. Without a tab id every call makes a different key.
  *
  * @throws FST_ERR_OCTA_STAR_SCOPE_KEY, FST_ERR_OCTA_STAR_NAME
  * @example const key = streamKey([user.id, workspace.id], tabId, 'chat')
  */
-export function streamKey<T> (scopeKey: ScopeKeyLike<T>, tabId?: string, name?: string, from = 'streamKey'): StreamKey {
+export function streamKey<T> (scopeKey: ScopeKeyLike<T>, tabId?: string, name?: string): StreamKey {
+  return keyFor('streamKey', scopeKey as ScopeKey, tabId, name)
+}
+
+/** As {@link streamKey}. `from` names the caller in error messages. */
+export function keyFor (from: string, scopeKey: ScopeKey, tabId: string | undefined, name: string | undefined): StreamKey {
   if (name !== undefined && (typeof name !== 'string' || name === '')) throw new FST_ERR_OCTA_STAR_NAME(show(name))
-  return { scopeKey: scopeKey as ScopeKey, tabId, name, scope: canonical(scopeKey as ScopeKey, from), slot: slot(tabId, name) }
+  return { scopeKey, tabId, name, scope: canonical(scopeKey, from), slot: slot(tabId, name) }
 }
 
 /** Encodes a scope key as a string: the same string for equal keys, different strings for different keys. */
