@@ -270,7 +270,7 @@ function isCrossSite ({ headers }: FastifyRequest): boolean {
 function ignore (): void {}
 
 function nameOf (options: unknown): string | undefined {
-  if (typeof options !== 'object' || options === null) throw new FST_ERR_OCTA_STAR_NAME(show(options))
+  if (typeof options !== 'object' || options === null) throw new FST_ERR_OCTA_STAR_NAME(`${show(options)} in place of the options { name }`)
   return (options as StartStreamOptions).name
 }
 

@@ -189,7 +189,7 @@ t.test('send to a user', async t => {
   const open = (user: string, tabId: string) => connect(origin + withSignals(`/stream/${user}`, { tabId }))
   const clients = [await open('ann', 'a'), await open('ann', 'b'), await open('bob', 'a')]
   await fetch(`${origin}/orders`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"tabId":"a"}' })
-  for (const [client, expected] of [[clients[0]!, ['order', 'saved', 'stock']], [clients[1]!, ['order', 'stock']], [clients[2]!, ['stock']]] as const) {
+  for (const [client, expected] of [[clients[0]!, ['order', 'saved', 'stock']], [clients[1]!, ['order', 'changed', 'stock']], [clients[2]!, ['stock']]] as const) {
     await client.event(expected.length)
     t.strictSame(client.events.map(({ event }) => event), expected)
   }
@@ -197,7 +197,7 @@ t.test('send to a user', async t => {
 
 t.test('recipe: logout', async t => {
   const fastify = await app(t)
-  await run(block('End a user\'s streams on logout', 'js'), { fastify })
+  await run(block('End a user\'s streams on logout', 'js'), { fastify, endSessions: async () => {} })
   fastify.get('/stream', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
   const origin = await listen(fastify)
   const tabs = [await connect(origin + withSignals('/stream', { tabId: 'a' })), await connect(origin + withSignals('/stream', { tabId: 'b' }))]

@@ -239,6 +239,13 @@ t.test('`to(scopeKey, options).send(message)` is `send(scopeKey, message, option
   t.strictSame([a, b, bob].map(({ response }) => response.written), ['', 'data: text\n\n', ''])
 })
 
+t.test('`broadcast` with options is refused, because a tab that the options leave out would get the message', async t => {
+  const registry = build()
+  const { response } = await openFake(registry, 'ann', 'a')
+  await t.rejects((registry.broadcast as (...args: unknown[]) => Promise<number>).call(registry, 'hello', { except: 'a' }), { code: 'FST_ERR_OCTA_STAR_SEND_OPTION', message: /send\(scopeKey, message, \{ except \}\)/ })
+  t.equal(response.written, '')
+})
+
 t.test('`broadcast` reaches each stream of every scope, and two broadcasts arrive in order', async t => {
   const app = await listen(t)
   const clients = await Promise.all([app.open('ann', 'a'), app.open('ann'), app.open('bob', 'a', 'chat'), app.open('eve')])

@@ -14,7 +14,7 @@ import '../scripts/browser-module.js'
 // `npm test` runs every test file that is not in this list. The list names the files that drive other programs, that need the registry, or
 // that run for long. If a quick file has a few tests that drive another program, `npm test` skips these tests: see kit/programs.ts.
 const ONLY_IN_TEST_ALL = [
-  'bench', 'browser/datastar', 'browser/demo', 'browser/endings', 'browser/event-source', 'browser/examples', 'browser/recipes', 'browser/tab-id', 'bundles', 'closing', 'cluster/clients', 'cluster/conformance', 'cluster/costs', 'cluster/evictions',
+  'bench', 'browser/broken-off', 'browser/datastar', 'browser/demo', 'browser/endings', 'browser/event-source', 'browser/examples', 'browser/recipes', 'browser/tab-id', 'bundles', 'closing', 'cluster/clients', 'cluster/conformance', 'cluster/costs', 'cluster/evictions',
   'cluster/failovers', 'cluster/faults', 'cluster/namespaces', 'cluster/nodes', 'cluster/presence', 'cluster/processes', 'cluster/reach', 'cluster/redis', 'cluster/redis-cluster', 'cluster/refusals', 'cluster/scaling',
   'cluster/scripts', 'cluster/servers', 'cluster/simulation', 'cluster/standstill', 'dead-peer', 'demo',
   'hostile/coverage-guided', 'hostile/exhaustion', 'hostile/fuzz', 'hostile/injection', 'memory', 'nestjs', 'nginx', 'package', 'pm2', 'recipes', 'rules/no-leak', 'runtimes', 'slow-clients', 'soak'

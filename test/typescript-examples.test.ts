@@ -44,6 +44,7 @@ const DOCUMENTS_PRELUDE = {
   octaStarStreams: "import octaStarStreams from 'octa-star-streams'",
   news: 'declare const news: { subscribe (listener: (item: object) => void): () => void }',
   tabId: 'declare const tabId: string',
+  endSessions: 'declare const endSessions: (user: string) => Promise<void>',
   placeOrder: "declare const placeOrder: (request: import('fastify').FastifyRequest) => Promise<{ stock: number }>",
   once: "import { once } from 'node:events'",
   readOrders: "declare const readOrders: () => AsyncIterable<import('octa-star-streams').StreamMessage>",

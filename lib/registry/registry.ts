@@ -2,7 +2,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { DelayQueue } from '../delay-queue.ts'
 import { reportFlapping, reportOffline } from '../diagnostics.ts'
-import { FST_ERR_OCTA_STAR_HOLDER, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_STREAM_KEY, show } from '../errors.ts'
+import { FST_ERR_OCTA_STAR_HOLDER, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_SEND_OPTION, FST_ERR_OCTA_STAR_STREAM_KEY, show } from '../errors.ts'
 import type { Serializer } from '../event.ts'
 import { within } from '../wait.ts'
 import { Claim, isReporting, type ClaimOwner } from './claim.ts'
@@ -200,8 +200,8 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     return this.#send(() => audienceOf(canonical(scopeKey, 'streamRegistry.send'), options), message)
   }
 
-  broadcast (message: string | StreamMessage): Promise<number> {
-    return this.#send(() => ({}), message)
+  broadcast (message: string | StreamMessage, options?: undefined): Promise<number> {
+    return this.#send(() => noOptions(options), message)
   }
 
   to (scopeKey: ScopeKey, options?: SendOptions): MessageTarget {
@@ -283,6 +283,12 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
       `a stream key was replaced more than ${FLAPPING_TIMES} times in ${FLAPPING_MS / 1000} s. Most likely two tabs use the same tab id`
     )
   }
+}
+
+// A tab id belongs to a scope. Ignored options would send the message to streams that the caller wanted to leave out.
+function noOptions (options: unknown): Audience {
+  if (options === undefined) return {}
+  throw new FST_ERR_OCTA_STAR_SEND_OPTION('options', 'left out in broadcast(message). To leave a tab out, call send(scopeKey, message, { except })', show(options))
 }
 
 function isOpenStream (claim: Claim): claim is Claim & { readonly holder: ReachableStream } {

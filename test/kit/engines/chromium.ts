@@ -12,7 +12,7 @@ export const executablePath = spawnSync('which', ['chromium'], { encoding: 'utf8
 
 export const FLAGS = [
   '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync', '--disable-popup-blocking', '--password-store=basic'
+  '--disable-component-update', '--disable-sync', '--disable-popup-blocking', '--password-store=basic', '--ignore-certificate-errors'
 ]
 const MANIFEST = { manifest_version: 3, name: 'duplicate', version: '1', permissions: ['tabs'], background: { service_worker: 'background.js' } }
 const BACKGROUND = 'globalThis.duplicate = async url => { const [tab] = await chrome.tabs.query({ active: true, url: url + "*" }); await chrome.tabs.duplicate(tab.id) }'

@@ -61,7 +61,7 @@ export async function launchFirefox (t: Test, profile?: string, preferences: Rec
     await pause(20)
   }
   const send = await connect(t, Number(port))
-  await send('NewSession', { pageLoadStrategy: 'normal', timeouts: { implicit: 0, pageLoad: 3_600_000, script: 3_600_000 } })
+  await send('NewSession', { acceptInsecureCerts: true, pageLoadStrategy: 'normal', timeouts: { implicit: 0, pageLoad: 3_600_000, script: 3_600_000 } })
   const inChrome = async (script: string, ...args: unknown[]) => {
     await send('Marionette:SetContext', { value: 'chrome' })
     return await send('ExecuteScript', { script, args }).finally(() => send('Marionette:SetContext', { value: 'content' }))

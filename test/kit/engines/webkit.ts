@@ -51,7 +51,7 @@ export async function launchWebKit (t: Test): Promise<Browser> {
     await pause(20)
   }
   const { sessionId } = await call('POST', '/session', {
-    capabilities: { alwaysMatch: { 'webkitgtk:browserOptions': { binary: miniBrowser(), args: ['--automation'] }, timeouts: { implicit: 0, pageLoad: 3_600_000, script: 3_600_000 } } }
+    capabilities: { alwaysMatch: { acceptInsecureCerts: true, 'webkitgtk:browserOptions': { binary: miniBrowser(), args: ['--automation'] }, timeouts: { implicit: 0, pageLoad: 3_600_000, script: 3_600_000 } } }
   })
   t.teardown(() => call('DELETE', `/session/${sessionId}`).catch(() => {}))
   const send: Send = async (command, { id, focus, ...body } = {}) => {
