@@ -73,16 +73,6 @@ for (const [title, send, lines] of cases) {
   })
 }
 
-t.test('a method that nobody awaits does not end the process, on a stream that has ended and with signals that are not valid', async t => {
-  const unhandled = watchUnhandled(t)
-  const { sse, stream } = await open()
-  stream.close()
-  sse.patchElements('<p>late</p>')
-  sse.patchSignals('{')
-  await new Promise(setImmediate)
-  t.strictSame(unhandled, [])
-})
-
 for (const [title, send, lines] of cases) {
   t.test(`for many streams: ${title}`, async t => {
     const [stream, target] = [await open(), targetOf(7)]
