@@ -52,6 +52,8 @@ export class Member implements Cluster, ConnectionListener {
   #isJoined = false
   #hasLeft = false
   readonly #connected = deferred<void>()
+  /** Since when no command can be sent. `undefined` while commands can be sent. */
+  #disconnectedAt: number | undefined
   readonly #ticking: NodeJS.Timeout
 
   constructor ({ prefix, lease, maxMessageBytes, replaceTimeout, log, deliver, list, offlineDelay, observesScopes, wentOffline }: MemberOptions, connect: (listener: ConnectionListener) => RedisConnection) {
@@ -223,10 +225,17 @@ export class Member implements Cluster, ConnectionListener {
     if (this.#hasLeft) return
     const { canSend } = this.#connection
     this.#hearing.check(this.#health.isAway || !canSend)
-    if (!canSend) return
+    if (!canSend) return this.#noteDisconnected()
+    this.#disconnectedAt = undefined
     this.#beating.beatDue()
     this.#restating.restateDue(this.#claims.buckets)
     this.#marking.watchDue()
+  }
+
+  // A short break is not an outage. A longer break is reported also if nobody sends a command meanwhile.
+  #noteDisconnected (): void {
+    this.#disconnectedAt ??= performance.now()
+    if (this.#isJoined && performance.now() - this.#disconnectedAt >= this.#replyTimeout) this.#health.checkReachable(this.#claims.buckets[0]!)
   }
 
   /** Redis has lost data of `bucket`: tells Redis what this process knows. */

@@ -767,6 +767,24 @@ t.test('a message that arrives twice, or after a later message, is not delivered
   t.ok(connection.sent.every(({ name }) => name === 'REPLY' || name === 'BEAT'))
 })
 
+t.test('an outage is reported once, within three seconds, although nobody sends a command, and a short break is not reported', async t => {
+  const { connection, member, lines, run } = await joined(t)
+  connection.canSend = false
+  await run(2_000)
+  connection.canSend = true
+  await run(5_000)
+  t.strictSame(lines, [])
+  connection.canSend = false
+  await run(3_000)
+  t.match(lines, [{ level: 'warn', message: /^Redis is away/ }])
+  await run(60_000)
+  t.equal(lines.length, 1)
+  connection.canSend = true
+  member.onReady(true)
+  await run(1_000)
+  t.match(lines.slice(1), [{ level: 'info', details: 'Redis is back' }])
+})
+
 t.test('the replies of one turn to a member and a bucket are one command', async t => {
   const site = await joined(t, 600_000, { deliver: () => 2 })
   const { member, connection, run } = site
