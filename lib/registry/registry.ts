@@ -2,7 +2,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { DelayQueue } from '../delay-queue.ts'
 import { reportFlapping, reportOffline } from '../diagnostics.ts'
-import { FST_ERR_OCTA_STAR_HOLDER, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_SEND_OPTION, FST_ERR_OCTA_STAR_STREAM_KEY, show } from '../errors.ts'
+import { FST_ERR_OCTA_STAR_EVICT, FST_ERR_OCTA_STAR_HOLDER, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_SEND_OPTION, FST_ERR_OCTA_STAR_STREAM_KEY, show } from '../errors.ts'
 import type { Serializer } from '../event.ts'
 import { within } from '../wait.ts'
 import { Claim, isReporting, type ClaimOwner } from './claim.ts'
@@ -186,7 +186,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     const claims = this.#claims.scope(scope).filter(({ key }) => tabId === undefined || key.tabId === tabId)
     for (const claim of claims) claim.end('evicted')
     const [others] = await Promise.allSettled([this.cluster?.evict(scope, tabId), whenAllReleased(claims)])
-    if (others.status === 'rejected') throw others.reason
+    if (others.status === 'rejected') throw evictError(others.reason)
     return claims.length + (others.value ?? 0)
   }
 
@@ -283,6 +283,12 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
       `a stream key was replaced more than ${FLAPPING_TIMES} times in ${FLAPPING_MS / 1000} s. Most likely two tabs use the same tab id`
     )
   }
+}
+
+/** The error of `evict`. An adapter may reject with any error. */
+function evictError (cause: unknown): unknown {
+  if ((cause as { code?: unknown } | undefined)?.code === 'FST_ERR_OCTA_STAR_EVICT') return cause
+  return Object.assign(new FST_ERR_OCTA_STAR_EVICT(cause instanceof Error ? cause.message : String(cause)), { cause })
 }
 
 // A tab id belongs to a scope. Ignored options would send the message to streams that the caller wanted to leave out.
