@@ -337,7 +337,7 @@ const cases: Case[] = [
       const chromium = await launchPlainChromium(t, await folder(t, 'prerender'))
       const front = await chromium.newTab(url('/front'))
       await opened(1, chromium)
-      await waitUntil(chromium, () => prerenders(requests).length === 1)
+      await waitUntil(chromium, () => prerenders(requests).length >= 1)
       t.not(prerenders(requests)[0], ids[0])
       t.notOk(streams[0]!.signal.aborted, 'the page in front has its stream')
       await chromium.evaluate(front, navigate)
@@ -367,13 +367,15 @@ const cases: Case[] = [
       else {
         await chromium.evaluate(tab, 'location.href = "/bare"')
         const original = await chromium.findTab(url('/bare'))
+        // Chromium prerenders nothing in a tab that is hidden, as the original will be.
+        await waitUntil(chromium, () => prerenders(requests).length >= 1)
         await chromium.inExtension(`chrome.tabs.query({ url: '${url('/bare')}' }).then(([tab]) => chrome.tabs.duplicate(tab.id))`)
-        await waitUntil(chromium, () => prerenders(requests).length === 2)
+        await waitUntil(chromium, () => prerenders(requests).length >= 2)
         await chromium.evaluate(original, 'location.href = "/two"')
         await opened(++held, chromium)
         t.equal(ids[1], ids[0])
       }
-      await waitUntil(chromium, () => prerenders(requests).length === held)
+      await waitUntil(chromium, () => prerenders(requests).length >= held)
       await chromium.evaluate(await chromium.findTab(url(copy === 'an opened window' ? '/' : '/two')), 'localStorage.go = 1')
       await opened(held + 1, chromium)
       t.not(ids[held], ids[0])
