@@ -6,7 +6,6 @@ import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { blocksOf } from '../kit/document.ts'
 import { ENGINES, launch, optionsFor, type Browser, type Engine, type Tab } from '../kit/engines.ts'
-import { writeExtension } from '../kit/engines/chromium.ts'
 import { launchPlainChromium } from '../kit/engines/dev-tools.ts'
 import { restartable } from '../kit/engines/restart.ts'
 import { folder } from '../kit/engines/program.ts'
@@ -352,37 +351,25 @@ const cases: Case[] = [
       await onlyLive(chromium, ids[0]!)
     }
   })),
-  ...['an opened window', 'a duplicated tab'].map((copy): Case => ({
-    // In such tabs Chromium prerendered the page, and then loaded it anew. test/browser-module.test.ts shows the prerendered page.
-    rule: `a page that a page without the module prerenders and goes to steals no stream, in ${copy}`,
+  {
+    // In such a window Chromium prerendered the page, and then loaded it anew. test/browser-module.test.ts shows the prerendered page. In a tab that
+    // was duplicated, Chromium does not prerender reliably.
+    rule: 'a page that a page without the module prerenders and goes to steals no stream, in an opened window',
     engines: ['chromium'],
     pages: { '/bare': `<script>addEventListener('storage', ({ key }) => { if (key === 'go') location.href = '/next' })</script>${PRERENDER}`, '/next': NEXT },
     async run (t, _browser, { url, ids, streams, requests, opened, onlyLive }) {
-      const home = await folder(t, 'prerender')
-      const chromium = await launchPlainChromium(t, home, await writeExtension(home))
+      const chromium = await launchPlainChromium(t, await folder(t, 'prerender'))
       const tab = await chromium.newTab(url('/'))
       await opened(1, chromium)
-      let held = 1
-      if (copy === 'an opened window') await chromium.evaluate(tab, `open('${url('/bare')}')`)
-      else {
-        await chromium.evaluate(tab, 'location.href = "/bare"')
-        const original = await chromium.findTab(url('/bare'))
-        // Chromium prerenders nothing in a tab that is hidden, as the original will be.
-        await waitUntil(chromium, () => prerenders(requests).length >= 1)
-        await chromium.inExtension(`chrome.tabs.query({ url: '${url('/bare')}' }).then(([tab]) => chrome.tabs.duplicate(tab.id))`)
-        await waitUntil(chromium, () => prerenders(requests).length >= 2)
-        await chromium.evaluate(original, 'location.href = "/two"')
-        await opened(++held, chromium)
-        t.equal(ids[1], ids[0])
-      }
-      await waitUntil(chromium, () => prerenders(requests).length >= held)
-      await chromium.evaluate(await chromium.findTab(url(copy === 'an opened window' ? '/' : '/two')), 'localStorage.go = 1')
-      await opened(held + 1, chromium)
-      t.not(ids[held], ids[0])
-      t.notOk(streams[held - 1]!.signal.aborted, 'the tab has its stream')
-      await onlyLive(chromium, ids[0]!, ids[held]!)
+      await chromium.evaluate(tab, `open('${url('/bare')}')`)
+      await waitUntil(chromium, () => prerenders(requests).length >= 1)
+      await chromium.evaluate(await chromium.findTab(url('/')), 'localStorage.go = 1')
+      await opened(2, chromium)
+      t.not(ids[1], ids[0])
+      t.notOk(streams[0]!.signal.aborted, 'the tab has its stream')
+      await onlyLive(chromium, ids[0]!, ids[1]!)
     }
-  })),
+  },
   {
     rule: 'a discarded tab steals no stream when it is shown again',
     engines: ['chromium', 'firefox'],
