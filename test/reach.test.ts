@@ -653,7 +653,11 @@ const befores: Record<string, Before> = {
   alone: async () => {},
   'behind another stream': async registry => {
     const key = streamKey('ann', 'first')
-    await startOn(registry, pendingStream({ ...UNBOUNDED, key }), key)
+    const first = pendingStream({ ...UNBOUNDED, key })
+    await startOn(registry, first, key)
+    // Otherwise the close at the end of the test waits for the handler.
+    first.stream.keepAlive()
+    first.stream.handlerReturned()
   }
 }
 
