@@ -66,6 +66,7 @@ export interface StreamRegistry extends Iterable<Stream | Holder> {
   /**
    * Sends an event to every stream of every scope, in all processes of the cluster. Otherwise like `send`. Two events that are
    * sent with `broadcast` arrive in that order; an event sent with `broadcast` and an event sent with `send` may change places.
+   * Rejects with `FST_ERR_OCTA_STAR_SEND_OPTION` if options are passed, because a tab id belongs to a scope.
    *
    * @example await fastify.streamRegistry.broadcast({ event: 'stock', data: stock })
    */
