@@ -1,4 +1,5 @@
 // The packed tarball in an empty project: the package installs, loads with `import` and `require()`, has correct types, and contains the right files.
+import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
@@ -121,8 +122,9 @@ const strict = ['--noEmit', '--strict', '--exactOptionalPropertyTypes', '--targe
 
 // Fastify's own types need 5.4.
 const OLDEST_TYPESCRIPT = '5.4.5'
+const { version: NEWEST_TYPESCRIPT } = JSON.parse(readFileSync('node_modules/@typescript/native/package.json', 'utf8'))
 
-for (const version of [OLDEST_TYPESCRIPT, ts.version]) {
+for (const version of [OLDEST_TYPESCRIPT, ts.version, NEWEST_TYPESCRIPT]) {
   t.test(`TypeScript ${version} compiles a user's ES module and CommonJS module, and finds no error in the package's own types`, async t => {
     const tsc = join('node_modules', 'typescript', 'bin', 'tsc')
     await write({ 'user.mts': user, 'user.cts': user, 'whole.cts': userOfRequire })

@@ -14,10 +14,10 @@ import '../scripts/browser-module.js'
 // `npm test` runs every test file that is not in this list. The list names the files that drive other programs, that need the registry, or
 // that run for long. If a quick file has a few tests that drive another program, `npm test` skips these tests: see kit/programs.ts.
 const ONLY_IN_TEST_ALL = [
-  'bench', 'browser/broken-off', 'browser/datastar', 'browser/demo', 'browser/endings', 'browser/event-source', 'browser/examples', 'browser/recipes', 'browser/tab-id', 'bundles', 'closing', 'cluster/clients', 'cluster/conformance', 'cluster/costs', 'cluster/evictions',
+  'bench', 'browser/broken-off', 'browser/datastar', 'browser/demo', 'browser/endings', 'browser/event-source', 'browser/examples', 'browser/recipes', 'browser/tab-id', 'browser-module', 'bundles', 'closing', 'cluster/clients', 'cluster/conformance', 'cluster/costs', 'cluster/evictions',
   'cluster/failovers', 'cluster/faults', 'cluster/namespaces', 'cluster/nodes', 'cluster/presence', 'cluster/processes', 'cluster/reach', 'cluster/redis', 'cluster/redis-cluster', 'cluster/refusals', 'cluster/scaling',
-  'cluster/scripts', 'cluster/servers', 'cluster/simulation', 'cluster/standstill', 'dead-peer', 'demo',
-  'hostile/coverage-guided', 'hostile/exhaustion', 'hostile/fuzz', 'hostile/injection', 'memory', 'nestjs', 'nginx', 'package', 'pm2', 'recipes', 'rules/no-leak', 'runtimes', 'slow-clients', 'soak'
+  'cluster/scripts', 'cluster/servers', 'cluster/simulation', 'cluster/standstill', 'conformance', 'dead-peer', 'demo', 'draw-streams', 'guide',
+  'hostile/coverage-guided', 'hostile/exhaustion', 'hostile/fuzz', 'hostile/injection', 'memory', 'nestjs', 'nginx', 'package', 'pm2', 'recipes', 'reference', 'rules/no-leak', 'runtimes', 'slow-clients', 'soak', 'typescript-examples'
 ].map(name => `test/${name}.test.ts`)
 
 const [, , ...args] = process.argv
@@ -33,12 +33,23 @@ else if (args.length > 0) process.exitCode = await tap(args)
 else await testQuickly()
 
 async function testQuickly () {
-  await lintAndTypes()
-  process.exitCode = await tap(quickFiles, { OCTA_TESTS: 'quick' })
+  // The linter and the compiler run beside the tests. What they print comes last, where it is seen.
+  const checks = ['lint', 'test:types'].map(script => collect('npm', ['run', '--silent', script]))
+  const built = await run('npm', ['run', '--silent', 'build'])
+  // Many tests wait for timers and sockets, so there are more jobs than processor cores.
+  const codes = [built === 0 ? await tap(['--jobs=3', ...quickFiles], { OCTA_TESTS: 'quick' }) : built]
+  for (const { code, output } of await Promise.all(checks)) {
+    process.stdout.write(output)
+    codes.push(code)
+  }
+  process.exitCode = codes.find(code => code !== 0) ?? 0
 }
 
 async function testAll () {
-  await lintAndTypes()
+  for (const script of ['lint', 'build', 'test:types']) {
+    const code = await run('npm', ['run', '--silent', script])
+    if (code !== 0) process.exit(code)
+  }
   installPrograms()
   // Without the options of `tap` below: coverage is measured with tap's own compiler.
   process.exitCode = await run('tap', args, { OCTA_TESTS: 'all' })
@@ -63,19 +74,6 @@ async function testAtEachChange () {
   }
 }
 
-async function lintAndTypes () {
-  const codes = await Promise.all([inTurn('lint', 'build'), inTurn('test:types')])
-  if (codes.some(code => code !== 0)) process.exit(1)
-}
-
-async function inTurn (...scripts) {
-  for (const script of scripts) {
-    const code = await run('npm', ['run', '--silent', script])
-    if (code !== 0) return code
-  }
-  return 0
-}
-
 /** Runs tests for speed: without coverage, and without the TypeScript compiler. */
 async function tap (args, env) {
   const canStripTypes = Boolean(process.features.typescript)
@@ -93,4 +91,13 @@ async function tap (args, env) {
 function run (command, args, env = {}) {
   const child = spawn(command, args, { stdio: 'inherit', env: { ...process.env, ...env } })
   return new Promise(resolve => child.once('exit', code => resolve(code ?? 1)))
+}
+
+/** Runs a program and keeps its output. */
+async function collect (command, args) {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const chunks = []
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', chunk => chunks.push(chunk))
+  const code = await new Promise(resolve => child.once('close', resolve))
+  return { code: code ?? 1, output: Buffer.concat(chunks) }
 }

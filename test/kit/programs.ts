@@ -1,7 +1,7 @@
-// Says which tests are skipped because they drive a program other than Node.
+// Says whether this is a quick run, and which tests are skipped because they drive a program other than Node.
 import { spawnSync } from 'node:child_process'
 
-/** True in `npm test`, but not in `npm test -- FILE`, where all tests run whose programs are installed. */
+/** True in `npm test`, but not in `npm test -- FILE`, where all tests run whose programs are installed. Randomised tests draw fewer cases in a quick run. */
 export const isQuickRun = process.env.OCTA_TESTS === 'quick'
 // In CI a test fails if the program is missing.
 const mayBeSkipped = process.env.CI !== 'true' || process.env.OCTA_TESTS !== 'all'

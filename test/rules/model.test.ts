@@ -12,11 +12,11 @@ import { streamKey } from '../../lib/registry/stream-key.ts'
 import type { CloseReason, StreamKey } from '../../types/index.ts'
 import { FakeResponse } from '../kit/fake-response.ts'
 import { memoryLog } from '../kit/memory-log.ts'
+import { isQuickRun } from '../kit/programs.ts'
 import { seeded } from '../kit/seed.ts'
 import { watchUnhandled } from '../kit/unhandled.ts'
 
-// The quick tests draw fewer schedules.
-const SCHEDULES = process.env.OCTA_TESTS === 'quick' ? 1_000 : 10_000
+const SCHEDULES = isQuickRun ? 500 : 10_000
 const REPLACE_TIMEOUT = 1_000
 const CLOSE_GRACE = 200
 
