@@ -31,12 +31,12 @@ export function ignoreIfNotAwaited<T> (promise: Promise<T>): Promise<T> {
 
 export interface Deferred<T> {
   readonly promise: Promise<T>
-  readonly resolve: (value: T) => void
+  readonly resolve: (value: T | Promise<T>) => void
 }
 
 /** `Promise.withResolvers`, which Node 20 does not have. */
 export function deferred<T> (): Deferred<T> {
-  let resolve!: (value: T) => void
+  let resolve!: (value: T | Promise<T>) => void
   const promise = new Promise<T>(_resolve => { resolve = _resolve })
   return { promise, resolve }
 }

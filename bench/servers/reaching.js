@@ -1,4 +1,5 @@
 // One of three processes: the sender sends to a scope, the receiver has a stream there, and the idle process has a stream in another scope.
+import { setTimeout } from 'node:timers/promises'
 import { redisCluster } from 'octa-star-streams/redis'
 import { streamKey } from 'octa-star-streams'
 import { REPLY, SEND } from '../../dist/lib/redis/scripts.js'
@@ -48,10 +49,11 @@ subscriber.on('message', () => {
 if (place !== 'idle') await subscriber.subscribe(CHANNELS + place)
 const text = `data: ${'x'.repeat(200)}\n\n`
 
-/** Resolves to the duration of each call of `send`. */
-async function each (count, send) {
+/** Calls `send` again and again, `pause` milliseconds after the end of the last call. Resolves to the time of each call. */
+async function each ({ count, pause }, send) {
   const times = []
   for (let i = 0; i < count; i++) {
+    if (pause > 0) await setTimeout(pause)
     times.push(now())
     await send()
   }
@@ -60,10 +62,10 @@ async function each (count, send) {
 
 serve(0, {
   id: () => member.id,
-  send: count => each(count, async () => {
+  send: how => each(how, async () => {
     if (await member.send({ scope: key.scope, text }) !== 1) throw new Error('the stream did not take the message')
   }),
-  raw: count => each(count, () => {
+  raw: how => each(how, () => {
     const replied = new Promise(resolve => { onReply = resolve })
     return Promise.all([replied, redis.evalsha(SEND.sha, 1, RECORD, place, CHANNELS, DIGEST, JSON.stringify({ scope: key.scope, text }))])
   }),

@@ -1,7 +1,8 @@
 // Whether Redis answers: runs commands with a time limit, and reports each outage of a node once.
 import type { FastifyBaseLogger } from 'fastify'
+import { DelayQueue } from '../delay-queue.ts'
 import { reportCluster } from '../diagnostics.ts'
-import { within } from '../wait.ts'
+import { deferred } from '../wait.ts'
 import type { Bucket } from './claims.ts'
 import { ownTime } from './clock.ts'
 import type { RedisConnection } from './connection.ts'
@@ -26,11 +27,15 @@ export interface RunOptions {
 export class RedisHealth {
   readonly #connection: RedisConnection
   readonly #options: RedisHealthOptions
+  // What to call when a command has not been answered in time.
+  readonly #deadlines: DelayQueue<(error: Error) => void>
   #isStopped = false
 
   constructor (connection: RedisConnection, options: RedisHealthOptions) {
+    const { replyTimeout } = options
     this.#connection = connection
     this.#options = options
+    this.#deadlines = new DelayQueue(replyTimeout, fail => fail(new Error(`Redis must reply within ${replyTimeout} ms, and did not. Check the load of Redis and the network`)))
   }
 
   /** Whether Redis does not answer for some bucket. */
@@ -52,27 +57,34 @@ export class RedisHealth {
    * {@link RedisClock.learn}. Resolves to `true` when `onReply` is done. Resolves to `false` if the reply did not arrive in
    * time: then `buckets` are away.
    */
-  async run<Reply> (buckets: readonly Bucket[], command: Command<Reply>, onReply: (reply: Reply, sentAt: number) => unknown, { isWanted, onSettled }: RunOptions = {}): Promise<boolean> {
-    const { script, keys, args, parse } = command
-    let used: unknown
+  run<Reply> (buckets: readonly Bucket[], { script, keys, args, parse }: Command<Reply>, onReply: (reply: Reply, sentAt: number) => unknown, { isWanted, onSettled }: RunOptions = {}): Promise<boolean> {
+    const { promise, resolve } = deferred<boolean>()
     this.#locate(buckets)
     const sentAt = ownTime()
-    // The same number of steps for each command: replies that arrive together must be used in the order in which Redis has sent them.
-    const replied = this.#connection.run(script, keys, args, isWanted).finally(() => onSettled?.()).then(output => {
-      // No output: the command was not wanted any more, and was not run.
-      if (output !== undefined) used = onReply(parse(output), sentAt)
-    })
-    try {
-      if (!await within(replied, this.#options.replyTimeout)) throw new Error(`Redis must reply within ${this.#options.replyTimeout} ms, and did not. Check the load of Redis and the network`)
-    } catch (error) {
-      // A later failure needs no report: the warning below has reported the outage.
-      replied.catch(() => {})
+    const running = this.#connection.run(script, keys, args, isWanted)
+    const fail = (error: Error): void => {
       // Without a Redis Cluster the same server answers for all buckets.
-      this.markAway(this.#connection.countsReceivers ? this.#options.buckets : buckets, error as Error)
-      return false
+      this.markAway(this.#connection.countsReceivers ? this.#options.buckets : buckets, error)
+      resolve(false)
     }
-    await used
-    return true
+    const deadline = this.#deadlines.add(fail)
+    // The same number of steps for each command: replies that arrive together must be used in the order in which Redis has sent them.
+    running.then(output => {
+      onSettled?.()
+      // No output: the command was not wanted any more, and was not run.
+      const used = output === undefined ? undefined : onReply(parse(output), sentAt)
+      this.#deadlines.delete(deadline)
+      resolve(used instanceof Promise ? used.then(() => true) : true)
+    }, error => {
+      onSettled?.()
+      throw error
+    }).catch(error => {
+      // After the deadline a failure needs no report: the warning about the deadline has reported the outage.
+      if (deadline.value === undefined) return
+      this.#deadlines.delete(deadline)
+      fail(error)
+    })
+    return promise
   }
 
   /** Groups `buckets` by what a single command can reach: all buckets, or in a Redis Cluster each bucket alone. */

@@ -16,9 +16,19 @@ export const BUCKETS = 16
 /** The hash slot of each bucket: CRC16 of the hash tag, `0` to `f`, modulo 16384. */
 export const SLOTS: readonly number[] = [13907, 9842, 5649, 1584, 14039, 9974, 5781, 1716, 14171, 10106, 15495, 3300, 7365, 11298, 15363, 3168]
 
+// An application sends to the same scopes again and again, and hashing is a large part of the cost of `send`.
+const digests = new Map<string, string>()
+const DIGESTS = 1_000
+
 /** The digest that names a scope: 40 hexadecimal digits. The first digit is the bucket. */
 export function digestOf (scope: string): string {
-  return hash('sha256', scope).slice(0, 40)
+  const known = digests.get(scope)
+  if (known !== undefined) return known
+  const digest = hash('sha256', scope).slice(0, 40)
+  // The oldest entry goes first.
+  if (digests.size === DIGESTS) digests.delete(digests.keys().next().value!)
+  digests.set(scope, digest)
+  return digest
 }
 
 /** The bucket of a scope, from 0 to 15. */
@@ -103,7 +113,7 @@ export interface MessageName {
   readonly sequence: number
 }
 
-/** Carries an event to the streams of a member: `send <sender> <bucket> <sequence> <JSON>`, a line feed, and the text of the event. */
+/** Carries an event to the streams of a member: `send `, a JSON list of the other properties, a line feed, and the text of the event. */
 export interface SendMessage extends MessageName {
   readonly type: 'send'
   readonly message: ClusterMessage
@@ -136,8 +146,8 @@ export interface ReplyMessage {
 
 export type Message = EndMessage | GoneMessage | BeatMessage | SendMessage | ListMessage | ReplyMessage
 
-export function sendText ({ sender, bucket, sequence }: MessageName, { text, ...header }: ClusterMessage): string {
-  return `send ${sender} ${bucket} ${sequence} ${JSON.stringify(header)}\n${text}`
+export function sendText ({ sender, bucket, sequence }: MessageName, { scope, tabId, name, except, retry, text }: ClusterMessage): string {
+  return `send ${JSON.stringify([sender, bucket, sequence, scope, tabId, name, except, retry])}\n${text}`
 }
 
 export function listText ({ sender, bucket, sequence }: MessageName, scope: string): string {
@@ -163,19 +173,16 @@ export function parseMessage (text: string): Message {
   }
 }
 
-// JSON contains no line feed, but the event behind the header does.
+// JSON contains no line feed, and turns `undefined` in a list into `null`.
 function parseSend (text: string): SendMessage {
-  const sender = 'send '.length
-  const bucket = text.indexOf(' ', sender) + 1
-  const sequence = text.indexOf(' ', bucket) + 1
-  const header = text.indexOf(' ', sequence) + 1
-  const event = text.indexOf('\n', header) + 1
+  const end = text.indexOf('\n')
+  const [sender, bucket, sequence, scope, tabId, name, except, retry] = JSON.parse(text.slice('send '.length, end))
   return {
     type: 'send',
-    sender: text.slice(sender, bucket - 1),
-    bucket: Number(text.slice(bucket, sequence)),
-    sequence: Number(text.slice(sequence, header)),
-    message: { ...JSON.parse(text.slice(header, event)), text: text.slice(event) }
+    sender,
+    bucket,
+    sequence,
+    message: { scope: scope ?? undefined, tabId: tabId ?? undefined, name: name ?? undefined, except: except ?? undefined, retry: retry ?? undefined, text: text.slice(end + 1) }
   }
 }
 

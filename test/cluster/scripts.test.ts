@@ -65,8 +65,7 @@ t.test('protocol.ts reads the output and the messages of every script', redisOpt
   t.strictSame(await run(releaseCommand(sender('m2'), BUCKET, [{ ...place('y:', 2), newest: 2 }])), { reply: undefined, messages: [{ to: 'm1', type: 'gone', member: 'm2', number: 2 }] })
 
   const name = { sender: 'm1', bucket: BUCKET, sequence: 1 }
-  const message = { scope: '"ann lee\u2028"', tabId: 'a b', except: undefined, text: 'data: 1\ndata: 2\n\n', retry: 5 }
-  const { except, ...arrived } = message
+  const message = { scope: '"ann lee\u2028"', tabId: 'a b', name: undefined, except: undefined, retry: 5, text: 'data: 1\ndata: 2\n\n' }
   t.strictSame(await run(sendCommand(sender('m1'), BUCKET, [
     { digest: 'a1', text: sendText(name, message) }, { digest: 'a2', text: sendText({ ...name, sequence: 2 }, message) }, { digest: 'a1', text: listText({ ...name, sequence: 3 }, message.scope) }
   ])), {
@@ -76,16 +75,17 @@ t.test('protocol.ts reads the output and the messages of every script', redisOpt
   await claim('m2', 'x:', 3)
   t.strictSame(await run(sendCommand(sender('m1'), BUCKET, [{ digest: 'a1', text: sendText(name, message) }, { digest: 'a1', text: listText({ ...name, sequence: 2 }, message.scope) }])), {
     reply: { told: [0, 1].flatMap(index => [{ index, member: 'm3', receivers: 0 }, { index, member: 'm2', receivers: 1 }]) },
-    messages: [{ to: 'm2', type: 'send', ...name, message: arrived }, { to: 'm2', type: 'list', ...name, sequence: 2, scope: message.scope }]
+    messages: [{ to: 'm2', type: 'send', ...name, message }, { to: 'm2', type: 'list', ...name, sequence: 2, scope: message.scope }]
   })
   const pages = [{ sequence: 1, page: 0, pages: 1, body: '2' }, { sequence: 2, page: 1, pages: 2, body: '[{"name":"a b\u2028"}]' }]
   t.strictSame(await run(replyCommand(sender('m2'), BUCKET, 'm1', pages)), { reply: undefined, messages: [{ to: 'm1', type: 'reply', member: 'm2', bucket: BUCKET, replies: pages }] })
 
   for (const member of MEMBERS) await run(beatCommand(sender(member), [0, BUCKET], false))
   await redis.del(recordKey(PREFIX, 0, 'm3'))
-  const everybody = () => sendCommand(sender('m1'), 0, [{ digest: undefined, text: sendText(name, { text: 'data: 1\n\n' }) }])
+  const messageToAll = { scope: undefined, tabId: undefined, name: undefined, except: undefined, retry: undefined, text: 'data: 1\n\n' }
+  const everybody = () => sendCommand(sender('m1'), 0, [{ digest: undefined, text: sendText(name, messageToAll) }])
   t.strictSame(await run(everybody()), {
-    reply: { told: [{ index: 0, member: 'm2', receivers: 1 }] }, messages: [{ to: 'm2', type: 'send', ...name, message: { text: 'data: 1\n\n' } }]
+    reply: { told: [{ index: 0, member: 'm2', receivers: 1 }] }, messages: [{ to: 'm2', type: 'send', ...name, message: messageToAll }]
   })
   t.strictSame(await redis.hkeys(`${PREFIX}{0}:members`), ['m1', 'm2'], 'm3 is dead')
   await run(leaveCommand(sender('m2'), [0, BUCKET]))

@@ -45,6 +45,7 @@ class Timer {
   readonly order: number
   readonly owner: Owner | undefined
   readonly isTimer: boolean
+  isReferenced = true
 
   constructor (callback: () => void, at: number, order: number, owner: Owner | undefined, isTimer: boolean) {
     this.callback = callback
@@ -54,8 +55,15 @@ class Timer {
     this.isTimer = isTimer
   }
 
-  ref (): this { return this }
-  unref (): this { return this }
+  ref (): this {
+    this.isReferenced = true
+    return this
+  }
+
+  unref (): this {
+    this.isReferenced = false
+    return this
+  }
 }
 
 const GLOBALS = ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'setImmediate', 'performance'] as const
