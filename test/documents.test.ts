@@ -277,9 +277,9 @@ t.test('recipe: resuming delivers each entry exactly once over ten broken connec
   t.equal(connections, 11)
 })
 
-t.test('recipe: several streams in one page', async t => {
+t.test('recipe: several streams in a page', async t => {
   const fastify = await app(t)
-  await run(block('Open several streams in one page', 'js'), { fastify })
+  await run(block('Open several streams in a page', 'js'), { fastify })
   const origin = await listen(fastify)
   for (const path of ['/orders', '/chat', '/chat']) await connect(origin + withSignals(path, { tabId: 'a' }))
   t.strictSame(streamsOf(fastify).map(stream => stream.name), ['orders', 'chat'])
