@@ -1,5 +1,6 @@
 // A replacement across two processes, against two raw EVALSHA that each send a message: the same scripts and the same client.
-import { inTurn, median, quantile, ratios, row } from './kit/pairs.js'
+import { closing } from './kit/closing.js'
+import { inTurn, micros, p50, ratios, row } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
 import { startRedis } from './kit/redis.js'
 
@@ -8,13 +9,13 @@ export const sizes = {
   moment: { rounds: 2, replaces: 6, warmUp: 6 }
 }
 
-export async function run ({ rounds, replaces, warmUp }) {
-  const redis = await startRedis()
-  const members = []
-  try {
-    for (const i of [0, 1]) members.push(await startServer('member', redis.url, i))
+export function measure ({ rounds, replaces, warmUp }) {
+  return closing(async keep => {
+    const redis = keep(await startRedis())
+    const members = []
+    for (const i of [0, 1]) members.push(keep(await startServer('member', redis.url, i)))
     // Each process holds the key that the other process replaces next.
-    const measure = (command, count = replaces) => async () => {
+    const replace = (command, count = replaces) => async () => {
       const times = []
       for (let i = 0; i < count; i++) times.push(await members[i % 2].ask(command))
       return times
@@ -22,17 +23,14 @@ export async function run ({ rounds, replaces, warmUp }) {
     for (const command of ['replace', 'raw']) {
       await members[1].ask(command, 'first')
       // Warms up until V8 has compiled the code.
-      await measure(command, warmUp)()
+      await replace(command, warmUp)()
     }
-    const { octa, raw } = await inTurn({ octa: measure('replace'), raw: measure('raw') }, rounds)
-    const p50 = times => quantile(times, 0.5)
-    return {
-      rows: [row({ what: 'cluster: replacement across two processes, p50', against: 'two raw `EVALSHA` that each send a message', values: ratios(octa, raw, p50), atMost: 1.5, note: `${micros(octa.map(p50))} against ${micros(raw.map(p50))}; a claim tells the other process, whose release tells back` })]
-    }
-  } finally {
-    for (const member of members) await member.close()
-    await redis.close()
-  }
+    return await inTurn({ octa: replace('replace'), raw: replace('raw') }, rounds)
+  })
 }
 
-const micros = values => `${Math.round(median(values) * 1000)} us`
+export function rows ({ octa, raw }) {
+  return {
+    rows: [row({ what: 'cluster: replacement across two processes, p50', against: 'two raw `EVALSHA` that each send a message', values: ratios(octa, raw, p50), atMost: 1.5, note: `${micros(octa.map(p50))} against ${micros(raw.map(p50))}; a claim tells the other process, whose release tells back` })]
+  }
+}

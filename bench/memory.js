@@ -1,6 +1,7 @@
 // The memory of a live stream, against a live stream of bare @fastify/sse: how much the heap of each server grows with the streams.
+import { closing } from './kit/closing.js'
 import { needFiles } from './kit/limits.js'
-import { each, inTurn, row } from './kit/pairs.js'
+import { each, inTurn, kibibytes, row } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
 import { forEach, streamPath, Wire } from './kit/wire.js'
 
@@ -9,29 +10,27 @@ export const sizes = {
   moment: { rounds: 2, streams: 50 }
 }
 
-export async function run ({ rounds, streams }) {
+export function measure ({ rounds, streams }) {
   needFiles(streams + 200)
-  const servers = []
-  async function contestant (file) {
-    const server = await startServer(file)
-    servers.push(server)
-    return async () => {
-      const before = await server.ask('memory')
-      const wires = await Wire.connect(server.port, streams)
-      await forEach(wires, 100, wire => wire.open(streamPath('open')))
-      const bytes = await server.ask('memory') - before
-      for (const wire of wires) wire.leave()
-      return bytes / streams
+  return closing(async keep => {
+    const contestants = {}
+    for (const name of ['octa', 'bare']) {
+      const server = keep(await startServer(name))
+      contestants[name] = async () => {
+        const before = await server.ask('memory')
+        const wires = await Wire.connect(server.port, streams)
+        await forEach(wires, 100, wire => wire.open(streamPath('open')))
+        const bytes = await server.ask('memory') - before
+        for (const wire of wires) wire.leave()
+        return bytes / streams
+      }
     }
-  }
-  try {
-    const { octa, bare } = await inTurn({ octa: await contestant('octa'), bare: await contestant('bare') }, rounds)
-    return {
-      rows: [row({ what: `memory of a live stream, of ${streams.toLocaleString('en')}: more`, against: 'a live one of bare `@fastify/sse`', values: each(octa, bare, (a, b) => (a - b) / 1024), unit: 'KiB', atMost: 1.5, note: `${kibibytes(octa)} against ${kibibytes(bare)}, with its connection and request` })]
-    }
-  } finally {
-    for (const server of servers) await server.close()
-  }
+    return await inTurn(contestants, rounds)
+  })
 }
 
-const kibibytes = values => `${(values.reduce((a, b) => a + b) / values.length / 1024).toFixed(1)} KiB`
+export function rows ({ octa, bare }, { streams }) {
+  return {
+    rows: [row({ what: `memory of a live stream, of ${streams.toLocaleString('en')}: more`, against: 'a live one of bare `@fastify/sse`', values: each(octa, bare, (a, b) => (a - b) / 1024), unit: 'KiB', atMost: 1, note: `${kibibytes(octa)} against ${kibibytes(bare)}, with its connection and request` })]
+  }
+}

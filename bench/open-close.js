@@ -1,10 +1,11 @@
 // Opening and closing a stream over HTTP, with a fresh key: octa-star-streams against bare @fastify/sse, better-sse, and a handler written by hand.
-import { inTurn, joined, median, ratios, startedAfresh, throughputRow } from './kit/pairs.js'
+import { closing } from './kit/closing.js'
+import { inTurn, median, ratios, throughputRow } from './kit/pairs.js'
 import { startServer } from './kit/processes.js'
 import { streamPath, throughput, Wire } from './kit/wire.js'
 
 export const sizes = {
-  full: { starts: 3, rounds: 10, milliseconds: 300, connections: 32 },
+  full: { starts: 4, rounds: 6, milliseconds: 200, connections: 32 },
   moment: { starts: 1, rounds: 2, milliseconds: 30, connections: 4 }
 }
 
@@ -16,10 +17,7 @@ const CONTESTANTS = {
   'by-hand': { byHand: 'close' }
 }
 
-export async function run ({ starts, rounds, milliseconds, connections }) {
-  // Starts the servers several times: the places of code and memory make some processes faster than the rest.
-  const all = await startedAfresh(starts, () => once(rounds, milliseconds, connections))
-  const { octa, bare, betterSse, byHand, octaLater, bareLater, bareUnflushed, ordinary, ordinaryLater } = joined(all)
+export function rows ({ octa, bare, betterSse, byHand, octaLater, bareLater, bareUnflushed, ordinary, ordinaryLater }) {
   const what = 'open + close a stream over HTTP, fresh key'
   const later = 'open a stream over HTTP, fresh key, and close it a turn later'
   const ordinarily = 'an ordinary reply on bare `@fastify/sse`, which runs `onSend`'
@@ -37,24 +35,19 @@ export async function run ({ starts, rounds, milliseconds, connections }) {
   }
 }
 
-async function once (rounds, milliseconds, connections) {
-  const servers = []
-  const contestants = {}
-  try {
+export function measure ({ rounds, milliseconds, connections }) {
+  return closing(async keep => {
+    const contestants = {}
     for (const [file, routes] of Object.entries(CONTESTANTS)) {
-      const server = await startServer(file)
-      servers.push(server)
-      const wires = await Wire.connect(server.port, connections)
-      servers.push({ close: () => wires.forEach(wire => wire.leave()) })
+      const server = keep(await startServer(file))
+      const wires = await Wire.connectUntilClosed(keep, server.port, connections)
       for (const [name, route] of Object.entries(routes)) {
-        const measure = time => throughput(server, wires, () => streamPath(route), time)
+        const ask = time => throughput(server, wires, () => streamPath(route), time)
         // Warms up until V8 has compiled the code, and until a response has its final hidden class.
-        await measure(milliseconds * 2)
-        contestants[name] = () => measure(milliseconds)
+        await ask(milliseconds * 2)
+        contestants[name] = () => ask(milliseconds)
       }
     }
     return await inTurn(contestants, rounds)
-  } finally {
-    for (const server of servers.reverse()) await server.close()
-  }
+  })
 }

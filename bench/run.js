@@ -1,11 +1,11 @@
-// Runs all benchmarks in turn, prints a table, and writes the table to RESULTS.md: npm run bench [-- --only NAME]
+// Runs all benchmarks in turn, prints a table, stores the results, and writes RESULTS.md: npm run bench [-- --only NAME] [-- --beside-a-busy-loop]
 import { execFileSync, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import os from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { scalingPlot } from './kit/svg.js'
+import { render, store } from './kit/report.js'
 import { table } from './kit/table.js'
 
 const BENCHMARKS = ['open-close', 'replace', 'registry', 'memory', 'plain-route', 'broadcast', 'cluster-claim', 'cluster-replace', 'cluster-send', 'load']
@@ -13,6 +13,10 @@ const BENCHMARKS = ['open-close', 'replace', 'registry', 'memory', 'plain-route'
 const { values: options } = parseArgs({
   options: {
     only: { type: 'string', multiple: true },
+    // Measures beside a process that does nothing but spin.
+    'beside-a-busy-loop': { type: 'boolean', default: false },
+    // Measures nothing, and writes RESULTS.md and the plots again from the stored results.
+    render: { type: 'boolean', default: false },
     // Runs each benchmark for a moment, to check that the benchmark works. The numbers mean nothing.
     moment: { type: 'boolean', default: false },
     // Prints a line of JSON for each benchmark instead of the table.
@@ -26,6 +30,36 @@ if (unknown.length > 0) {
   console.error(`There is no benchmark ${unknown.join(', ')}: choose of ${BENCHMARKS.join(', ')}`)
   process.exit(1)
 }
+if (options.render) render()
+else await measureAll()
+
+async function measureAll () {
+  // The loop ends with this process, whatever happens: see kit/busy.js.
+  const busyLoop = options['beside-a-busy-loop'] ? fork(here('kit/busy.js')) : undefined
+  const results = []
+  for (const name of names) {
+    const start = performance.now()
+    const result = await runOne(name)
+    results.push(result)
+    if (options.json) console.log(JSON.stringify(result))
+    else console.error(`${name}: ${result.error ?? 'done'}, ${((performance.now() - start) / 1000).toFixed(1)} s`)
+  }
+  busyLoop?.disconnect()
+
+  const failed = results.filter(({ error }) => error !== undefined)
+  const all = {
+    rows: results.flatMap(({ rows }) => rows),
+    series: results.flatMap(({ series }) => series),
+    notMeasured: [...failed.map(({ name, error }) => `Not measured: ${name} ${error}`), ...results.flatMap(({ notMeasured }) => notMeasured)],
+    machine: machine()
+  }
+  if (!options.json) console.log(`\n${[table(all.rows), ...all.notMeasured, all.machine.join('\n')].join('\n\n')}`)
+  if (!options.moment && options.only === undefined) {
+    store(options['beside-a-busy-loop'] ? 'beside-a-busy-loop' : 'quiet', all)
+    render()
+  }
+  process.exitCode = failed.length > 0 ? 1 : 0
+}
 
 /** The rows of a benchmark, or the reason why the benchmark could not run. */
 async function runOne (name) {
@@ -35,51 +69,24 @@ async function runOne (name) {
   child.stderr.on('data', text => { errors += text })
   child.on('message', message => { result = message })
   const [code] = await once(child, 'close')
-  if (result !== undefined && code === 0) return { name, series: [], ...result }
-  return { name, rows: [], series: [], error: /^\w*Error: (.*)$/m.exec(errors)?.[1] ?? errors }
+  const nothing = { name, rows: [], series: [], notMeasured: [] }
+  if (result !== undefined && code === 0) return { ...nothing, ...result }
+  return { ...nothing, error: /^\w*Error: (.*)$/m.exec(errors)?.[1] ?? errors }
 }
-
-const results = []
-for (const name of names) {
-  const start = performance.now()
-  const result = await runOne(name)
-  results.push(result)
-  if (options.json) console.log(JSON.stringify(result))
-  else console.error(`${name}: ${result.error ?? 'done'}, ${((performance.now() - start) / 1000).toFixed(1)} s`)
-}
-
-const notMeasured = results.filter(({ error }) => error !== undefined).map(({ name, error }) => `Not measured: ${name} ${error}`)
-const text = [table(results.flatMap(({ rows }) => rows)), ...notMeasured].join('\n\n')
-if (!options.json) console.log(`\n${text}\n\n${machine().join('\n')}`)
-if (!options.moment && options.only === undefined) {
-  const series = results.flatMap(({ series }) => series)
-  writeFileSync(here('scaling.svg'), scalingPlot(series))
-  writeFileSync(here('RESULTS.md'), `# Results
-
-Written by \`npm run bench\`; [how to read it](README.md).
-
-${text}
-
-![How much longer a call takes with more streams](scaling.svg)
-
-${machine().map(line => `- ${line}`).join('\n')}
-`)
-}
-process.exitCode = notMeasured.length > 0 ? 1 : 0
 
 function machine () {
   const version = name => `${name} ${JSON.parse(readFileSync(here(`../node_modules/${name}/package.json`), 'utf8')).version}`
   const cpus = os.cpus()
   return [
     `${new Date().toISOString().slice(0, 10)}, ${cpus[0].model}, ${cpus.length} cores, ${Math.round(os.totalmem() / 2 ** 30)} GiB, ${os.type()} ${os.release()}`,
-    ['node ' + process.versions.node, ...['fastify', '@fastify/sse', 'better-sse', 'ioredis'].map(version), redisVersion()].join(', ')
+    ['node ' + process.versions.node, ...['fastify', '@fastify/sse', 'better-sse', 'ioredis'].map(version), programVersion('redis', 'redis-server', /v=([\d.]+)/), programVersion('elixir', 'elixir', /Elixir ([\d.]+)/)].join(', ')
   ]
 }
 
-function redisVersion () {
+function programVersion (name, program, pattern) {
   try {
-    return `redis ${/v=([\d.]+)/.exec(execFileSync('redis-server', ['--version'], { encoding: 'utf8' }))[1]}`
+    return `${name} ${pattern.exec(execFileSync(program, ['--version'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }))[1]}`
   } catch {
-    return 'redis: not installed here'
+    return `${name}: not installed here`
   }
 }

@@ -16,15 +16,32 @@ export async function inTurn (contestants, rounds) {
   return results
 }
 
-/** The results of `once`, called `starts` times with the number of the start. */
-export async function startedAfresh (starts, once) {
+/**
+ * Measures a benchmark. Starts `starts` times, because a process may be luckier than another with where its code lies. Goes on as long as a row
+ * is not clear: up to three times as many starts, of which none begins after `enough` milliseconds. Resolves to the benchmark's rows.
+ */
+export async function measureUntilClear ({ measure, rows }, { starts = 1, ...numbers }, enough) {
+  const begin = performance.now()
   const all = []
-  for (let start = 0; start < starts; start++) all.push(await once(start))
-  return all
+  let made
+  do {
+    all.push(await measure(numbers, all.length))
+    made = rows(joined(all), numbers)
+  } while (all.length < starts || (all.length < 3 * starts && !made.rows.every(isClear) && performance.now() - begin < enough))
+  return made
+}
+
+/**
+ * Whether the pairs tell on which side of its limit a row is. They do not if the limit lies within the quartiles, and within the
+ * interval that holds the true median with a probability of 95 %.
+ */
+function isClear ({ values, limit }) {
+  const share = Math.min(0.25, 0.98 / Math.sqrt(values.length))
+  return values.length === 1 || Object.values(limit).every(bound => bound < quantile(values, 0.5 - share) || bound > quantile(values, 0.5 + share))
 }
 
 /** Merges the results of several calls of `inTurn`. */
-export function joined (list) {
+function joined (list) {
   return Object.fromEntries(Object.keys(list[0]).map(name => [name, list.flatMap(results => results[name])]))
 }
 
@@ -38,11 +55,11 @@ export function ratios (as, bs, pick = result => result) {
   return each(as, bs, (a, b) => pick(a) / pick(b))
 }
 
-/** A row about throughput, measured with `throughput` of wire.js. */
+/** A row about throughput, measured with `throughput` of wire.js. The server's processor time decides, because a neighbour slows down the clock. */
 export function throughputRow ({ as, bs, note = '', ...rest }) {
-  const byCpu = median(ratios(as, bs, ({ perCpuSecond }) => perCpuSecond))
-  const notes = [`throughput; ${byCpu.toFixed(2)} x by the server's processor time`, ...note === '' ? [] : [note]]
-  return row({ ...rest, values: ratios(as, bs, ({ perSecond }) => perSecond), note: notes.join('; ') })
+  const byClock = median(ratios(as, bs, ({ perSecond }) => perSecond))
+  const notes = [`requests per second of the server's processor time; ${byClock.toFixed(2)} x by the clock`, ...note === '' ? [] : [note]]
+  return row({ ...rest, values: ratios(as, bs, ({ perCpuSecond }) => perCpuSecond), note: notes.join('; ') })
 }
 
 /** The value that `share` (0 to 1) of the values are below. */
@@ -57,13 +74,26 @@ export function median (values) {
   return quantile(values, 0.5)
 }
 
+export const p50 = median
+export const p99 = values => quantile(values, 0.99)
+
+/** The median of several times in milliseconds, as a text. */
+export const micros = times => `${Math.round(median(times) * 1000).toLocaleString('en')} us`
+export const kibibytes = bytes => `${(median(bytes) / 1024).toFixed(1)} KiB`
+export const millis = times => `${median(times).toFixed(1)} ms`
+
 /**
  * A row of the table. `values` has a value for each pair, and becomes the median and the quartiles. The row's target is
  * `atLeast`, `atMost`, `above` or `below`. A row without a target is for information.
  */
 export function row ({ what, against, values, unit = 'x', note = '', ...limit }) {
   const measured = median(values)
-  return { what, against, measured, low: quantile(values, 0.25), high: quantile(values, 0.75), pairs: values.length, unit, note, limit, reached: reaches(measured, limit) }
+  return { what, against, measured, low: quantile(values, 0.25), high: quantile(values, 0.75), pairs: values.length, values, unit, note, limit, reached: reaches(measured, limit) }
+}
+
+/** A row of what must never happen: the sum of the counts of all rounds. */
+export function countRow ({ counts, ...rest }) {
+  return { ...row({ against: 'none', unit: '', atMost: 0, ...rest, values: [counts.reduce((sum, count) => sum + count)] }), pairs: counts.length }
 }
 
 function reaches (measured, { atLeast = -Infinity, atMost = Infinity, above = -Infinity, below = Infinity }) {

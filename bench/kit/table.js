@@ -1,4 +1,4 @@
-// Rows as a Markdown table whose columns are aligned, so that the source is legible too.
+// Rows as a Markdown table.
 const COLUMNS = {
   what: ({ what }) => what,
   against: ({ against }) => against,
@@ -15,7 +15,11 @@ function shown ({ unit }, value) {
 }
 
 export function table (rows) {
-  const cells = [Object.keys(COLUMNS), ...rows.map(row => Object.values(COLUMNS).map(cell => cell(row)))]
+  return markdown([Object.keys(COLUMNS), ...rows.map(row => Object.values(COLUMNS).map(cell => cell(row)))])
+}
+
+/** A table whose columns are aligned, so that the source is legible too. The first line of cells is the heading. */
+export function markdown (cells) {
   const widths = cells[0].map((_, column) => Math.max(...cells.map(line => line[column].length)))
   const lines = cells.map(line => `| ${line.map((cell, column) => cell.padEnd(widths[column])).join(' | ')} |`)
   return [lines[0], `| ${widths.map(width => '-'.repeat(width)).join(' | ')} |`, ...lines.slice(1)].join('\n')

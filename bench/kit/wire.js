@@ -44,6 +44,13 @@ export class Wire {
     return wires
   }
 
+  /** The same, and the connections leave when what `keep` keeps is closed. */
+  static async connectUntilClosed (keep, port, count) {
+    const wires = await Wire.connect(port, count)
+    keep({ close: () => wires.forEach(wire => wire.leave()) })
+    return wires
+  }
+
   request (path) {
     this.#expects = 'head'
     this.#head = ''
@@ -126,7 +133,8 @@ export async function forEach (items, atOnce, task) {
   }))
 }
 
-let lastTab = 0
+// Several processes may open streams on the same server.
+let lastTab = process.pid * 1_000_000
 
 /** The path of a request for a stream. Without `tab`, the request comes from a new tab. */
 export function streamPath (route, tab = ++lastTab) {
