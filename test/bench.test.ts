@@ -14,7 +14,7 @@ t.test('every benchmark measures what it says, and loses or doubles no stream', 
   // If a benchmark could not run, the exit code is 1, and the output says which benchmark.
   const { stdout } = await run(process.execPath, ['bench/run.js', '--moment', '--json']).catch((error: RunError) => error)
   const results: Result[] = stdout.trim().split('\n').map((line: string) => JSON.parse(line))
-  t.equal(results.length, 10)
+  t.equal(results.length, 11)
   for (const { name, rows, error } of results) {
     if (name.startsWith('cluster') && redisOptions.skip !== false) {
       t.match(error, /^needs a Redis/)

@@ -84,11 +84,12 @@ export const millis = times => `${median(times).toFixed(1)} ms`
 
 /**
  * A row of the table. `values` has a value for each pair, and becomes the median and the quartiles. The row's target is
- * `atLeast`, `atMost`, `above` or `below`. A row without a target is for information.
+ * `atLeast`, `atMost`, `above` or `below`. A row without a target is for information. `top` puts the row into the summary of RESULTS.md, in
+ * plain words: whether the reader pays or gets, for what, than what, and the value, in which `{}` stands for the median.
  */
-export function row ({ what, against, values, unit = 'x', note = '', ...limit }) {
+export function row ({ what, against, values, unit = 'x', note = '', top, ...limit }) {
   const measured = median(values)
-  return { what, against, measured, low: quantile(values, 0.25), high: quantile(values, 0.75), pairs: values.length, values, unit, note, limit, reached: reaches(measured, limit) }
+  return { ...top === undefined ? {} : { top: { ...top, value: top.value.replace('{}', measured.toFixed(unit === '' ? 0 : 2)) } }, what, against, measured, low: quantile(values, 0.25), high: quantile(values, 0.75), pairs: values.length, values, unit, note, limit, reached: reaches(measured, limit) }
 }
 
 /** A row of what must never happen: the sum of the counts of all rounds. */

@@ -103,9 +103,30 @@ export class Wire {
  * Sends requests on all `wires` for a while: when a response is complete, the wire requests its next path. Resolves to the number
  * of responses per second, by the clock and by the server's processor time.
  */
-export async function throughput (server, wires, nextPath, milliseconds) {
+export function throughput (server, wires, nextPath, milliseconds) {
+  return rates(server, () => keepAsking(wires, nextPath, milliseconds))
+}
+
+/** Like `throughput`, for clients that leave at once: `atOnce` at a time connect, send a request, and reset the connection when the head has come. */
+export function throughputOfLeavers (server, atOnce, nextPath, milliseconds) {
+  return rates(server, async () => {
+    const start = performance.now()
+    let count = 0
+    await Promise.all(Array.from({ length: atOnce }, async () => {
+      while (performance.now() - start < milliseconds) {
+        const [wire] = await Wire.connect(server.port, 1)
+        await wire.open(nextPath())
+        wire.leave()
+        count++
+      }
+    }))
+    return { count, seconds: (performance.now() - start) / 1000 }
+  })
+}
+
+async function rates (server, ask) {
   const cpuBefore = await server.ask('cpu')
-  const { count, seconds } = await keepAsking(wires, nextPath, milliseconds)
+  const { count, seconds } = await ask()
   return { perSecond: count / seconds, perCpuSecond: count / (await server.ask('cpu') - cpuBefore) }
 }
 

@@ -1,13 +1,15 @@
-// octa-star-streams in an ordinary application.
+// octa-star-streams in an ordinary application. With the argument `hooks`, the application sets cookies in `onSend` hooks.
 import { setImmediate as turn } from 'node:timers/promises'
 import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
 import { broadcasting } from './broadcasting.js'
 import { delayCommands } from '../kit/delay.js'
 import { serve } from '../kit/processes.js'
+import { registerHooks } from './hooks.js'
 
 const fastify = Fastify({ forceCloseConnections: true })
 await fastify.register(octaStarStreams)
+if (process.argv.includes('hooks')) await registerHooks(fastify)
 
 fastify.get('/close/:user', { sse: 'only' }, async (request, reply) => {
   await reply.startStream(request.params.user)
@@ -15,6 +17,10 @@ fastify.get('/close/:user', { sse: 'only' }, async (request, reply) => {
 fastify.get('/later/:user', { sse: 'only' }, async (request, reply) => {
   await reply.startStream(request.params.user)
   await turn()
+})
+fastify.get('/event/:user', { sse: 'only' }, async (request, reply) => {
+  const stream = await reply.startStream(request.params.user)
+  await stream.send('hello')
 })
 for (const path of ['/open/:user', '/replace/:user']) {
   fastify.get(path, { sse: 'only' }, async (request, reply) => {

@@ -3,7 +3,7 @@ import Fastify from 'fastify'
 import { serve } from '../kit/processes.js'
 
 const fastify = Fastify({ forceCloseConnections: true })
-for (const path of ['/close/:user', '/open/:user', '/replace/:user']) fastify.get(path, async () => {})
+for (const path of ['/close/:user', '/later/:user', '/event/:user', '/open/:user', '/replace/:user']) fastify.get(path, async () => {})
 fastify.get('/plain', async () => ({ hello: 'world' }))
 await fastify.listen({ port: 0, host: '127.0.0.1' })
 serve(fastify.server.address().port)
