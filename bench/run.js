@@ -8,7 +8,7 @@ import { parseArgs } from 'node:util'
 import { render, store } from './kit/report.js'
 import { table } from './kit/table.js'
 
-const BENCHMARKS = ['open-close', 'replace', 'registry', 'scope', 'memory', 'plain-route', 'broadcast', 'cluster-claim', 'cluster-replace', 'cluster-send', 'load']
+const BENCHMARKS = ['open-close', 'replace', 'registry', 'elixir', 'scope', 'memory', 'plain-route', 'broadcast', 'cluster-claim', 'cluster-replace', 'cluster-send', 'load']
 
 const { values: options } = parseArgs({
   options: {
