@@ -43,7 +43,7 @@ export function rows ({ scope, stream, ...results }, { broadcasts, scopes }) {
       return row({ what, values: ratios(others, octa), note: note(octa, others, streams), ...rest })
     }
     rows.push(
-      against('bare', { against: 'a loop over bare `reply.sse.send`', atLeast: 2.5 }),
+      against('bare', { against: 'a loop over bare `reply.sse.send`', atLeast: 2.5, top: streams === broadcasts.at(-1).streams ? { you: 'get', what: `events to ${streams.toLocaleString('en')} streams at once`, than: 'a loop over bare `@fastify/sse`', value: '{} times as many' } : undefined }),
       against('channel', { against: '`channel.broadcast` of `better-sse`', atLeast: 1.5 })
     )
   }

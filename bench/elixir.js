@@ -38,7 +38,7 @@ export function measure ({ rounds, calls, sustained, held }) {
 }
 
 export function rows ({ octaFresh, elixirFresh, octaReplace, elixirReplace, octaSustained, elixirSustained, octaBytes, elixirBytes }, { sustained, held }) {
-  if (elixirBytes === undefined) return { rows: [], notMeasured: ['Not measured: elixir is not installed'] }
+  if (elixirBytes === undefined) return { rows: [], remarks: ['Not measured: elixir is not installed'] }
   const what = `\`replaceAndRegister\` in process, ${held.toLocaleString('en')} others held: `
   const against = '`Registry` and `Process.exit` on Elixir'
   const perSecond = time => sustained / time * 1000

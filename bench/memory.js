@@ -31,6 +31,6 @@ export function measure ({ rounds, streams }) {
 
 export function rows ({ octa, bare }, { streams }) {
   return {
-    rows: [row({ what: `memory of a live stream, of ${streams.toLocaleString('en')}: more`, against: 'a live one of bare `@fastify/sse`', values: each(octa, bare, (a, b) => (a - b) / 1024), unit: 'KiB', atMost: 1, note: `${kibibytes(octa)} against ${kibibytes(bare)}, with its connection and request` })]
+    rows: [row({ what: `memory of a live stream, of ${streams.toLocaleString('en')}: more`, against: 'a live one of bare `@fastify/sse`', values: each(octa, bare, (a, b) => (a - b) / 1024), unit: 'KiB', atMost: 1, note: `${kibibytes(octa)} against ${kibibytes(bare)}, with its connection and request`, top: { you: 'pay', what: 'the memory of a live stream', than: 'bare `@fastify/sse`', value: '{} KiB more' } })]
   }
 }

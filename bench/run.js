@@ -8,7 +8,7 @@ import { parseArgs } from 'node:util'
 import { render, store } from './kit/report.js'
 import { table } from './kit/table.js'
 
-const BENCHMARKS = ['open-close', 'replace', 'registry', 'elixir', 'scope', 'memory', 'plain-route', 'broadcast', 'cluster-claim', 'cluster-replace', 'cluster-send', 'load']
+const BENCHMARKS = ['open-close', 'replace', 'registry', 'elixir', 'scope', 'memory', 'plain-route', 'broadcast', 'cluster-claim', 'cluster-replace', 'cluster-send', 'load', 'scale']
 
 const { values: options } = parseArgs({
   options: {
@@ -50,10 +50,10 @@ async function measureAll () {
   const all = {
     rows: results.flatMap(({ rows }) => rows),
     series: results.flatMap(({ series }) => series),
-    notMeasured: [...failed.map(({ name, error }) => `Not measured: ${name} ${error}`), ...results.flatMap(({ notMeasured }) => notMeasured)],
+    remarks: [...failed.map(({ name, error }) => `Not measured: ${name} ${error}`), ...results.flatMap(({ remarks }) => remarks)],
     machine: machine()
   }
-  if (!options.json) console.log(`\n${[table(all.rows), ...all.notMeasured, all.machine.join('\n')].join('\n\n')}`)
+  if (!options.json) console.log(`\n${[table(all.rows), ...all.remarks, all.machine.join('\n')].join('\n\n')}`)
   if (!options.moment && options.only === undefined) {
     store(options['beside-a-busy-loop'] ? 'beside-a-busy-loop' : 'quiet', all)
     render()
@@ -69,7 +69,7 @@ async function runOne (name) {
   child.stderr.on('data', text => { errors += text })
   child.on('message', message => { result = message })
   const [code] = await once(child, 'close')
-  const nothing = { name, rows: [], series: [], notMeasured: [] }
+  const nothing = { name, rows: [], series: [], remarks: [] }
   if (result !== undefined && code === 0) return { ...nothing, ...result }
   return { ...nothing, error: /^\w*Error: (.*)$/m.exec(errors)?.[1] ?? errors }
 }

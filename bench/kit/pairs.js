@@ -40,9 +40,9 @@ function isClear ({ values, limit }) {
   return values.length === 1 || Object.values(limit).every(bound => bound < quantile(values, 0.5 - share) || bound > quantile(values, 0.5 + share))
 }
 
-/** Merges the results of several calls of `inTurn`. */
+/** Merges the results of several starts. A later start may measure fewer contestants than the first. */
 function joined (list) {
-  return Object.fromEntries(Object.keys(list[0]).map(name => [name, list.flatMap(results => results[name])]))
+  return Object.fromEntries(Object.keys(list[0]).map(name => [name, list.flatMap(results => results[name] ?? [])]))
 }
 
 /** Maps each pair with `of`. */

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { plot } from './svg.js'
 import { markdown, table } from './table.js'
 
-const at = name => fileURLToPath(new URL(`../${name}`, import.meta.url))
+const BENCH = fileURLToPath(new URL('..', import.meta.url))
 
 const RUNS = {
   quiet: { heading: 'All rows, on a quiet machine', column: 'quiet machine' },
@@ -17,13 +17,14 @@ const PLOTS = {
 }
 
 /** Stores the results of the run `name`, one of `RUNS`. */
-export function store (name, results) {
-  mkdirSync(at('results'), { recursive: true })
-  writeFileSync(at(`results/${name}.json`), JSON.stringify(results, null, 1) + '\n')
+export function store (name, results, directory = BENCH) {
+  mkdirSync(`${directory}/results`, { recursive: true })
+  writeFileSync(`${directory}/results/${name}.json`, JSON.stringify(results, null, 1) + '\n')
 }
 
-/** Writes RESULTS.md and the plots. Returns the names of the plots. */
-export function render () {
+/** Writes RESULTS.md and the plots, of the quiet run if that is stored. */
+export function render (directory = BENCH) {
+  const at = name => `${directory}/${name}`
   const runs = Object.entries(RUNS)
     .filter(([name]) => existsSync(at(`results/${name}.json`)))
     .map(([name, titles]) => ({ ...titles, ...JSON.parse(readFileSync(at(`results/${name}.json`), 'utf8')) }))
@@ -39,7 +40,7 @@ Written by \`npm run bench\`. [README.md](README.md) explains how to read a row,
 
 ${topTable(runs)}
 
-"Times as many" compares the throughput: higher is better. "Times as long" compares times: lower is better.
+"Times as many" compares how many a second of the processor is enough for: higher is better. "Times as long" compares times: lower is better.
 
 ${drawn.map(name => `![${PLOTS[name].text}](${name}.svg)`).join('\n\n')}
 
@@ -59,9 +60,9 @@ function topTable (runs) {
   return markdown([['you', 'for', 'instead of, or against', ...runs.map(({ column }) => column)], ...pays, ...lines.filter(line => !pays.includes(line))])
 }
 
-function section ({ heading, rows, notMeasured, machine }) {
+function section ({ heading, rows, remarks, machine }) {
   const limits = rows.filter(({ limit }) => Object.keys(limit).length > 0)
   const missed = limits.filter(({ reached }) => !reached)
   const summary = missed.length === 0 ? `All ${limits.length} limits hold.` : `${limits.length - missed.length} of ${limits.length} limits hold.`
-  return [`## ${heading}`, summary, table(rows), ...notMeasured, machine.map(line => `- ${line}`).join('\n')].join('\n\n')
+  return [`## ${heading}`, summary, table(rows), ...remarks, machine.map(line => `- ${line}`).join('\n')].join('\n\n')
 }

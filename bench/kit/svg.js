@@ -38,10 +38,10 @@ text { font: 12px system-ui, sans-serif; fill: #57606a }
 .one { stroke: #8c959f; stroke-dasharray: 4 4 }
 .line { fill: none; stroke: currentColor; stroke-width: 2 }
 circle { fill: currentColor }
-.s0 { color: #0969da } .s1 { color: #cf222e } .s2 { color: #6e7781 } .s3 { color: #8250df } .s4 { color: #1a7f37 }
+.s0 { color: #0969da } .s1 { color: #cf222e } .s2 { color: #6e7781 } .s3 { color: #8250df } .s4 { color: #1a7f37 } .s5 { color: #9a6700 }
 @media (prefers-color-scheme: dark) {
   text { fill: #9da7b1 }
-  .s0 { color: #58a6ff } .s1 { color: #ff7b72 } .s2 { color: #8b949e } .s3 { color: #bc8cff } .s4 { color: #3fb950 }
+  .s0 { color: #58a6ff } .s1 { color: #ff7b72 } .s2 { color: #8b949e } .s3 { color: #bc8cff } .s4 { color: #3fb950 } .s5 { color: #d29922 }
 }
 </style>
 <text x="${PLOT.left}" y="14">${title}</text>

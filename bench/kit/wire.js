@@ -8,6 +8,14 @@ const buffer = Buffer.allocUnsafeSlow(1 << 16)
 /** How many connections are opened at once. A server's backlog of waiting connections is 511 by default. */
 const AT_ONCE = 200
 
+/** How many connections an address opens to the same port. Linux has 28,000 ports for them by default. */
+const PER_ADDRESS = 20_000
+
+/** The address that the connection with this number comes from. `undefined`: the system chooses. */
+function addressFor (number) {
+  return number < PER_ADDRESS ? undefined : `127.0.0.${1 + Math.floor(number / PER_ADDRESS)}`
+}
+
 export class Wire {
   /** Called when the head of a response has come. */
   onHead = () => {}
@@ -23,10 +31,11 @@ export class Wire {
   #missing
   #expects = 'nothing'
 
-  constructor (port) {
+  constructor (port, localAddress) {
     this.#socket = net.connect({
       port,
       host: '127.0.0.1',
+      localAddress,
       noDelay: true,
       onread: { buffer, callback: (length, bytes) => { this.#read(bytes.latin1Slice(0, length)); return true } }
     })
@@ -36,7 +45,7 @@ export class Wire {
   static async connect (port, count) {
     const wires = []
     while (wires.length < count) {
-      const some = Array.from({ length: Math.min(AT_ONCE, count - wires.length) }, () => new Wire(port))
+      const some = Array.from({ length: Math.min(AT_ONCE, count - wires.length) }, () => new Wire(port, addressFor(wires.length)))
       await Promise.all(some.map(wire => once(wire.#socket, 'connect')))
       for (const wire of some) wire.#socket.on('close', () => { if (!wire.#socket.left) throw new Error('the server broke a connection') })
       wires.push(...some)
@@ -46,7 +55,7 @@ export class Wire {
 
   /** The same, and the connections leave when what `keep` keeps is closed. */
   static async connectUntilClosed (keep, port, count) {
-    const wires = await Wire.connect(port, count)
+    const wires = await this.connect(port, count)
     keep({ close: () => wires.forEach(wire => wire.leave()) })
     return wires
   }

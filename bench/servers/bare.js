@@ -1,4 +1,5 @@
 // Bare @fastify/sse with the same behaviour for the client as octa-star-streams: sends the head at once, ends streams, and replaces streams.
+// With the argument `http2`, the server speaks HTTP/2.
 import { EventEmitter } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import Fastify from 'fastify'
@@ -7,7 +8,7 @@ import { broadcasting } from './broadcasting.js'
 import { delayCommands } from '../kit/delay.js'
 import { serve } from '../kit/processes.js'
 
-const fastify = Fastify({ forceCloseConnections: true })
+const fastify = Fastify({ forceCloseConnections: true, http2: process.argv.includes('http2') })
 await fastify.register(fastifySSE)
 
 const opened = new Set()

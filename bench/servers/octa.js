@@ -1,4 +1,5 @@
-// octa-star-streams in an ordinary application. With the argument `hooks`, the application sets cookies in `onSend` hooks.
+// octa-star-streams in an ordinary application. With the argument `hooks`, the application sets cookies in `onSend` hooks. With the argument
+// `http2`, the server speaks HTTP/2.
 import { setImmediate as turn } from 'node:timers/promises'
 import Fastify from 'fastify'
 import octaStarStreams from 'octa-star-streams'
@@ -7,7 +8,7 @@ import { delayCommands } from '../kit/delay.js'
 import { serve } from '../kit/processes.js'
 import { registerHooks } from './hooks.js'
 
-const fastify = Fastify({ forceCloseConnections: true })
+const fastify = Fastify({ forceCloseConnections: true, http2: process.argv.includes('http2') })
 await fastify.register(octaStarStreams)
 if (process.argv.includes('hooks')) await registerHooks(fastify)
 
