@@ -49,8 +49,10 @@ export function rows (results, { counts, transport }) {
   })
   const replaced = results['octa lost'].length * most.count
   const count = (which, top) => countRow({ what: `one process, ${streams(most)}, all replaced: streams ${which}`, counts: results[`octa ${which}`], note: `of ${replaced.toLocaleString('en')} that were replaced${over(most)}`, top })
-  const series = (plot, servers, valueOf) => Object.entries(CONTESTANTS).flatMap(([name, label]) => ['http1', 'http2'].map(transport => ({
+  const series = (plot, servers, valueOf) => Object.entries(CONTESTANTS).flatMap(([name, label], color) => ['http1', 'http2'].map(transport => ({
     plot,
+    color,
+    dashed: transport === 'http2',
     label: `${label}${over({ transport })}`,
     points: servers.filter(server => server.transport === transport).map(({ count, key }) => [count, valueOf(name, key)])
   })).filter(({ points }) => points.length > 0))

@@ -7,7 +7,7 @@ import './kit/build.js'
 import { redisOptions } from './kit/redis.ts'
 import { run, type RunError } from './kit/run.ts'
 
-// These modules have no types.
+// Imported like this, because these modules are not typed.
 const { measureUntilClear, row } = await import(String(new URL('../bench/kit/pairs.js', import.meta.url)))
 const { render, store } = await import(String(new URL('../bench/kit/report.js', import.meta.url)))
 

@@ -3,8 +3,8 @@ const WIDTH = 720
 const PLOT = { left: 56, right: 672, top: 24, bottom: 230 }
 
 /**
- * `series`: a label, and the points of a line, each a number of streams and a value. The values begin at zero. `one` is a
- * value whose grid line is dashed.
+ * `series`: a label, and the points of a line, each a number of streams and a value. A series may choose its `color`, and may be `dashed`. The
+ * values begin at zero. `one` is a value whose grid line is dashed.
  */
 export function plot ({ title, text, one }, series) {
   const height = PLOT.bottom + 70 + series.length * 20
@@ -19,15 +19,16 @@ export function plot ({ title, text, one }, series) {
   const shown = value => most >= 100 ? value.toFixed(0) : value.toFixed(2)
 
   const parts = []
-  for (let value = 0; value <= most; value += step) {
+  for (let i = 0; i * step <= most; i++) {
+    const value = Number((i * step).toFixed(3))
     parts.push(`<path class="${value === one ? 'one' : 'grid'}" d="M${PLOT.left} ${y(value)}H${PLOT.right}"/><text x="${PLOT.left - 8}" y="${y(value) + 4}" text-anchor="end">${value}</text>`)
   }
   for (let power = first; power <= last; power++) {
     parts.push(`<text x="${x(10 ** power)}" y="${PLOT.bottom + 18}" text-anchor="middle">${(10 ** power).toLocaleString('en')}</text>`)
   }
-  for (const [i, { label, points }] of series.entries()) {
+  for (const [i, { label, points, color = i, dashed = false }] of series.entries()) {
     const place = PLOT.bottom + 44 + i * 20
-    parts.push(`<g class="s${i}"><path class="line" d="M${points.map(([number, value]) => `${x(number)} ${y(value)}`).join('L')}"/>`)
+    parts.push(`<g class="s${color}${dashed ? ' dashed' : ''}"><path class="line" d="M${points.map(([number, value]) => `${x(number)} ${y(value)}`).join('L')}"/>`)
     parts.push(...points.map(([number, value]) => `<circle cx="${x(number)}" cy="${y(value)}" r="4"><title>${number.toLocaleString('en')}: ${shown(value)}</title></circle>`))
     parts.push(`<path class="line" d="M${PLOT.left} ${place}h28"/><circle cx="${PLOT.left + 14}" cy="${place}" r="4"/></g><text x="${PLOT.left + 38}" y="${place + 4}">${label}: ${points.map(([, value]) => shown(value)).join(', ')}</text>`)
   }
@@ -37,11 +38,12 @@ text { font: 12px system-ui, sans-serif; fill: #57606a }
 .grid { stroke: #8c959f; stroke-opacity: .25 }
 .one { stroke: #8c959f; stroke-dasharray: 4 4 }
 .line { fill: none; stroke: currentColor; stroke-width: 2 }
+.dashed .line { stroke-dasharray: 6 4 }
 circle { fill: currentColor }
-.s0 { color: #0969da } .s1 { color: #cf222e } .s2 { color: #6e7781 } .s3 { color: #8250df } .s4 { color: #1a7f37 } .s5 { color: #9a6700 }
+.s0 { color: #0969da } .s1 { color: #cf222e } .s2 { color: #6e7781 } .s3 { color: #8250df } .s4 { color: #1a7f37 }
 @media (prefers-color-scheme: dark) {
   text { fill: #9da7b1 }
-  .s0 { color: #58a6ff } .s1 { color: #ff7b72 } .s2 { color: #8b949e } .s3 { color: #bc8cff } .s4 { color: #3fb950 } .s5 { color: #d29922 }
+  .s0 { color: #58a6ff } .s1 { color: #ff7b72 } .s2 { color: #8b949e } .s3 { color: #bc8cff } .s4 { color: #3fb950 }
 }
 </style>
 <text x="${PLOT.left}" y="14">${title}</text>
