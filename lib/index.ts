@@ -105,7 +105,6 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     const onTakeover = () => {
       // From here on the response belongs to the stream: Fastify must neither time out nor reply.
       this.hijack()
-      this.header('content-type', 'text/event-stream')
       if (current.isFramed) guardReply(this, response, stream)
       register(registry, { key, stream, response, order, retryAfter })
     }

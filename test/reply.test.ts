@@ -186,6 +186,28 @@ t.test('Cache-Control is no-cache, no-transform, unless a hook or the handler ha
   t.equal(await cacheControl('/on-send'), 'no-cache, private')
 })
 
+t.test('the head has the headers of @fastify/sse, unless the application has set others in their place', async t => {
+  const app = await buildApp(t)
+  app.fastify.addHook('onSend', async (request, reply, payload) => {
+    if (request.url === '/others') reply.header('x-accel-buffering', 'yes').header('connection', 'close').removeHeader('cache-control')
+    return payload
+  })
+  for (const url of ['/defaults', '/others']) {
+    app.fastify.get(url, { sse: 'only' }, async (_request, reply) => {
+      const stream = await reply.startStream('ann')
+      stream.keepAlive()
+    })
+  }
+  await app.listen()
+  const common = { 'content-type': 'text/event-stream', 'transfer-encoding': 'chunked' }
+  const head = async (url: string) => {
+    const { date, ...headers } = (await connect(app.url(url))).headers
+    return headers
+  }
+  t.strictSame(await head('/defaults'), { ...common, 'cache-control': 'no-cache, no-transform', 'x-accel-buffering': 'no', connection: 'keep-alive' })
+  t.strictSame(await head('/others'), { ...common, 'cache-control': 'no-cache', 'x-accel-buffering': 'yes', connection: 'close' })
+})
+
 const clean: CloseReason[] = ['finished', 'replaced', 'evicted']
 const broken: CloseReason[] = ['failed', 'expired', 'stalled', 'shutdown']
 

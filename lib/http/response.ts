@@ -3,7 +3,7 @@ import { OutgoingMessage, type ServerResponse } from 'node:http'
 import { constants, type ServerHttp2Stream } from 'node:http2'
 import type { SSEReplyInterface } from '@fastify/sse'
 import { DelayQueue, type Delayed } from '../delay-queue.ts'
-import { chunkOf, type SharedEvent } from '../event.ts'
+import { chunkOf, type Serializer, type SharedEvent } from '../event.ts'
 import { breakOff, closeWithSocket, restoreSocket, timesOutWithin, watchPeer, watchStalls, type RawResponse, type SocketOptions } from './socket.ts'
 
 /** The events of a response. */
@@ -18,6 +18,9 @@ export interface ResponseListener {
   connectionTimedOut (): void
 }
 
+// @fastify/sse sets these two but does not declare the properties: https://github.com/fastify/sse/blob/main/index.js
+export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer, reply?: unknown }
+
 const RESOLVED = Promise.resolve()
 
 // Many streams end soon, and never need a watched socket.
@@ -30,7 +33,7 @@ type Listened = RawResponse & { [kResponse]: StreamResponse }
 
 export class StreamResponse {
   readonly #raw: RawResponse
-  #sse: SSEReplyInterface | undefined
+  #sse: SSEContext | undefined
   #options: SocketOptions | undefined
   #listener: ResponseListener | undefined
   #closed: boolean
@@ -119,13 +122,12 @@ export class StreamResponse {
   }
 
   /** Sends the head in this turn of the event loop, so that the client's `open` event does not wait for the first event. */
-  open (sse: SSEReplyInterface, options: SocketOptions): void {
+  open (sse: SSEContext, options: SocketOptions): void {
     this.#sse = sse
     this.#options = options
     // Without this @fastify/sse would end the response as soon as the handler settles.
     sse.keepAlive()
-    if (this.#raw.stream !== undefined) dropConnectionHeader(this.#raw)
-    sse.sendHeaders()
+    writeHead(this.#raw, sse)
     // After the microtasks of this turn, in which the handler goes on and sends the first events. The tick queue alone may run
     // before the microtasks: https://nodejs.org/api/process.html#when-to-use-queuemicrotask-vs-processnexttick
     RESOLVED.then(() => { process.nextTick(flush, this) })
@@ -378,11 +380,22 @@ function discardRequestBody ({ req }: RawResponse): void {
   if (req.headers['transfer-encoding'] !== undefined || Number(req.headers['content-length']) > 0) req.resume()
 }
 
-// @fastify/sse sets a `Connection` header. HTTP/2 forbids that header (RFC 9113, section 8.2.2). Node drops the
-// header and prints a warning.
-function dropConnectionHeader (raw: RawResponse): void {
-  const { setHeader } = raw
-  raw.setHeader = (name, value) => name.toLowerCase() === 'connection' ? raw : setHeader.call(raw, name, value)
+// Stands in for the reply while @fastify/sse takes note that the head was written, and starts the heartbeat. Otherwise @fastify/sse would set
+// every header a second time, which takes longer than everything else about the head.
+const REPLY_WITH_HEAD = { raw: { setHeader () {}, writeHead () {} }, getHeaders: () => ({}) }
+
+/** Writes the head with the headers that the takeover has copied to `raw`, and those of @fastify/sse. */
+function writeHead (raw: RawResponse, sse: SSEContext): void {
+  raw.setHeader('content-type', 'text/event-stream')
+  if (!raw.hasHeader('cache-control')) raw.setHeader('cache-control', 'no-cache')
+  if (!raw.hasHeader('x-accel-buffering')) raw.setHeader('x-accel-buffering', 'no')
+  // HTTP/2 forbids this header: RFC 9113, section 8.2.2.
+  if (raw.stream === undefined && !raw.hasHeader('connection')) raw.setHeader('connection', 'keep-alive')
+  raw.writeHead(raw.statusCode)
+  const { reply } = sse
+  sse.reply = REPLY_WITH_HEAD
+  sse.sendHeaders()
+  sse.reply = reply
 }
 
 function flush (response: StreamResponse): void {

@@ -3,11 +3,10 @@ import { AsyncResource } from 'node:async_hooks'
 import { randomUUID } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
-import type { SSEReplyInterface } from '@fastify/sse'
 import { reportClose, reportOpen } from '../diagnostics.ts'
 import { FST_ERR_OCTA_STAR_CALLBACK, FST_ERR_OCTA_STAR_CYCLE, isAbort, show, streamClosed, type StreamClosedError } from '../errors.ts'
-import type { Serializer, SharedEvent } from '../event.ts'
-import type { ResponseListener, StreamResponse } from '../http/response.ts'
+import type { SharedEvent } from '../event.ts'
+import type { ResponseListener, SSEContext, StreamResponse } from '../http/response.ts'
 import type { SocketOptions } from '../http/socket.ts'
 import { deferred, ignoreIfNotAwaited, within, type Deferred } from '../wait.ts'
 import { Cleanups, type Cleanup } from './cleanups.ts'
@@ -33,9 +32,6 @@ export interface StreamContext {
   readonly lastEventId: string | undefined
   readonly sse: SSEContext
 }
-
-// @fastify/sse sets `serializer` but does not declare the property: https://github.com/fastify/sse/blob/main/index.js
-export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer }
 
 export class LiveStream implements Stream, ResponseListener, SendingStream {
   readonly #context: StreamContext

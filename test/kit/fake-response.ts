@@ -10,6 +10,7 @@ export class FakeResponse extends EventEmitter {
   destroyed = false
   ended = false
   headersSent = false
+  readonly statusCode = 200
   written = ''
   writableNeedDrain = false
   writableLength = 0
@@ -25,7 +26,8 @@ export class FakeResponse extends EventEmitter {
   get sse (): SSEReplyInterface {
     return {
       keepAlive () {},
-      sendHeaders: () => { this.headersSent = true },
+      // The head that was written is the head of a stream.
+      sendHeaders: () => { this.status = undefined },
       close: () => this.end()
     } as unknown as SSEReplyInterface
   }
@@ -39,6 +41,10 @@ export class FakeResponse extends EventEmitter {
   get writableEnded (): boolean { return this.ended }
 
   flushHeaders (): void {}
+
+  setHeader (): void {}
+
+  hasHeader (): boolean { return false }
 
   removeHeader (): void {}
 
