@@ -292,18 +292,26 @@ export class StreamResponse {
   }
 }
 
+// Node's own property: https://github.com/nodejs/node/blob/v20.x/lib/_http_outgoing.js
+type RawHead = RawResponse & { readonly _header: string }
+
 function writeFirstByte (raw: RawResponse): void {
   if (!sendsChunks(raw)) {
     writeWithHead(raw, '\n')
     return
   }
-  // Two pieces in one packet. Node would prepend the head to the first piece, and V8 would go on keeping the head as the many
-  // strings of which the head was made.
+  // Node keeps the head for the life of the response, and V8 keeps the many strings of which the head was made until somebody reads the head:
+  // half a KiB for each stream.
+  /^/.test((raw as RawHead)._header)
+  // Node prepends the head to the chunk and writes both at once. A header is latin1.
   raw.cork()
-  flushHead(raw)
-  writeChunk(raw, '\n')
+  raw.chunkedEncoding = false
+  raw.write(EMPTY_LINE, 'latin1')
+  raw.chunkedEncoding = true
   raw.uncork()
 }
+
+const EMPTY_LINE = chunkOf('\n')
 
 // Node's flushHeaders encodes the head as UTF-8, but a header is latin1. https://github.com/nodejs/node/blob/v20.x/lib/_http_outgoing.js
 function flushHead (raw: RawResponse): void {
