@@ -152,6 +152,7 @@ export class StreamResponse {
     this.#cancelWatch()
     if (this.#watching) return
     this.#watching = true
+    joinHead(this.#raw)
     watchPeer(this.#raw, this.#options!)
     // To the server a quiet stream is an idle socket.
     if (timesOutWithin(this.#raw, Infinity)) this.#watchStalls()
@@ -292,17 +293,11 @@ export class StreamResponse {
   }
 }
 
-// Node's own property: https://github.com/nodejs/node/blob/v20.x/lib/_http_outgoing.js
-type RawHead = RawResponse & { readonly _header: string }
-
 function writeFirstByte (raw: RawResponse): void {
   if (!sendsChunks(raw)) {
     writeWithHead(raw, '\n')
     return
   }
-  // Node keeps the head for the life of the response, and V8 keeps the many strings of which the head was made until somebody reads the head:
-  // half a KiB for each stream.
-  /^/.test((raw as RawHead)._header)
   // Node prepends the head to the chunk and writes both at once. A header is latin1.
   raw.cork()
   raw.chunkedEncoding = false
@@ -312,6 +307,14 @@ function writeFirstByte (raw: RawResponse): void {
 }
 
 const EMPTY_LINE = chunkOf('\n')
+
+/**
+ * Node keeps the head for the life of the response (`_header` in https://github.com/nodejs/node/blob/v20.x/lib/_http_outgoing.js), and V8 keeps
+ * the many strings of which Node made the head, half a KiB, until somebody reads the head.
+ */
+function joinHead (raw: RawResponse & { readonly _header?: unknown }): void {
+  if (typeof raw._header === 'string') /^/.test(raw._header)
+}
 
 // Node's flushHeaders encodes the head as UTF-8, but a header is latin1. https://github.com/nodejs/node/blob/v20.x/lib/_http_outgoing.js
 function flushHead (raw: RawResponse): void {
