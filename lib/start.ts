@@ -14,16 +14,23 @@ export interface Start {
   readonly retryAfter: Record<string, string>
 }
 
-/** Never rejects. If the stream cannot start, the promise of `stream.start` rejects. */
-export async function register (registry: Registry, { key, stream, response, order, retryAfter }: Start): Promise<void> {
-  if (!stream.takeOver()) return
+/** If the stream cannot start, the promise of `stream.start` rejects. */
+export function register (registry: Registry, start: Start): void {
+  if (!start.stream.takeOver()) return
   // A request whose client has disconnected must not end a holder. A start that ends nobody does not wait.
-  if (registry.wouldEndHolder(key)) {
-    await twoTurns()
-    if (response.isDisconnected) stream.close('disconnected')
-    if (stream.closing) return
-  }
-  await registry.register(key, stream, order).catch(error => stream.refuse(error, retryAfter))
+  if (registry.wouldEndHolder(start.key)) registerIfConnected(registry, start)
+  else enter(registry, start)
+}
+
+async function registerIfConnected (registry: Registry, start: Start): Promise<void> {
+  const { stream, response } = start
+  await twoTurns()
+  if (response.isDisconnected) stream.close('disconnected')
+  if (!stream.closing) enter(registry, start)
+}
+
+function enter (registry: Registry, { key, stream, order, retryAfter }: Start): void {
+  registry.register(key, stream, order).catch(error => stream.refuse(error, retryAfter))
 }
 
 // A FIN or RST that came right behind the request is read in the next poll phase of the event loop. The second setImmediate
