@@ -326,10 +326,10 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
     } catch (error) {
       if (!(current.stream?.handlerThrew(error) ?? (current.isRefused && isAbort(error)))) throw error
     }
-    // A returned reply tells Fastify to wait until the reply is sent. If the response is already closed, there is nothing to
-    // wait for.
+    // If the response is already closed, there is nothing to wait for.
     if (current.response.closed) reply.hijack()
-    return reply
+    // A returned reply tells Fastify to wait until the reply is sent. Fastify ignores what a handler returns after a hijack.
+    return reply.sent ? undefined : reply
   } as RouteOptions['handler']
 }
 
