@@ -286,14 +286,15 @@ async function rawClient (t: Test, port: number, url: string): Promise<{ socket:
   return { socket, chunks }
 }
 
-/** Counts the writes that the server hands over to the kernel. Node writes a socket's corked chunks with a single call of `_writev`. */
-function countWrites (app: App): { count: number } {
-  const writes = { count: 0 }
+/** Counts the writes that the server hands over to the kernel, and the pieces. Node writes a socket's corked pieces with a single call of `_writev`. */
+function countWrites (app: App): { count: number, pieces: number } {
+  const writes = { count: 0, pieces: 0 }
   app.fastify.server.on('connection', (socket: any) => {
     for (const method of ['_write', '_writev']) {
       const original = socket[method]
       socket[method] = function (...args: unknown[]) {
         writes.count++
+        writes.pieces += method === '_writev' ? (args[0] as unknown[]).length : 1
         return original.apply(this, args)
       }
     }
@@ -309,9 +310,24 @@ t.test('the head leaves at once, with an empty line in the same packet, so that 
   const client = await rawClient(t, app.port(), path)
   t.equal(client.chunks.length, 1)
   t.match(client.chunks[0], /^HTTP\/1\.1 200 OK\r\n[^]*\r\n\r\n1\r\n\n\r\n$/)
-  t.equal(writes.count, 1)
+  t.strictSame(writes, { count: 1, pieces: 1 })
   await Promise.all([once(client.socket, 'data'), streams[0]!.send('later')])
   t.equal(client.chunks[1], 'd\r\ndata: later\n\n\r\n')
+})
+
+t.test('the farewell and the end of the response leave in one piece, and the connection can be used again', async t => {
+  const app = await buildApp(t)
+  streamRoute(app)
+  await app.listen()
+  const writes = countWrites(app)
+  const { socket, chunks } = await rawClient(t, app.port(), path)
+  writes.count = writes.pieces = 0
+  await Promise.all([once(socket, 'data'), app.fastify.streamRegistry.evict('ann')])
+  t.match(chunks.at(-1), /^[0-9a-f]+\r\nevent: octa-star-closed\n[^]*\n\n\r\n0\r\n\r\n$/)
+  t.strictSame(writes, { count: 1, pieces: 1 })
+  socket.write(`GET ${path} HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\n\r\n`)
+  await once(socket, 'data')
+  t.match(chunks.at(-1), /^HTTP\/1\.1 200 OK\r\n/)
 })
 
 t.test('an event that the handler sends at once leaves with the head, and takes the place of the empty line', async t => {

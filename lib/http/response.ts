@@ -1,6 +1,7 @@
 // A response: open, write, finish, abort. This file and socket.ts hold everything that differs between HTTP/1.1 and HTTP/2.
 import { OutgoingMessage, type ServerResponse } from 'node:http'
 import { constants, type ServerHttp2Stream } from 'node:http2'
+import type { Socket } from 'node:net'
 import type { SSEReplyInterface } from '@fastify/sse'
 import { DelayQueue, type Delayed } from '../delay-queue.ts'
 import { chunkOf, type Serializer, type SharedEvent } from '../event.ts'
@@ -80,6 +81,13 @@ export class StreamResponse {
   // HTTP/2 buffers unsent data in the session, which `writableLength` does not count: never assume that the data was handed over.
   get #isHandedOver (): boolean {
     return this.#raw.stream === undefined && this.#raw.writableLength === 0
+  }
+
+  /** The socket, if the response sends chunks and nothing waits for the socket. A queued pipelined response has no socket yet. */
+  get #idleSocket (): Socket | undefined {
+    if (!sendsChunks(this.#raw)) return undefined
+    const { socket } = this.#raw
+    return socket !== null && socket.writableLength === 0 && socket.writableCorked === 0 ? socket : undefined
   }
 
   get closed (): boolean {
@@ -190,12 +198,10 @@ export class StreamResponse {
    * `response.write` puts all further events of the turn into one packet. Returns `false` if the event was not written.
    */
   #writeAtOnce ({ chunk }: SharedEvent): boolean {
-    const { socket } = this.#raw
+    const socket = this.#idleSocket
     const turn = presentTurn()
-    // A queued pipelined response has no socket yet.
-    if (socket === null || this.#writtenIn === turn || !sendsChunks(this.#raw)) return false
     // A larger chunk would need the socket's `drain` event, which Node passes on only after a write to the response.
-    if (socket.writableLength > 0 || socket.writableCorked > 0 || chunk.length >= socket.writableHighWaterMark) return false
+    if (socket === undefined || this.#writtenIn === turn || chunk.length >= socket.writableHighWaterMark) return false
     this.#writtenIn = turn
     return socket.write(chunk)
   }
@@ -203,7 +209,7 @@ export class StreamResponse {
   /** Ends the response cleanly after `lastEvent`. If the client has not read everything after `grace` milliseconds, aborts. */
   finish (lastEvent: string, grace: number): void {
     if (this.#closed || this.#isSevered) return
-    if (lastEvent !== '') this.#put(lastEvent)
+    if (lastEvent !== '' && !this.#writeLastChunks(lastEvent)) this.#put(lastEvent)
     this.#isEnding = true
     // Also stops the heartbeat of @fastify/sse, which would write after the end.
     this.#sse?.close()
@@ -212,6 +218,19 @@ export class StreamResponse {
     if (this.#watching) restoreSocket(this.#raw, this.#options!)
     // If the kernel has taken everything, `close` follows by itself.
     if (!this.#isHandedOver) this.#finishTimer = setTimeout(() => this.abort(), grace)
+  }
+
+  /**
+   * Writes the last event and the last chunk in a single piece, to the socket itself, if nothing else waits for the socket. Node would write
+   * them as two pieces, which takes longer. Returns `false` if nothing was written.
+   */
+  #writeLastChunks (lastEvent: string): boolean {
+    const socket = this.#idleSocket
+    if (socket === undefined || !this.#isFlushed) return false
+    socket.write(chunkOf(lastEvent) + LAST_CHUNK)
+    // Node must not add the last chunk again.
+    this.#raw.chunkedEncoding = false
+    return true
   }
 
   /** Answers without a stream, before the head was sent. Does nothing if the client has disconnected. */
@@ -307,6 +326,7 @@ function writeFirstByte (raw: RawResponse): void {
 }
 
 const EMPTY_LINE = chunkOf('\n')
+const LAST_CHUNK = '0\r\n\r\n'
 
 /**
  * Node keeps the head for the life of the response (`_header` in https://github.com/nodejs/node/blob/v20.x/lib/_http_outgoing.js), and V8 keeps
