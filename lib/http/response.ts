@@ -20,7 +20,7 @@ export interface ResponseListener {
 }
 
 // @fastify/sse sets these two but does not declare the properties: https://github.com/fastify/sse/blob/main/index.js
-export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer, reply?: unknown }
+export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer, reply?: { readonly raw: unknown } }
 
 const RESOLVED = Promise.resolve()
 
@@ -417,13 +417,15 @@ const REPLY_WITH_HEAD = { raw: { setHeader () {}, writeHead () {} }, getHeaders:
 
 /** Writes the head with the headers that the takeover has copied to `raw`, and those of @fastify/sse. */
 function writeHead (raw: RawResponse, sse: SSEContext): void {
+  const { reply } = sse
+  // A version of @fastify/sse that keeps the reply elsewhere writes the head as it always did.
+  if (reply?.raw !== raw) return sse.sendHeaders()
   raw.setHeader('content-type', 'text/event-stream')
   if (!raw.hasHeader('cache-control')) raw.setHeader('cache-control', 'no-cache')
   if (!raw.hasHeader('x-accel-buffering')) raw.setHeader('x-accel-buffering', 'no')
   // HTTP/2 forbids this header: RFC 9113, section 8.2.2.
   if (raw.stream === undefined && !raw.hasHeader('connection')) raw.setHeader('connection', 'keep-alive')
   raw.writeHead(raw.statusCode)
-  const { reply } = sse
   sse.reply = REPLY_WITH_HEAD
   sse.sendHeaders()
   sse.reply = reply

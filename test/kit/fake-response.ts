@@ -10,7 +10,6 @@ export class FakeResponse extends EventEmitter {
   destroyed = false
   ended = false
   headersSent = false
-  readonly statusCode = 200
   written = ''
   writableNeedDrain = false
   writableLength = 0
@@ -26,8 +25,7 @@ export class FakeResponse extends EventEmitter {
   get sse (): SSEReplyInterface {
     return {
       keepAlive () {},
-      // The head that was written is the head of a stream.
-      sendHeaders: () => { this.status = undefined },
+      sendHeaders: () => { this.headersSent = true },
       close: () => this.end()
     } as unknown as SSEReplyInterface
   }
@@ -41,10 +39,6 @@ export class FakeResponse extends EventEmitter {
   get writableEnded (): boolean { return this.ended }
 
   flushHeaders (): void {}
-
-  setHeader (): void {}
-
-  hasHeader (): boolean { return false }
 
   removeHeader (): void {}
 
