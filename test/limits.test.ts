@@ -6,21 +6,32 @@ import t from 'tap'
 import { defaults } from '../lib/options.ts'
 import { Registry } from '../lib/registry/registry.ts'
 import { streamKey } from '../lib/registry/stream-key.ts'
-import { buildApp, streamRoute, withSignals } from './kit/app.ts'
+import { buildApp, streamRoute, withSignals, type App } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { pendingStream, startOn } from './kit/fake-stream.ts'
 import { memoryLog } from './kit/memory-log.ts'
-import { PlainHolder } from './kit/plain-holder.ts'
+import { ObedientHolder, PlainHolder } from './kit/plain-holder.ts'
 
 setFlagsFromString('--expose-gc')
 const gc = runInNewContext('gc') as () => void
 
-const build = (maxStreamsPerScope: number, replaceTimeout = 2 ** 31 - 1) =>
-  new Registry({ ...defaults, maxStreamsPerScope, replaceTimeout, onLimit: 'replace-oldest' }, memoryLog().log)
+const build = (maxStreamsPerScope: number, onLimit: 'replace-oldest' | 'reject' = 'replace-oldest') =>
+  new Registry({ ...defaults, maxStreamsPerScope, replaceTimeout: 2 ** 31 - 1, onLimit }, memoryLog().log)
 
-t.test('a start beside 10,000 other streams of its scope costs at most 1.5 times as much as a start in an empty scope', async t => {
-  const [alone, crowded] = [build(100_000), build(100_000)]
-  for (let i = 0; i < 10_000; i++) await crowded.replaceAndRegister(streamKey('ann', `other ${i}`), new PlainHolder())
+/** The shortest of the times that `measure` returns in many rounds: other work of the machine can only make a round longer. */
+async function leastTimes<K> (kinds: K[], rounds: number, measure: (kind: K) => Promise<number>): Promise<number[]> {
+  const least = kinds.map(() => Infinity)
+  for (let round = 0; round < rounds; round++) {
+    for (const [index, kind] of kinds.entries()) least[index] = Math.min(least[index]!, await measure(kind))
+  }
+  return least
+}
+
+t.test('below the limit of a scope, a start beside 10,000 streams costs at most 1.5 times as much as without a limit, and as in an empty scope', async t => {
+  const [unlimited, empty, crowded] = [build(Infinity), build(100_000), build(100_000)]
+  for (const registry of [unlimited, crowded]) {
+    for (let i = 0; i < 10_000; i++) await registry.replaceAndRegister(streamKey('ann', `other ${i}`), new PlainHolder())
+  }
   let tab = 0
   async function time (registry: Registry): Promise<number> {
     const before = performance.now()
@@ -32,15 +43,105 @@ t.test('a start beside 10,000 other streams of its scope costs at most 1.5 times
     }
     return performance.now() - before
   }
-  const times: Record<'alone' | 'crowded', number[]> = { alone: [], crowded: [] }
-  for (let round = 0; round < 60; round++) {
-    times.alone.push(await time(alone))
-    times.crowded.push(await time(crowded))
+  const [withoutLimit, inEmptyScope, inCrowdedScope] = await leastTimes([unlimited, empty, crowded], 60, time) as [number, number, number]
+  for (const [name, least] of Object.entries({ withoutLimit, inEmptyScope })) {
+    const ratio = inCrowdedScope / least
+    t.ok(ratio <= 1.5, `${ratio.toFixed(2)} times as much as ${name}`)
   }
-  // The shortest time of all rounds: other work of the machine can only make a round longer.
-  const least = (values: number[]) => Math.min(...values.slice(10))
-  const ratio = least(times.crowded) / least(times.alone)
+})
+
+t.test('at a limit of 10,000, a request that ends the oldest stream and starts another takes at most 1.5 times as long as without a limit', async t => {
+  let tab = 0
+  async function crowdedApp (maxStreamsPerScope: number): Promise<App> {
+    const app = await buildApp(t, { maxStreamsPerScope, logLevel: 'warn' })
+    const { streamRegistry } = app.fastify
+    const add = () => streamRegistry.replaceAndRegister(streamKey('ann', `other ${tab++}`), new ObedientHolder())
+    for (let i = 0; i < 10_000; i++) await add()
+    // The place of each stream that has left is taken at once, so that the scope is full at every request.
+    streamRoute(app, '/stream/:scope', stream => { stream.gone.then(() => streamRegistry.size < 10_000 && add()) })
+    return await app.listen()
+  }
+  const apps = [await crowdedApp(Infinity), await crowdedApp(10_000)]
+  const [withoutLimit, atLimit] = await leastTimes(apps, 30, async app => {
+    const before = performance.now()
+    for (let i = 0; i < 20; i++) {
+      const client = await connect(app.url(withSignals('/stream/ann', { tabId: `tab ${tab++}` })))
+      client.leave()
+    }
+    return performance.now() - before
+  }) as [number, number]
+  const ratio = atLimit / withoutLimit
   t.ok(ratio <= 1.5, `${ratio.toFixed(2)} times`)
+})
+
+t.test('a start in a full scope costs at most 1.5 times as much at a limit of 100,000 as at a limit of 10,000', async t => {
+  let tab = 0
+  const start = (registry: Registry) => registry.replaceAndRegister(streamKey('ann', `tab ${tab++}`), new ObedientHolder())
+  const registries = [build(10_000), build(100_000)]
+  for (const [index, limit] of [10_000, 100_000].entries()) {
+    for (let i = 0; i < limit; i++) await start(registries[index]!)
+  }
+  const [small, large] = await leastTimes(registries, 60, async registry => {
+    const before = performance.now()
+    for (let i = 0; i < 200; i++) await start(registry)
+    return performance.now() - before
+  }) as [number, number]
+  const ratio = large / small
+  t.ok(ratio <= 1.5, `${ratio.toFixed(2)} times`)
+})
+
+t.test('at a limit of 10,000, a start that is refused costs at most 1.5 times as much as at a limit of 10', async t => {
+  const key = streamKey('ann', 'a')
+  async function fullRegistry (maxStreamsPerScope: number): Promise<Registry> {
+    const registry = build(maxStreamsPerScope, 'reject')
+    for (let i = 0; i < maxStreamsPerScope; i++) await registry.replaceAndRegister(streamKey('ann', `other ${i}`), new PlainHolder())
+    return registry
+  }
+  const [small, large] = await leastTimes([await fullRegistry(10), await fullRegistry(10_000)], 40, async registry => {
+    let refused = 0
+    const before = performance.now()
+    for (let i = 0; i < 100; i++) await registry.replaceAndRegister(key, new PlainHolder()).catch(() => refused++)
+    const time = performance.now() - before
+    t.equal(refused, 100)
+    return time
+  }) as [number, number]
+  const ratio = large / small
+  t.ok(ratio <= 1.5, `${ratio.toFixed(2)} times`)
+})
+
+t.test('a full scope ends its oldest live stream first, also after streams in the middle and at both ends have left', async t => {
+  const registry = build(4)
+  const holders: ObedientHolder[] = []
+  const start = async () => {
+    const holder = new ObedientHolder()
+    holders.push(holder)
+    await registry.replaceAndRegister(streamKey('ann', `tab ${holders.length}`), holder)
+  }
+  const evicted = () => holders.flatMap(({ reasons }, index) => reasons.includes('evicted') ? [index] : [])
+  for (let i = 0; i < 4; i++) await start()
+  for (const index of [1, 0, 3]) {
+    holders[index]!.leave()
+    await turn()
+  }
+  for (let i = 0; i < 3; i++) await start()
+  t.strictSame(evicted(), [])
+  for (let i = 0; i < 3; i++) await start()
+  t.strictSame(evicted(), [2, 4, 5])
+  t.equal(registry.size, 4)
+})
+
+t.test('a holder that has begun to end by itself while waiting for a place makes room for the next start', async t => {
+  const registry = build(1)
+  const [cleaning, waiting, newcomer] = [new PlainHolder(), Object.assign(new PlainHolder(), { closing: false }), new PlainHolder()]
+  await registry.replaceAndRegister(streamKey('ann', 'a'), cleaning)
+  const waited = registry.replaceAndRegister(streamKey('ann', 'b'), waiting)
+  t.strictSame(cleaning.reasons, ['evicted'])
+  waiting.closing = true
+  const started = registry.replaceAndRegister(streamKey('ann', 'c'), newcomer)
+  t.equal(await waited, false)
+  cleaning.leave()
+  t.equal(await started, true)
+  t.strictSame(waiting.reasons, [], 'it was not evicted, because it was ending')
 })
 
 async function heapOfRace (maxStreamsPerScope: number): Promise<number> {

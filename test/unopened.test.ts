@@ -89,7 +89,7 @@ t.test('a claim that has left the waiting line of its scope leaves nothing in th
   const seats = new Seats(1)
   t.equal(seats.enter(first, undefined), undefined)
   t.ok(seats.enter(second, undefined), 'waits in line')
-  seats.leaveLine(second)
+  seats.claimEnding(second)
   seats.leave(first)
   seats.leave(second)
   t.notOk(seats.isFull('"ann"'))

@@ -45,7 +45,10 @@ export interface Holder {
   close (reason: CloseReason): void
   /** Settles when nothing of the holder runs any more. The successor starts only then. */
   readonly gone: Promise<unknown>
-  /** `true` once the holder has started to end by itself. A full scope waits for ending holders first. */
+  /**
+   * `true` once the holder has started to end by itself. A full scope waits for ending holders first. Not seen if the property is
+   * added after the registration.
+   */
   readonly closing?: boolean | undefined
   /**
    * Called if `gone` does not settle within `replaceTimeout` after the end began, or before the server's close times out.

@@ -81,6 +81,11 @@ export class Claim implements ClusterClaim, HolderObserver {
     return this.#state === 'ending' || this.#holder.closing === true
   }
 
+  /** `true` if only `isEnding` shows that the holder has begun to end by itself. */
+  get mayEndSilently (): boolean {
+    return !isReporting(this.#holder) && 'closing' in this.#holder
+  }
+
   get isReleased (): boolean {
     return this.#state === 'released'
   }

@@ -117,7 +117,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     // The claim is made before the first await: from here on everybody who claims this key finds the claim.
     const claim = new Claim(key, holder, order, this)
     const predecessor = this.#claims.claim(claim)
-    const evictee = this.#evicteeFor(key)
+    const evictee = this.#seats?.evicteeFor(key.scope, predecessor)
     const seated = this.#seats?.enter(claim, predecessor)
     const elsewhere = this.cluster?.claim(claim)
     if (predecessor !== undefined || seated !== undefined || elsewhere !== undefined) {
@@ -173,7 +173,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   }
 
   claimEnding (claim: Claim): void {
-    this.#seats?.leaveLine(claim)
+    this.#seats?.claimEnding(claim)
   }
 
   giveUp (claim: Claim): void {
@@ -260,19 +260,6 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
       for (const claim of claims) claim.giveUp()
     }
     this.#presence.close()
-  }
-
-  // The claim that must end because the scope is full. For every claim in line, a claim with a seat is ending.
-  #evicteeFor (key: StreamKey): Claim | undefined {
-    if (this.#seats?.isFull(key.scope) !== true) return undefined
-    let live = 0
-    let oldest: Claim | undefined
-    for (const other of this.#claims.scope(key.scope)) {
-      if (other.key.slot === key.slot || other.isEnding) continue
-      live++
-      oldest ??= other
-    }
-    return live >= this.#options.maxStreamsPerScope ? oldest : undefined
   }
 
   #reportFlapping (key: StreamKey): void {

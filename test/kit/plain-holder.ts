@@ -7,3 +7,11 @@ export class PlainHolder implements Holder {
   readonly gone = new Promise<void>((resolve, reject) => { this.leave = error => error === undefined ? resolve() : reject(error) })
   close (reason: CloseReason) { this.reasons.push(reason) }
 }
+
+/** A holder that is gone as soon as the registry ends it. */
+export class ObedientHolder extends PlainHolder {
+  override close (reason: CloseReason) {
+    super.close(reason)
+    this.leave()
+  }
+}
