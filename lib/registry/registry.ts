@@ -4,9 +4,10 @@ import { DelayQueue } from '../delay-queue.ts'
 import { reportFlapping, reportOffline } from '../diagnostics.ts'
 import { FST_ERR_OCTA_STAR_EVICT, FST_ERR_OCTA_STAR_HOLDER, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_SEND_OPTION, FST_ERR_OCTA_STAR_STREAM_KEY, show } from '../errors.ts'
 import type { Serializer } from '../event.ts'
-import { within } from '../wait.ts'
+import { deferred, within } from '../wait.ts'
 import { Claim, isReporting, type ClaimOwner } from './claim.ts'
 import { FLAPPING_MS, FLAPPING_TIMES } from './flapping.ts'
+import { inTurns } from './in-turns.ts'
 import { LocalClaims } from './local-claims.ts'
 import { audienceOf, Reach, type Audience, type OwnStreams, type ReachableStream } from './reach.ts'
 import { Presence } from './presence.ts'
@@ -14,7 +15,7 @@ import { Seats } from './seats.ts'
 import { canonical, keyFor, scopeKeyOf } from './stream-key.ts'
 import type { Cluster, ClusterMessage } from '../../types/cluster.ts'
 import type { SendOptions, StreamRegistry } from '../../types/index.ts'
-import type { Holder, MessageTarget, ScopeKey, Stream, StreamInfo, StreamKey, StreamMessage } from '../../types/stream.ts'
+import type { CloseReason, Holder, MessageTarget, ScopeKey, Stream, StreamInfo, StreamKey, StreamMessage } from '../../types/stream.ts'
 
 export interface RegistryOptions {
   readonly replaceTimeout: number
@@ -183,9 +184,11 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
 
   async evict (scopeKey: ScopeKey, tabId?: string): Promise<number> {
     const scope = canonical(scopeKey, 'streamRegistry.evict')
-    const claims = this.#claims.scope(scope).filter(({ key }) => tabId === undefined || key.tabId === tabId)
-    for (const claim of claims) claim.end('evicted')
-    const [others] = await Promise.allSettled([this.cluster?.evict(scope, tabId), whenAllReleased(claims)])
+    // The call decides which claims are evicted. A large scope ends over several turns, in which new streams may start.
+    const all = this.#claims.scope(scope)
+    const claims = tabId === undefined ? all : all.filter(({ key }) => key.tabId === tabId)
+    const ended = endAll(claims, 'evicted')
+    const [[others]] = await Promise.all([Promise.allSettled([this.cluster?.evict(scope, tabId)]), ended])
     if (others.status === 'rejected') throw evictError(others.reason)
     return claims.length + (others.value ?? 0)
   }
@@ -254,10 +257,15 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   /** Refuses new holders, ends all present holders, and waits for them, for at most `timeout` milliseconds. */
   async close (timeout: number): Promise<void> {
     this.#isClosed = true
-    const claims = [...new Set([...this.#claims, ...this.#held])]
-    for (const claim of claims) claim.end('shutdown')
-    if (!await within(whenAllReleased(claims), timeout)) {
-      for (const claim of claims) claim.giveUp()
+    // The claims that wait come first, so that none of their streams opens before its turn.
+    const waiting = [...this.#claims].filter(claim => !this.#held.has(claim))
+    const claims = [...waiting, ...this.#held]
+    if (!await within(endAll(claims, 'shutdown'), timeout)) {
+      await inTurns(claims, claim => {
+        // A timeout may be too short for ending many claims.
+        claim.end('shutdown')
+        claim.giveUp()
+      })
     }
     this.#presence.close()
   }
@@ -288,12 +296,16 @@ function isOpenStream (claim: Claim): claim is Claim & { readonly holder: Reacha
   return isReporting(claim.holder) && claim.holder.openedAt > 0 && !claim.isEnding
 }
 
-function whenAllReleased (claims: readonly Claim[]): Promise<void> {
-  return new Promise(resolve => {
-    let left = claims.length
-    if (left === 0) resolve()
-    for (const claim of claims) claim.whenReleased(() => { if (--left === 0) resolve() })
+/** Ends the holders of `claims`. Resolves when all claims are released. */
+async function endAll (claims: readonly Claim[], reason: CloseReason): Promise<void> {
+  const allReleased = deferred<void>()
+  let left = claims.length
+  const onRelease = () => { if (--left === 0) allReleased.resolve() }
+  await inTurns(claims, claim => {
+    claim.end(reason)
+    claim.whenReleased(onRelease)
   })
+  if (left > 0) await allReleased.promise
 }
 
 function checkStreamKey (key: unknown): void {
