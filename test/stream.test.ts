@@ -130,6 +130,18 @@ t.test('an error of the handler is a normal end if the stream has ended and the 
   t.match(logged(), [{ err: 'not an error', reason: 'finished' }])
 })
 
+t.test('a heartbeat is a comment, and is not written to a connection that is cut', async t => {
+  for (const isCut of [false, true]) {
+    const { stream, response } = await openStream()
+    const before = response.written.length
+    if (isCut) response.sever()
+    response.response.beat(3_600_000)
+    t.equal(response.written.slice(before), isCut ? '' : ': heartbeat\n\n')
+    response.leave()
+    await stream.closed
+  }
+})
+
 t.test('a stream knows when it was opened, and is not open before', async t => {
   t.equal(pendingStream().stream.openedAt, 0)
   const before = Date.now()

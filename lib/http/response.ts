@@ -19,14 +19,17 @@ export interface ResponseListener {
   connectionTimedOut (): void
 }
 
-// @fastify/sse sets these two but does not declare the properties: https://github.com/fastify/sse/blob/main/index.js
-export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer, reply?: { readonly raw: unknown } }
+// @fastify/sse sets these properties but does not declare them: https://github.com/fastify/sse/blob/main/index.js
+export type SSEContext = SSEReplyInterface & { readonly serializer?: Serializer, reply?: { readonly raw: unknown }, heartbeatInterval?: number }
 
 const RESOLVED = Promise.resolve()
 
 // Many streams end soon, and never need a watched socket.
 const UNWATCHED_MS = 1_000
 const unwatched = new DelayQueue<StreamResponse>(UNWATCHED_MS, response => response.watch())
+
+// For each interval the responses that send heartbeats, each due after the interval.
+const heartbeats = new Map<number, DelayQueue<StreamResponse>>()
 
 // A closure for each response would take more memory.
 const kResponse = Symbol('octa-star-streams.response')
@@ -41,6 +44,8 @@ export class StreamResponse {
   #hasBody = false
   #isFlushed = false
   #unwatched: Delayed<StreamResponse> | undefined
+  #heartbeats: DelayQueue<StreamResponse> | undefined
+  #heartbeat: Delayed<StreamResponse> | undefined
   #watching = false
   #watchesStalls = false
   #awaitsDrain = false
@@ -135,7 +140,11 @@ export class StreamResponse {
     this.#options = options
     // Without this @fastify/sse would end the response as soon as the handler settles.
     sse.keepAlive()
+    const { heartbeatInterval = 0 } = sse
+    // The response sends the heartbeats itself.
+    sse.heartbeatInterval = 0
     writeHead(this.#raw, sse)
+    if (heartbeatInterval > 0) this.#beatAfter(heartbeatInterval)
     // After the microtasks of this turn, in which the handler goes on and sends the first events. The tick queue alone may run
     // before the microtasks: https://nodejs.org/api/process.html#when-to-use-queuemicrotask-vs-processnexttick
     RESOLVED.then(() => { process.nextTick(flush, this) })
@@ -211,10 +220,10 @@ export class StreamResponse {
     if (this.#closed || this.#isSevered) return
     if (lastEvent !== '' && !this.#writeLastChunks(lastEvent)) this.#put(lastEvent)
     this.#isEnding = true
-    // Also stops the heartbeat of @fastify/sse, which would write after the end.
     this.#sse?.close()
     this.#isEnding = false
     this.#cancelWatch()
+    this.#stopHeartbeat()
     if (this.#watching) restoreSocket(this.#raw, this.#options!)
     // If the kernel has taken everything, `close` follows by itself.
     if (!this.#isHandedOver) this.#finishTimer = setTimeout(() => this.abort(), grace)
@@ -275,6 +284,7 @@ export class StreamResponse {
     clearTimeout(this.#finishTimer)
     this.#stopStallTimer()
     this.#cancelWatch()
+    this.#stopHeartbeat()
     this.#listener?.responseClosed()
   }
 
@@ -282,6 +292,25 @@ export class StreamResponse {
     if (this.#unwatched === undefined) return
     unwatched.delete(this.#unwatched)
     this.#unwatched = undefined
+  }
+
+  /** Sends a comment, so that nobody on the way takes a quiet connection for dead, and again after `interval` milliseconds. */
+  beat (interval: number): void {
+    if (!this.#isSevered) this.#put(': heartbeat\n\n')
+    this.#beatAfter(interval)
+  }
+
+  // A timer for each response, as in @fastify/sse, would take more memory and time.
+  #beatAfter (interval: number): void {
+    let queue = heartbeats.get(interval)
+    if (queue === undefined) heartbeats.set(interval, queue = new DelayQueue(interval, response => response.beat(interval)))
+    this.#heartbeats = queue
+    this.#heartbeat = queue.add(this)
+  }
+
+  #stopHeartbeat (): void {
+    if (this.#heartbeat !== undefined) this.#heartbeats!.delete(this.#heartbeat)
+    this.#heartbeat = this.#heartbeats = undefined
   }
 
   #awaitDrain (): void {
@@ -411,8 +440,8 @@ function discardRequestBody ({ req }: RawResponse): void {
   if (req.headers['transfer-encoding'] !== undefined || Number(req.headers['content-length']) > 0) req.resume()
 }
 
-// Stands in for the reply while @fastify/sse takes note that the head was written, and starts the heartbeat. Otherwise @fastify/sse would set
-// every header a second time, which takes longer than everything else about the head.
+// Stands in for the reply while @fastify/sse takes note that the head was written. Otherwise @fastify/sse would set every header a second
+// time, which takes longer than everything else about the head.
 const REPLY_WITH_HEAD = { raw: { setHeader () {}, writeHead () {} }, getHeaders: () => ({}) }
 
 /** Writes the head with the headers that the takeover has copied to `raw`, and those of @fastify/sse. */
