@@ -182,15 +182,18 @@ const cases: Case[] = [
       t.match(id, /^[0-9a-f]{32}$/)
       const replace = () => tab.run(url => { (globalThis as Page).location.replace(url) }, url('/two'))
       const round = [() => tab.goto(url('/two')), () => tab.reload(), () => tab.goto(url('/')), replace, () => tab.back(), () => tab.forward()]
+      let restored = 0
       for (const step of [...round, ...round, ...Array(5).fill([() => tab.back(), () => tab.forward()]).flat()]) {
         const opened = ids.length
         if (isCached) await closeStream(tab)
         await step()
         await waitUntil(browser, () => ids.length > opened)
         t.equal(await idOf(tab), id)
+        if (await tab.run(() => (globalThis as Page).restored)) restored++
       }
       await eachHasItsOwn(browser, tab)
-      if (isCached) t.ok(await tab.run(() => (globalThis as Page).restored), 'the page came from the back/forward cache')
+      // A browser decides again each time, for example by whether the closed connection is gone.
+      if (isCached) t.ok(restored > 0, `the page came ${restored} times from the back/forward cache`)
       t.strictSame([...new Set(ids)], [id])
     }
   })),
