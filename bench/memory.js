@@ -2,7 +2,7 @@
 import { closing } from './kit/closing.js'
 import { needFiles } from './kit/limits.js'
 import { each, inTurn, kibibytes, row } from './kit/pairs.js'
-import { startServer } from './kit/processes.js'
+import { settledMemory, startServer } from './kit/processes.js'
 import { forEach, streamPath, Wire } from './kit/wire.js'
 
 export const sizes = {
@@ -20,7 +20,7 @@ export function measure ({ rounds, streams }) {
         const before = await server.ask('memory')
         const wires = await Wire.connect(server.port, streams)
         await forEach(wires, 100, wire => wire.open(streamPath('open')))
-        const bytes = await server.ask('memory') - before
+        const bytes = await settledMemory(server) - before
         for (const wire of wires) wire.leave()
         return bytes / streams
       }

@@ -3,7 +3,7 @@
 import { closing } from './kit/closing.js'
 import { clientOf, filesFor, transportFor } from './kit/limits.js'
 import { countRow, inTurn, kibibytes, median, micros, p50, ratios, row } from './kit/pairs.js'
-import { startServer } from './kit/processes.js'
+import { settledMemory, startServer } from './kit/processes.js'
 import { Tab } from './kit/tabs.js'
 
 export const sizes = {
@@ -85,7 +85,7 @@ function measureOne (name, servers, { rounds, replaces, atOnce }) {
       const [server, clients] = (await Promise.all([startServer(name, transport), startServer('tabs')])).map(keep)
       const before = await server.ask('memory')
       await clients.ask('open', { port: server.port, count, atOnce, transport })
-      results[`${name} memory ${key}`] = [(await server.ask('memory') - before) / count]
+      results[`${name} memory ${key}`] = [(await settledMemory(server) - before) / count]
 
       const tab = new Tab(await clientOf(transport).connectUntilClosed(keep, server.port, 2))
       await tab.open()

@@ -1,6 +1,7 @@
 // A benchmark's servers as child processes. Each server has a port, and takes commands over Node's channel between parent and child.
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
+import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
 /** Starts `servers/NAME.js`. Throws the reason if the server cannot run. */
@@ -55,4 +56,10 @@ export function memory () {
 function cpu () {
   const { user, system } = process.cpuUsage()
   return (user + system) / 1e6
+}
+
+/** The memory of `server` when all streams have lived for a second: a stream then takes less memory, and watches its socket. Unit: bytes. */
+export async function settledMemory (server) {
+  await pause(1_500)
+  return await server.ask('memory')
 }
