@@ -514,8 +514,8 @@ t.test('the README\'s table of options has the defaults of the code, and the tab
 t.test('what the README shows of the benchmarks is what they last wrote down', async t => {
   const results = readFileSync(new URL('../bench/RESULTS.md', import.meta.url), 'utf8')
   const rows = (text: string) => text.split('\n').filter(line => line.startsWith('| ')).map(line => line.split('|').slice(1, -1).map(cell => cell.trim()))
-  const written = rows(results).map(([what, against, measured, , mustReach]) => [what, against, measured, mustReach])
+  const written = rows(results).map(cells => cells.join('|'))
   const shown = rows(section('README.md', 'Performance'))
   t.ok(shown.length > 5)
-  for (const row of shown.slice(1).filter(([what]) => !/^-+$/.test(what!))) t.ok(written.some(cells => cells.join('|') === row.join('|')), row[0]!)
+  for (const row of shown.slice(1).filter(([what]) => !/^-+$/.test(what!))) t.ok(written.includes(row.join('|')), row[1]!)
 })
