@@ -68,11 +68,6 @@ const channels = {
   cluster: channel('octa-star:cluster')
 }
 
-/** Whether anybody wants to know of streams that open: a subscriber, or the log. */
-export function isOpenObserved (log: FastifyBaseLogger): boolean {
-  return channels.open.hasSubscribers || logsDebug(log)
-}
-
 export function reportOpen (event: StreamOpenEvent, log: FastifyBaseLogger, route: string): void {
   if (channels.open.hasSubscribers) channels.open.publish(event)
   debug(log, event.stream, { route, waited: event.waited }, 'stream opened')
@@ -82,11 +77,6 @@ export function reportReplace (holder: Holder, by: Holder | undefined, since: nu
   if (!channels.replace.hasSubscribers) return
   const event: StreamReplaceEvent = { holder, by, held: performance.now() - since }
   channels.replace.publish(event)
-}
-
-/** Whether anybody wants to know of streams that are gone: a subscriber, or the log. */
-export function isCloseObserved (log: FastifyBaseLogger): boolean {
-  return channels.close.hasSubscribers || logsDebug(log)
 }
 
 export function reportClose (event: StreamCloseEvent, log: FastifyBaseLogger, route: string): void {
@@ -116,14 +106,10 @@ export function reportCluster (event: ClusterEvent): void {
 }
 
 function debug (log: FastifyBaseLogger, stream: Stream, details: object, message: string): void {
-  // A disabled log needs no stream id.
-  if (logsDebug(log)) log.debug({ streamId: stream.id, tabId: stream.tabId, ...details }, message)
-}
-
-function logsDebug (log: FastifyBaseLogger): boolean {
-  // Fastify's disabled logger uses the same function for all levels: abstract-logging.
-  if (log.debug === log.fatal) return false
+  // Fastify's disabled logger uses the same function for all levels (abstract-logging) and needs no stream id.
+  if (log.debug === log.fatal) return
   // A logger without Pino's isLevelEnabled decides for itself.
   const { isLevelEnabled } = log as { isLevelEnabled?: (level: string) => boolean }
-  return isLevelEnabled?.call(log, 'debug') ?? true
+  if (isLevelEnabled?.call(log, 'debug') === false) return
+  log.debug({ streamId: stream.id, tabId: stream.tabId, ...details }, message)
 }

@@ -3,7 +3,7 @@ import { AsyncResource } from 'node:async_hooks'
 import { randomUUID } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
-import { isCloseObserved, isOpenObserved, reportClose, reportOpen } from '../diagnostics.ts'
+import { reportClose, reportOpen } from '../diagnostics.ts'
 import { FST_ERR_OCTA_STAR_CALLBACK, FST_ERR_OCTA_STAR_CYCLE, isAbort, show, streamClosed, type StreamClosedError } from '../errors.ts'
 import type { SharedEvent } from '../event.ts'
 import type { ResponseListener, SSEContext, StreamResponse } from '../http/response.ts'
@@ -142,7 +142,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     this.#state = 'open'
     this.#openedAt = performance.now()
     if (options.maxAge !== Infinity) this.#expiry = setTimeout(() => this.close('expired'), drawAge(options.maxAge)).unref()
-    if (isOpenObserved(log)) reportOpen({ stream: this, waited: this.#openedAt - this.#createdAt }, log, route)
+    reportOpen({ stream: this, waited: this.#openedAt - this.#createdAt }, log, route)
     this.#resolveStart?.()
     this.#resolveStart = this.#rejectStart = undefined
   }
@@ -278,8 +278,8 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     this.#state = 'gone'
     this.#gone?.resolve(this.#reason)
     this.observer?.holderGone()
+    if (this.#openedAt === 0) return
     const { log, route } = this.#context
-    if (this.#openedAt === 0 || !isCloseObserved(log)) return
     const times = { lived: this.#endingAt - this.#openedAt, closing: performance.now() - this.#endingAt }
     reportClose({ stream: this, reason: this.#reason, error: this.#failure, ...times }, log, route)
   }
