@@ -60,7 +60,7 @@ export function rows ({ octa, octaLater, octaLeft, octaHooks, bare, bareLater, b
       throughputRow({ what: later, against: flushed, as: octaLater, bs: bareLater, atLeast: 0.8, note: 'each sends it in two writes; ours sends an empty line with the head' }),
       throughputRow({ what: later, against: ordinarily, as: octaLater, bs: ordinaryLater, atLeast: 0.9, note: 'each sends it in two writes', top: top('pay', 'streams that open, and end a turn of the event loop later', 'bare `@fastify/sse` behind `reply.send`, which runs the hooks too') }),
       throughputRow({ what: 'the cost of `onSend`: an ordinary reply on bare `@fastify/sse`', against: 'the same route without `onSend`', as: ordinary, bs: bare }),
-      throughputRow({ what: 'a stream with one event, in an application with `@fastify/cookie` and `@fastify/session`', against: '`reply.send` of a readable stream, with the same hooks', as: octaHooks, bs: readableHooks, atLeast: 1, note: 'each sets both cookies', top: top('get', 'streams in an application with cookies and sessions', '`reply.send(readable)`') }),
+      throughputRow({ what: 'a stream with one event, in an application with `@fastify/cookie` and `@fastify/session`', against: '`reply.send` of a readable stream, with the same hooks', as: octaHooks, bs: readableHooks, atLeast: 1, note: 'each sets both cookies', top: top('pay', 'streams in an application with cookies and sessions', '`reply.send(readable)`, which replaces nothing') }),
       throughputRow({ what: 'a client that leaves at once: connects, opens a stream, and resets the connection after the head', against: 'the same on bare `@fastify/sse`', as: octaLeft, bs: bareLeft, atLeast: 0.95 })
     ]
   }
