@@ -10,8 +10,9 @@ import t from 'tap'
 import { defaults } from '../../lib/options.ts'
 import { Registry } from '../../lib/registry/registry.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
+import type { Stream } from '../../lib/index.ts'
 import { buildApp, holdUp, streamRoute, withSignals } from '../kit/app.ts'
-import { connect } from '../kit/client.ts'
+import { connect, type Client } from '../kit/client.ts'
 import { pendingStream, startOn, type FakeStream } from '../kit/fake-stream.ts'
 import { memoryLog } from '../kit/memory-log.ts'
 
@@ -168,6 +169,29 @@ t.test('100 streams opened and closed in each way leave no timer and no listener
   t.ok(socket!.listenerCount('close') < 10)
   t.equal(app.fastify.streamRegistry.size, 0)
 })
+
+let interval = 3_600_000
+for (const [way, end] of [
+  ['a clean end', (stream: Stream) => stream.close('evicted')],
+  ['a break', (stream: Stream) => stream.close('expired')],
+  ['a disconnect', (_stream: Stream, client: Client) => client.leave()]
+] as const) {
+  t.test(`a stream that is gone by ${way} sends no more heartbeats, and leaves no timer for them`, async t => {
+    const timers = () => process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
+    const before = timers()
+    // One timer serves all streams with the same interval, so each stream has an interval of its own.
+    for (let i = 0; i < 20; i++) {
+      const app = await buildApp(t, { sse: { heartbeatInterval: interval++ }, logLevel: 'warn' })
+      const streams = streamRoute(app)
+      await app.listen()
+      const client = await connect(app.url(path))
+      end(streams[0]!, client)
+      await streams[0]!.gone
+    }
+    await turn()
+    t.ok(timers() - before < 10, `${timers() - before} timers`)
+  })
+}
 
 for (const [what, request] of [
   ['GET', (tab: string) => `GET ${withSignals('/stream/ann', { tabId: tab })} HTTP/1.1\r\nHost: x\r\n\r\n`],
