@@ -80,7 +80,8 @@ async function openOnBoth (url: (path: string, tabId?: string) => string): Promi
 }
 
 t.test('pm2: the workers act as one, and their clients come back when pm2 reloads them', redisOptions, async t => {
-  const { pm2, workers, log, url } = await startServer(t)
+  // A new worker has as long as it needs on a busy machine.
+  const { pm2, workers, log, url } = await startServer(t, { listen_timeout: 120_000 })
 
   const [first, second] = await openOnBoth(url)
   t.strictSame([first.events[0]!.data, second.events[0]!.data].sort(), (await workers()).map(String).sort())
@@ -102,9 +103,12 @@ t.test('pm2: the workers act as one, and their clients come back when pm2 reload
 
   const old = await workers()
   const clients = await openOnBoth(url)
-  const back = clients.map(async (client, i) => {
-    t.equal(await client.ended, 'broken')
-    t.notMatch(client.text, 'octa-star-closed')
+  // The more clients connect during the reload, the likelier a connection is on the way to a worker that exits.
+  const back = [...clients, undefined, undefined, undefined, undefined].map(async (client, i) => {
+    if (client !== undefined) {
+      t.equal(await client.ended, 'broken')
+      t.notMatch(client.text, 'octa-star-closed')
+    }
     // As an EventSource does. A worker that shuts down breaks a request off before the first byte, and a refused connection is an error here.
     for (;;) {
       const again = await connect(url('/orders', `back${i}`)).catch(error => {
