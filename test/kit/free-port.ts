@@ -4,9 +4,16 @@ import net from 'node:net'
 
 // Takes a port below the range that Linux gives to outgoing connections (from 32768, see ip_local_port_range in ip(7)). An outgoing
 // connection could otherwise take the port before the server listens.
+const FIRST = 20_000
+// For the same reason each of tap's jobs has ports of its own, and a process takes each port once before it takes a port again.
+const PER_JOB = 500
+const first = FIRST + Number(process.env.TAP_JOB_ID ?? 0) % 20 * PER_JOB
+let next = Math.floor(Math.random() * PER_JOB)
+
 export async function freePort (): Promise<number> {
   for (;;) {
-    const port = 20_000 + Math.floor(Math.random() * 10_000)
+    const port = first + next
+    next = (next + 1) % PER_JOB
     const server = net.createServer().listen(port, '127.0.0.1')
     const free = await once(server, 'listening').then(() => true, () => false)
     if (!free) continue
