@@ -31,15 +31,16 @@ export class Reach {
     this.#serialize = serialize
   }
 
-  /** Resolves to the number of streams that took the message. `audience` is `undefined` for a message to nobody. */
-  async send (cluster: Cluster | undefined, audience: Audience | undefined, message: string | StreamMessage): Promise<number> {
+  /** Returns the number of streams that took the message, and with a cluster a promise for that number. `audience` is `undefined` for a message to nobody. */
+  send (cluster: Cluster | undefined, audience: Audience | undefined, message: string | StreamMessage): number | Promise<number> {
     const text = formatEvent(message, this.#serialize)
     if (audience === undefined) return 0
     const retry = typeof message === 'object' ? message.retry : undefined
     if (cluster !== undefined) checkLength(text, cluster)
-    const delivery = { ...audience, text, retry }
+    const { scope, tabId, name, except } = audience
+    const delivery = { scope, tabId, name, except, text, retry }
     const own = this.deliver(delivery)
-    return cluster === undefined ? own : own + await cluster.send(delivery)
+    return cluster === undefined ? own : cluster.send(delivery).then(others => own + others)
   }
 
   /** Sends a message to the streams of this process. Returns the number of streams that took the message. */

@@ -213,7 +213,13 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   }
 
   #send (audience: () => Audience | undefined, message: string | StreamMessage): Promise<number> {
-    const sent = (async () => await this.#reach.send(this.cluster, audience(), message))()
+    let sent
+    try {
+      sent = this.#reach.send(this.cluster, audience(), message)
+    } catch (error) {
+      sent = Promise.reject(error)
+    }
+    if (typeof sent === 'number') return Promise.resolve(sent)
     // Whoever does not await the promise must learn of the error, and a message that cannot be sent must not end the process.
     sent.catch(err => this.log.warn({ err }, 'a message could not be sent by streamRegistry'))
     return sent
@@ -245,7 +251,9 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   }
 
   streamsIn (scope: string): ReachableStream[] {
-    return this.#claims.scope(scope).filter(isOpenStream).map(({ holder }) => holder)
+    const streams = []
+    for (const claim of this.#claims.scope(scope)) if (isOpenStream(claim)) streams.push(claim.holder)
+    return streams
   }
 
   * allStreams (): Iterable<ReachableStream> {
