@@ -1,13 +1,12 @@
 // Calls a function for each entry after the same delay. One timer serves all entries, however many come and go.
+import { List, type Linked } from './list.ts'
 import { afterReading } from './wait.ts'
 
-/** An entry of a {@link DelayQueue}, in a list. `value` is `undefined` once the entry has been handled or deleted. */
-export interface Delayed<T> {
+/** An entry of a {@link DelayQueue}. `value` is `undefined` once the entry has been handled or deleted. */
+export interface Delayed<T> extends Linked<Delayed<T>> {
   value: T | undefined
   /** Unit: milliseconds of `performance.now()`. */
   readonly due: number
-  previous: Delayed<T> | undefined
-  next: Delayed<T> | undefined
 }
 
 /**
@@ -18,9 +17,8 @@ export interface Delayed<T> {
 export class DelayQueue<T> {
   readonly #delay: number
   readonly #onDue: (value: T) => void
-  // A list in the order of `due`, because every entry waits for the same time.
-  #first: Delayed<T> | undefined
-  #last: Delayed<T> | undefined
+  // In the order of `due`, because every entry waits for the same time.
+  readonly #entries = new List<Delayed<T>>()
   #timer: NodeJS.Timeout | undefined
 
   /** Unit of `delay`: milliseconds. */
@@ -30,28 +28,20 @@ export class DelayQueue<T> {
   }
 
   add (value: T): Delayed<T> {
-    const entry: Delayed<T> = { value, due: performance.now() + this.#delay, previous: this.#last, next: undefined }
-    if (this.#last !== undefined) this.#last.next = entry
-    else {
-      this.#first = entry
-      this.#timer?.ref()
-    }
-    this.#last = entry
+    const entry: Delayed<T> = { value, due: performance.now() + this.#delay, previous: undefined, next: undefined }
+    if (this.#entries.size === 0) this.#timer?.ref()
+    this.#entries.add(entry)
     if (this.#timer === undefined) this.#wakeAt(entry.due)
     return entry
   }
 
   delete (entry: Delayed<T>): void {
     if (entry.value === undefined) return
-    const { previous, next } = entry
-    if (previous === undefined) this.#first = next
-    else previous.next = next
-    if (next === undefined) this.#last = previous
-    else next.previous = previous
-    // Whoever keeps a deleted entry must not keep the value or other entries.
-    entry.value = entry.previous = entry.next = undefined
+    this.#entries.delete(entry)
+    // Whoever keeps a deleted entry must not keep the value.
+    entry.value = undefined
     // A queue without entries must not keep the process alive.
-    if (this.#first === undefined) this.#timer?.unref()
+    if (this.#entries.size === 0) this.#timer?.unref()
   }
 
   #wakeAt (due: number): void {
@@ -62,7 +52,7 @@ export class DelayQueue<T> {
   #handleDue (): void {
     const now = performance.now()
     this.#timer = undefined
-    for (let entry = this.#first; entry !== undefined; entry = this.#first) {
+    for (let entry = this.#entries.first; entry !== undefined; entry = this.#entries.first) {
       if (entry.due > now) {
         this.#wakeAt(entry.due)
         return

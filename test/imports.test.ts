@@ -13,12 +13,13 @@ const ROOMS: Record<string, string[]> = {
   // The files that every room uses.
   'lib/errors.ts': ['types'],
   'lib/wait.ts': [],
-  'lib/delay-queue.ts': ['lib/wait.ts'],
+  'lib/list.ts': [],
+  'lib/delay-queue.ts': ['lib/wait.ts', 'lib/list.ts'],
   'lib/diagnostics.ts': ['types'],
   'lib/event.ts': ['types', 'lib/errors.ts'],
   'lib/http': ['types', 'lib/errors.ts', 'lib/delay-queue.ts', 'lib/event.ts'],
   'lib/stream': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/diagnostics.ts', 'lib/event.ts', 'lib/http'],
-  'lib/registry': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/delay-queue.ts', 'lib/diagnostics.ts', 'lib/event.ts'],
+  'lib/registry': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/list.ts', 'lib/delay-queue.ts', 'lib/diagnostics.ts', 'lib/event.ts'],
   'lib/redis': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/delay-queue.ts', 'lib/diagnostics.ts'],
   'lib/browser': [],
   // The files that only index uses, and the entries of the package.

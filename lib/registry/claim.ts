@@ -2,10 +2,11 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { reportReplace } from '../diagnostics.ts'
 import { Replacements } from './flapping.ts'
-import type { ReachableStream } from './reach.ts'
+import type { Seat, Sitter } from './seats.ts'
 import type { Delayed, DelayQueue } from '../delay-queue.ts'
+import type { SharedEvent } from '../event.ts'
 import type { ClusterClaim } from '../../types/cluster.ts'
-import type { CloseReason, Holder, StreamKey } from '../../types/stream.ts'
+import type { CloseReason, Holder, Stream, StreamKey } from '../../types/stream.ts'
 
 /** What a claim needs of the registry. */
 export interface ClaimOwner {
@@ -21,9 +22,11 @@ export interface ClaimOwner {
 }
 
 /** A stream: a holder that is opened when the claim holds the key, and that reports when it begins to end and when it is gone. */
-export interface ReportingHolder extends ReachableStream {
+export interface ReportingHolder extends Stream {
   observer: HolderObserver | undefined
   open (): void
+  /** Sends an event that is formatted already, and does not wait for a slow client. Returns `false` if the stream is not open. */
+  push (event: SharedEvent): boolean
 }
 
 /** Is told about the end of a holder. */
@@ -37,7 +40,7 @@ export interface HolderObserver {
 // Stands in for the holder after release, so that the holder can be collected. The methods are never called.
 const NO_HOLDER = {} as Holder
 
-export class Claim implements ClusterClaim, HolderObserver {
+export class Claim implements ClusterClaim, HolderObserver, Sitter<Claim> {
   #state: 'waiting' | 'holding' | 'ending' | 'released' = 'waiting'
   /** `true` while this claim waits for predecessors, in this process and in the cluster, or for a seat. */
   isBehindOthers = false
@@ -56,7 +59,8 @@ export class Claim implements ClusterClaim, HolderObserver {
   #deadline: Delayed<Claim> | undefined
   /** `true` if nothing of the holder runs any more, although the claim may still wait for others. */
   isHolderGone = false
-  #onRelease: Array<() => void> | undefined
+  seat: Seat<Claim> | undefined
+  #onRelease: (() => void) | undefined
   /** Passed on from claim to claim of a key. Created by the first replacement. */
   #replacements: Replacements | undefined
 
@@ -96,8 +100,11 @@ export class Claim implements ClusterClaim, HolderObserver {
 
   /** Calls `callback` when the claim is released, or at once if the claim is released already. */
   whenReleased (callback: () => void): void {
+    const earlier = this.#onRelease
     if (this.#state === 'released') callback()
-    else (this.#onRelease ??= []).push(callback)
+    else if (earlier === undefined) this.#onRelease = callback
+    // Rare, so that most claims need no array.
+    else this.#onRelease = () => { earlier(); callback() }
   }
 
   /** Takes the key. Returns `false` if the holder began to end while the claim was waiting. */
@@ -153,9 +160,9 @@ export class Claim implements ClusterClaim, HolderObserver {
     // (OrderedHashTable in https://github.com/v8/v8/blob/main/src/objects/ordered-hash-table.h). A claim may stay in an
     // old table. The holder with the request and the response must not.
     this.#holder = NO_HOLDER
-    const callbacks = this.#onRelease ?? []
+    const onRelease = this.#onRelease
     this.#onRelease = undefined
-    for (const callback of callbacks) callback()
+    onRelease?.()
   }
 
   /** Counts a replacement of `predecessor` by this claim. Returns `true` the first time the key flaps. */

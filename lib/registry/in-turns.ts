@@ -8,11 +8,11 @@ const CHUNK = 100
 /** Calls `visit` for each item, the first 100 items before this function returns. Resolves when all items have been visited. */
 export async function inTurns<T> (items: readonly T[], visit: (item: T) => void): Promise<void> {
   let turnEnds = performance.now() + TURN_MS
-  for (const [index, item] of items.entries()) {
+  for (let index = 0; index < items.length; index++) {
     if (index % CHUNK === 0 && performance.now() >= turnEnds) {
       await new Promise(resolve => setImmediate(resolve))
       turnEnds = performance.now() + TURN_MS
     }
-    visit(item)
+    visit(items[index]!)
   }
 }

@@ -1,25 +1,20 @@
 // Sends messages to the streams of a scope, or of all scopes, in all processes. Formats each message once.
 import { FST_ERR_OCTA_STAR_SEND_OPTION, FST_ERR_OCTA_STAR_TOO_LARGE, show } from '../errors.ts'
 import { formatEvent, SharedEvent, type Serializer } from '../event.ts'
+import { isReporting, type Claim } from './claim.ts'
 import type { Cluster, ClusterMessage } from '../../types/cluster.ts'
 import type { SendOptions } from '../../types/index.ts'
 import type { Stream, StreamInfo, StreamMessage } from '../../types/stream.ts'
-
-/** A stream as the registry reaches the stream. */
-export interface ReachableStream extends Stream {
-  /** Sends an event that is formatted already, and does not wait for a slow client. Returns `false` if the stream is not open. */
-  push (event: SharedEvent): boolean
-}
 
 /** The streams that get a message, as in {@link ClusterMessage}. */
 export type Audience = Pick<ClusterMessage, 'scope' | 'tabId' | 'name' | 'except'>
 
 /** The streams of this process. */
 export interface OwnStreams {
+  /** The claims in `scope`, or all claims that took their key. */
+  claimsIn (scope: string | undefined): Iterable<Claim>
   /** The open streams in `scope`. */
-  streamsIn (scope: string): Iterable<ReachableStream>
-  /** All streams that have opened, and also streams that have begun to end. */
-  allStreams (): Iterable<ReachableStream>
+  streamsIn (scope: string): Stream[]
 }
 
 export class Reach {
@@ -47,18 +42,18 @@ export class Reach {
   deliver ({ scope, tabId, name, except, text, retry }: ClusterMessage): number {
     const event = new SharedEvent(text, retry)
     let taken = 0
-    for (const stream of scope === undefined ? this.#own.allStreams() : this.#own.streamsIn(scope)) {
-      if (tabId !== undefined && stream.tabId !== tabId) continue
-      if (name !== undefined && stream.name !== name) continue
-      if (except !== undefined && stream.tabId === except) continue
-      if (stream.push(event)) taken++
+    for (const { key, holder } of this.#own.claimsIn(scope)) {
+      if (tabId !== undefined && key.tabId !== tabId) continue
+      if (name !== undefined && key.name !== name) continue
+      if (except !== undefined && key.tabId === except) continue
+      if (isReporting(holder) && holder.push(event)) taken++
     }
     return taken
   }
 
   /** What other processes may know of the streams in `scope`. */
   list (scope: string): StreamInfo[] {
-    return Array.from(this.#own.streamsIn(scope), ({ id, tabId, name, openedAt }) => ({ id, tabId, name, openedAt }))
+    return this.#own.streamsIn(scope).map(({ id, tabId, name, openedAt }) => ({ id, tabId, name, openedAt }))
   }
 }
 

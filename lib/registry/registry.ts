@@ -9,7 +9,7 @@ import { Claim, isReporting, type ClaimOwner } from './claim.ts'
 import { FLAPPING_MS, FLAPPING_TIMES } from './flapping.ts'
 import { inTurns } from './in-turns.ts'
 import { LocalClaims } from './local-claims.ts'
-import { audienceOf, Reach, type Audience, type OwnStreams, type ReachableStream } from './reach.ts'
+import { audienceOf, Reach, type Audience, type OwnStreams } from './reach.ts'
 import { Presence } from './presence.ts'
 import { Seats } from './seats.ts'
 import { canonical, keyFor, scopeKeyOf } from './stream-key.ts'
@@ -33,7 +33,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   readonly deadlines: DelayQueue<Claim>
   readonly #claims = new LocalClaims<Claim>()
   readonly #options: RegistryOptions
-  readonly #seats: Seats | undefined
+  readonly #seats: Seats<Claim> | undefined
   readonly #reach: Reach
   readonly #presence: Presence
   // Claims that took their key and are not released yet. A replaced claim that cleans up is still in here.
@@ -250,16 +250,14 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     return this.#reach.list(scope)
   }
 
-  streamsIn (scope: string): ReachableStream[] {
+  claimsIn (scope: string | undefined): Iterable<Claim> {
+    return scope === undefined ? this.#held : this.#claims.scope(scope)
+  }
+
+  streamsIn (scope: string): Stream[] {
     const streams = []
     for (const claim of this.#claims.scope(scope)) if (isOpenStream(claim)) streams.push(claim.holder)
     return streams
-  }
-
-  * allStreams (): Iterable<ReachableStream> {
-    for (const claim of this.#held) {
-      if (isReporting(claim.holder)) yield claim.holder
-    }
   }
 
   /** Refuses new holders, ends all present holders, and waits for them, for at most `timeout` milliseconds. */
@@ -300,7 +298,7 @@ function noOptions (options: unknown): Audience {
   throw new FST_ERR_OCTA_STAR_SEND_OPTION('options', 'left out in broadcast(message). To leave a tab out, call send(scopeKey, message, { except })', show(options))
 }
 
-function isOpenStream (claim: Claim): claim is Claim & { readonly holder: ReachableStream } {
+function isOpenStream (claim: Claim): claim is Claim & { readonly holder: Stream } {
   return isReporting(claim.holder) && claim.holder.openedAt > 0 && !claim.isEnding
 }
 

@@ -1,21 +1,49 @@
 // Limits the streams of a scope: each claim takes a seat, and waits in line while the scope has no free seat.
-import type { Claim } from './claim.ts'
-import { Queue } from './queue.ts'
+import { List, type Linked } from '../list.ts'
+import type { StreamKey } from '../../types/stream.ts'
 
-interface Scope {
-  /** Claims with a seat, from the time they took the seat until their release. */
-  readonly seated: Set<Claim>
-  /** Claims without a seat, in the order of their arrival, each with the callback that ends the wait. */
-  readonly line: Queue<Claim, () => void>
-  /** Claims with or without a seat that have not begun to end, in the order of their arrival. */
-  readonly live: Queue<Claim, undefined>
-  /** The live claims whose holder may begin to end without telling the claim. */
-  readonly silent: Set<Claim>
+/** What a claim shows to its scope. */
+export interface Sitter<C> {
+  readonly key: StreamKey
+  /** The holder has begun to end. */
+  readonly isEnding: boolean
+  /** `true` if only `isEnding` shows that the holder has begun to end by itself. */
+  readonly mayEndSilently: boolean
+  /** Belongs to {@link Seats}. */
+  seat: Seat<C> | undefined
 }
 
-export class Seats {
+interface Scope<C> {
+  readonly key: string
+  /** How many claims have a seat. */
+  taken: number
+  /** Claims with or without a seat that have not begun to end, in the order of their arrival. */
+  readonly live: List<Seat<C>>
+  /** Claims without a seat, in the order of their arrival. */
+  readonly line: List<Waiting<C>>
+  /** The live claims whose holder may begin to end without telling the claim. */
+  readonly silent: Set<C>
+}
+
+/** What a scope with a limit knows of a claim, from the claim's arrival until the claim's release. */
+export interface Seat<C> extends Linked<Seat<C>> {
+  readonly claim: C
+  readonly scope: Scope<C>
+  isTaken: boolean
+  isLive: boolean
+  /** Set while the claim waits in line. */
+  waiting: Waiting<C> | undefined
+}
+
+interface Waiting<C> extends Linked<Waiting<C>> {
+  readonly seat: Seat<C>
+  /** Ends the wait. */
+  readonly resolve: () => void
+}
+
+export class Seats<C extends Sitter<C>> {
   readonly #max: number
-  readonly #scopes = new Map<string, Scope>()
+  readonly #scopes = new Map<string, Scope<C>>()
 
   constructor (max: number) {
     this.#max = max
@@ -23,69 +51,80 @@ export class Seats {
 
   /** Returns `true` if a scope has no free seat. */
   isFull (scope: string): boolean {
-    const seated = this.#scopes.get(scope)?.seated
-    return seated !== undefined && seated.size >= this.#max
+    const taken = this.#scopes.get(scope)?.taken
+    return taken !== undefined && taken >= this.#max
   }
 
   /**
    * The claim that must end so that a claim with `predecessor` may enter `scope`. For every claim in line, a claim with a seat
    * is ending.
    */
-  evicteeFor (scope: string, predecessor: Claim | undefined): Claim | undefined {
+  evicteeFor (scope: string, predecessor: C | undefined): C | undefined {
     const entered = this.#scopes.get(scope)
     if (entered === undefined || entered.live.size < this.#max) return undefined
     if (predecessor !== undefined) this.claimEnding(predecessor)
     for (const claim of entered.silent) {
       if (claim.isEnding) this.claimEnding(claim)
     }
-    return entered.live.size < this.#max ? undefined : entered.live.oldest
+    return entered.live.size < this.#max ? undefined : entered.live.first?.claim
   }
 
   /**
    * Gives `claim` the seat of the predecessor, or a free seat, and returns `undefined`. In a full scope returns a promise
    * that resolves when the claim gets a seat, or leaves the line.
    */
-  enter (claim: Claim, predecessor: Claim | undefined): Promise<void> | undefined {
-    const scope = this.#scopes.get(claim.key.scope) ?? { seated: new Set(), line: new Queue(), live: new Queue(), silent: new Set() }
-    this.#scopes.set(claim.key.scope, scope)
-    if (!claim.isEnding) {
-      scope.live.add(claim, undefined)
+  enter (claim: C, predecessor: C | undefined): Promise<void> | undefined {
+    const { scope: key } = claim.key
+    let scope = this.#scopes.get(key)
+    if (scope === undefined) this.#scopes.set(key, scope = { key, taken: 0, live: new List(), line: new List(), silent: new Set() })
+    const seat: Seat<C> = claim.seat = { claim, scope, isTaken: false, isLive: !claim.isEnding, waiting: undefined, previous: undefined, next: undefined }
+    if (seat.isLive) {
+      scope.live.add(seat)
       if (claim.mayEndSilently) scope.silent.add(claim)
     }
-    if ((predecessor !== undefined && scope.seated.delete(predecessor)) || scope.seated.size < this.#max) {
-      scope.seated.add(claim)
+    if (predecessor?.seat !== undefined && passOn(predecessor.seat, seat)) return undefined
+    if (scope.taken < this.#max) {
+      scope.taken++
+      seat.isTaken = true
       return undefined
     }
-    return new Promise(resolve => scope.line.add(claim, resolve))
+    const { line } = scope
+    return new Promise(resolve => { line.add(seat.waiting = { seat, resolve, previous: undefined, next: undefined }) })
   }
 
   /** The holder of `claim` has begun to end. A claim in line does not wait any longer. */
-  claimEnding (claim: Claim): void {
-    const scope = this.#scopes.get(claim.key.scope)
-    if (scope === undefined) return
-    leaveLine(scope, claim)
-    scope.live.delete(claim)
-    scope.silent.delete(claim)
+  claimEnding ({ seat }: C): void {
+    if (seat === undefined) return
+    leaveLine(seat)
+    if (!seat.isLive) return
+    seat.isLive = false
+    seat.scope.live.delete(seat)
+    seat.scope.silent.delete(seat.claim)
   }
 
   /** Frees the seat of a released claim. The first claim in line takes that seat. */
-  leave (claim: Claim): void {
+  leave (claim: C): void {
     this.claimEnding(claim)
-    const scope = this.#scopes.get(claim.key.scope)
-    if (scope === undefined) return
-    const { seated, line } = scope
-    if (seated.delete(claim)) {
-      const next = line.oldest
-      if (next !== undefined) {
-        seated.add(next)
-        leaveLine(scope, next)
-      }
-    }
-    if (seated.size === 0 && line.size === 0) this.#scopes.delete(claim.key.scope)
+    const { seat } = claim
+    if (seat === undefined) return
+    claim.seat = undefined
+    const { scope } = seat
+    const next = scope.line.first?.seat
+    if (next !== undefined && passOn(seat, next)) leaveLine(next)
+    else if (seat.isTaken && --scope.taken === 0) this.#scopes.delete(scope.key)
   }
 }
 
-function leaveLine ({ line }: Scope, claim: Claim): void {
-  line.get(claim)?.()
-  line.delete(claim)
+/** Returns `false` if the claim of `from` has no seat. */
+function passOn<C> (from: Seat<C>, to: Seat<C>): boolean {
+  to.isTaken = from.isTaken
+  from.isTaken = false
+  return to.isTaken
+}
+
+function leaveLine<C> (seat: Seat<C>): void {
+  if (seat.waiting === undefined) return
+  seat.scope.line.delete(seat.waiting)
+  seat.waiting.resolve()
+  seat.waiting = undefined
 }
