@@ -28,8 +28,8 @@ export { streamKey }
 
 /** The plugin's state for a request to a route with the option `sse`. */
 interface StreamRequest {
-  /** The route's URL, for messages. */
-  readonly url: string
+  /** The method and the route's URL, for messages, for example `GET /stream`. */
+  readonly route: string
   readonly response: StreamResponse
   /** The tab id as sent by the client, read before validation can remove unknown properties. */
   tabId: string | undefined
@@ -81,7 +81,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     const { request, sse, log } = this
     const current = this[kStreamRequest]
     if (current === undefined) throw new FST_ERR_OCTA_STAR_ROUTE(`${request.method} ${request.routeOptions.url}`)
-    const route = `${request.method} ${current.url}`
+    const { route } = current
     if (!current.isHandling) throw new FST_ERR_OCTA_STAR_NOT_IN_HANDLER(route)
     if (current.stream !== undefined || current.isRefused) throw new FST_ERR_OCTA_STAR_STARTED_TWICE(route)
     if (this.sent || this.raw.headersSent) throw new FST_ERR_OCTA_STAR_REPLY_SENT(route)
@@ -277,6 +277,11 @@ function nameOf (options: unknown): string | undefined {
 function attach (route: RouteOptions, options: ResolvedOptions, state: { readonly isClosing: boolean, readonly sessions: StreamSessions }): void {
   const { handler } = route
   const isFramed = route.config?.sse !== undefined
+  const methods = [route.method].flat()
+  // Made once, because every live stream keeps its name.
+  const names = Object.fromEntries(methods.map(method => [method, `${method} ${route.url}`]))
+  // The query is there from the start. The body, and what the application's function reads, may not be.
+  const readsQueryAlone = options.tabId === undefined && methods.every(method => method === 'GET' || method === 'HEAD')
 
   // While closing, Fastify answers 503 before any hook runs, but after creating the request's logger:
   // https://github.com/fastify/fastify/blob/main/lib/route.js
@@ -287,24 +292,19 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
   }
 
   // The first hook of the route, so that a disconnect during a later hook is noticed.
-  route.onRequest = prepend(route.onRequest, (_request: FastifyRequest, reply: Reply, done: () => void) => {
+  route.onRequest = prepend(route.onRequest, (request: Request, reply: Reply, done: () => void) => {
     state.sessions.add(reply.raw)
-    reply[kStreamRequest] = { url: route.url, response: new StreamResponse(reply.raw), tabId: undefined, tabIdError: undefined, isHandling: false, isRefused: false, stream: undefined, isFramed }
+    const current = reply[kStreamRequest] = { route: names[request.method]!, response: new StreamResponse(reply.raw), tabId: undefined, tabIdError: undefined, isHandling: false, isRefused: false, stream: undefined, isFramed }
+    if (readsQueryAlone) noteTabId(request, current, options)
     done()
   })
 
-  // Before validation, in which Ajv's `removeAdditional` strips unknown properties:
-  // https://fastify.dev/docs/latest/Reference/Validation-and-Serialization/#validator-compiler
-  route.preValidation = prepend(route.preValidation, (request: Request, reply: Reply, done: () => void) => {
-    const current = request[kStreamRequest] = reply[kStreamRequest]!
-    try {
-      current.tabId = tabIdOf(request, options)
-    } catch (error) {
-      // Not thrown here, because a route with `sse` may answer some requests without starting a stream.
-      current.tabIdError = error
-    }
-    done()
-  })
+  if (!readsQueryAlone) {
+    route.preValidation = prepend(route.preValidation, (request: Request, reply: Reply, done: () => void) => {
+      noteTabId(request, reply[kStreamRequest]!, options)
+      done()
+    })
+  }
 
   // The last onSend hook of the route takes the response over, so that Fastify does not have to handle the payload. If another plugin has
   // added a hook behind this hook, Fastify handles the payload.
@@ -331,6 +331,18 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
     // A returned reply tells Fastify to wait until the reply is sent. Fastify ignores what a handler returns after a hijack.
     return reply.sent ? undefined : reply
   } as RouteOptions['handler']
+}
+
+// Before validation, in which Ajv's `removeAdditional` strips unknown properties:
+// https://fastify.dev/docs/latest/Reference/Validation-and-Serialization/#validator-compiler
+function noteTabId (request: Request, current: StreamRequest, options: ResolvedOptions): void {
+  request[kStreamRequest] = current
+  try {
+    current.tabId = tabIdOf(request, options)
+  } catch (error) {
+    // Not thrown here, because a route with `sse` may answer some requests without starting a stream.
+    current.tabIdError = error
+  }
 }
 
 function tabIdOf (request: FastifyRequest, { tabId, signal }: ResolvedOptions): string | undefined {

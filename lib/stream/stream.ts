@@ -36,12 +36,12 @@ export interface StreamContext {
 export class LiveStream implements Stream, ResponseListener, SendingStream {
   readonly #context: StreamContext
   readonly #sender: Sender
-  readonly #createdAt = performance.now()
   // The application's callbacks run in the async context of this stream's own request, whoever ends the stream.
   readonly #request = new AsyncResource('OctaStarStream')
   #state: 'pending' | 'open' | 'ending' | 'gone' = 'pending'
   #openedAt = 0
-  #endingAt = 0
+  /** When the stream was made. From `close` on, when the end began. */
+  #since = performance.now()
   #expiry: NodeJS.Timeout | undefined
   #reason: CloseReason | undefined
   #failure: unknown
@@ -142,7 +142,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     this.#state = 'open'
     this.#openedAt = performance.now()
     if (options.maxAge !== Infinity) this.#expiry = setTimeout(() => this.close('expired'), drawAge(options.maxAge)).unref()
-    reportOpen({ stream: this, waited: this.#openedAt - this.#createdAt }, log, route)
+    reportOpen({ stream: this, waited: this.#openedAt - this.#since }, log, route)
     this.#resolveStart?.()
     this.#resolveStart = this.#rejectStart = undefined
   }
@@ -183,7 +183,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     const wasOpen = this.#state === 'open'
     this.#reason = reason
     this.#state = 'ending'
-    this.#endingAt = performance.now()
+    this.#since = performance.now()
     clearTimeout(this.#expiry)
     this.observer?.holderEnding()
     // The handler may wait for the signal, for a client that never reads again, or for the start.
@@ -280,7 +280,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     this.observer?.holderGone()
     if (this.#openedAt === 0) return
     const { log, route } = this.#context
-    const times = { lived: this.#endingAt - this.#openedAt, closing: performance.now() - this.#endingAt }
+    const times = { lived: this.#since - this.#openedAt, closing: performance.now() - this.#since }
     reportClose({ stream: this, reason: this.#reason, error: this.#failure, ...times }, log, route)
   }
 
