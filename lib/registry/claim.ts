@@ -2,7 +2,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { reportReplace } from '../diagnostics.ts'
 import { Replacements } from './flapping.ts'
-import type { Seat, Sitter } from './seats.ts'
+import type { LimitedClaim, ScopeEntry } from './seats.ts'
 import type { Delayed, DelayQueue } from '../delay-queue.ts'
 import type { SharedEvent } from '../event.ts'
 import type { ClusterClaim } from '../../types/cluster.ts'
@@ -40,7 +40,7 @@ export interface HolderObserver {
 // Stands in for the holder after release, so that the holder can be collected. The methods are never called.
 const NO_HOLDER = {} as Holder
 
-export class Claim implements ClusterClaim, HolderObserver, Sitter<Claim> {
+export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim> {
   #state: 'waiting' | 'holding' | 'ending' | 'released' = 'waiting'
   /** `true` while this claim waits for predecessors, in this process and in the cluster, or for a seat. */
   isBehindOthers = false
@@ -59,7 +59,7 @@ export class Claim implements ClusterClaim, HolderObserver, Sitter<Claim> {
   #deadline: Delayed<Claim> | undefined
   /** `true` if nothing of the holder runs any more, although the claim may still wait for others. */
   isHolderGone = false
-  seat: Seat<Claim> | undefined
+  scopeEntry: ScopeEntry<Claim> | undefined
   #onRelease: (() => void) | undefined
   /** Passed on from claim to claim of a key. Created by the first replacement. */
   #replacements: Replacements | undefined

@@ -2,15 +2,15 @@
 import { List, type Linked } from '../list.ts'
 import type { StreamKey } from '../../types/stream.ts'
 
-/** What a claim shows to its scope. */
-export interface Sitter<C> {
+/** A claim as a scope with a limit sees the claim. */
+export interface LimitedClaim<C> {
   readonly key: StreamKey
   /** The holder has begun to end. */
   readonly isEnding: boolean
   /** `true` if only `isEnding` shows that the holder has begun to end by itself. */
   readonly mayEndSilently: boolean
-  /** Belongs to {@link Seats}. */
-  seat: Seat<C> | undefined
+  /** Set by {@link Seats} while the claim is in a scope. */
+  scopeEntry: ScopeEntry<C> | undefined
 }
 
 interface Scope<C> {
@@ -18,7 +18,7 @@ interface Scope<C> {
   /** How many claims have a seat. */
   taken: number
   /** Claims with or without a seat that have not begun to end, in the order of their arrival. */
-  readonly live: List<Seat<C>>
+  readonly live: List<ScopeEntry<C>>
   /** Claims without a seat, in the order of their arrival. */
   readonly line: List<Waiting<C>>
   /** The live claims whose holder may begin to end without telling the claim. */
@@ -26,22 +26,22 @@ interface Scope<C> {
 }
 
 /** What a scope with a limit knows of a claim, from the claim's arrival until the claim's release. */
-export interface Seat<C> extends Linked<Seat<C>> {
+export interface ScopeEntry<C> extends Linked<ScopeEntry<C>> {
   readonly claim: C
   readonly scope: Scope<C>
-  isTaken: boolean
+  hasSeat: boolean
   isLive: boolean
   /** Set while the claim waits in line. */
   waiting: Waiting<C> | undefined
 }
 
 interface Waiting<C> extends Linked<Waiting<C>> {
-  readonly seat: Seat<C>
+  readonly entry: ScopeEntry<C>
   /** Ends the wait. */
   readonly resolve: () => void
 }
 
-export class Seats<C extends Sitter<C>> {
+export class Seats<C extends LimitedClaim<C>> {
   readonly #max: number
   readonly #scopes = new Map<string, Scope<C>>()
 
@@ -77,54 +77,54 @@ export class Seats<C extends Sitter<C>> {
     const { scope: key } = claim.key
     let scope = this.#scopes.get(key)
     if (scope === undefined) this.#scopes.set(key, scope = { key, taken: 0, live: new List(), line: new List(), silent: new Set() })
-    const seat: Seat<C> = claim.seat = { claim, scope, isTaken: false, isLive: !claim.isEnding, waiting: undefined, previous: undefined, next: undefined }
-    if (seat.isLive) {
-      scope.live.add(seat)
+    const entry: ScopeEntry<C> = claim.scopeEntry = { claim, scope, hasSeat: false, isLive: !claim.isEnding, waiting: undefined, previous: undefined, next: undefined }
+    if (entry.isLive) {
+      scope.live.add(entry)
       if (claim.mayEndSilently) scope.silent.add(claim)
     }
-    if (predecessor?.seat !== undefined && passOn(predecessor.seat, seat)) return undefined
+    if (predecessor?.scopeEntry !== undefined && passSeat(predecessor.scopeEntry, entry)) return undefined
     if (scope.taken < this.#max) {
       scope.taken++
-      seat.isTaken = true
+      entry.hasSeat = true
       return undefined
     }
     const { line } = scope
-    return new Promise(resolve => { line.add(seat.waiting = { seat, resolve, previous: undefined, next: undefined }) })
+    return new Promise(resolve => { line.add(entry.waiting = { entry, resolve, previous: undefined, next: undefined }) })
   }
 
   /** The holder of `claim` has begun to end. A claim in line does not wait any longer. */
-  claimEnding ({ seat }: C): void {
-    if (seat === undefined) return
-    leaveLine(seat)
-    if (!seat.isLive) return
-    seat.isLive = false
-    seat.scope.live.delete(seat)
-    seat.scope.silent.delete(seat.claim)
+  claimEnding ({ scopeEntry: entry }: C): void {
+    if (entry === undefined) return
+    leaveLine(entry)
+    if (!entry.isLive) return
+    entry.isLive = false
+    entry.scope.live.delete(entry)
+    entry.scope.silent.delete(entry.claim)
   }
 
   /** Frees the seat of a released claim. The first claim in line takes that seat. */
   leave (claim: C): void {
     this.claimEnding(claim)
-    const { seat } = claim
-    if (seat === undefined) return
-    claim.seat = undefined
-    const { scope } = seat
-    const next = scope.line.first?.seat
-    if (next !== undefined && passOn(seat, next)) leaveLine(next)
-    else if (seat.isTaken && --scope.taken === 0) this.#scopes.delete(scope.key)
+    const { scopeEntry: entry } = claim
+    if (entry === undefined) return
+    claim.scopeEntry = undefined
+    const { scope } = entry
+    const next = scope.line.first?.entry
+    if (next !== undefined && passSeat(entry, next)) leaveLine(next)
+    else if (entry.hasSeat && --scope.taken === 0) this.#scopes.delete(scope.key)
   }
 }
 
 /** Returns `false` if the claim of `from` has no seat. */
-function passOn<C> (from: Seat<C>, to: Seat<C>): boolean {
-  to.isTaken = from.isTaken
-  from.isTaken = false
-  return to.isTaken
+function passSeat<C> (from: ScopeEntry<C>, to: ScopeEntry<C>): boolean {
+  to.hasSeat = from.hasSeat
+  from.hasSeat = false
+  return to.hasSeat
 }
 
-function leaveLine<C> (seat: Seat<C>): void {
-  if (seat.waiting === undefined) return
-  seat.scope.line.delete(seat.waiting)
-  seat.waiting.resolve()
-  seat.waiting = undefined
+function leaveLine<C> (entry: ScopeEntry<C>): void {
+  if (entry.waiting === undefined) return
+  entry.scope.line.delete(entry.waiting)
+  entry.waiting.resolve()
+  entry.waiting = undefined
 }
