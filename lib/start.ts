@@ -30,7 +30,12 @@ async function registerIfConnected (registry: Registry, start: Start): Promise<v
 }
 
 function enter (registry: Registry, { key, stream, order, retryAfter }: Start): void {
-  registry.register(key, stream, order).catch(error => stream.refuse(error, retryAfter))
+  try {
+    const holds = registry.register(key, stream, order)
+    if (typeof holds === 'object') holds.catch(error => stream.refuse(error, retryAfter))
+  } catch (error) {
+    stream.refuse(error as Error, retryAfter)
+  }
 }
 
 // A FIN or RST that came right behind the request is read in the next poll phase of the event loop. The second setImmediate

@@ -26,6 +26,18 @@ export interface RegistryOptions {
   readonly serialize?: Serializer | undefined
 }
 
+/** What a claim waits for. */
+interface Others {
+  /** The present claim on the key. */
+  readonly predecessor: Claim | undefined
+  /** The claim that makes room in a full scope. */
+  readonly evictee: Claim | undefined
+  /** Resolves when the claim has a seat in a full scope. */
+  readonly seated: Promise<void> | undefined
+  /** Resolves when no other process has a stream on the key. */
+  readonly elsewhere: Promise<unknown> | undefined
+}
+
 export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   /** Connects the registries of several processes. Set before the first claim. Without a cluster nobody else can hold a key. */
   cluster: Cluster | undefined
@@ -76,12 +88,11 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     try {
       checkStreamKey(key)
       checkHolder(holder)
+      const newest = this.#claims.get(key)
+      return Promise.resolve(newest?.holder === holder ? !newest.isEnding : this.register(key, holder, this.nextOrder(), newest))
     } catch (error) {
       return Promise.reject(error)
     }
-    const newest = this.#claims.get(key)
-    if (newest?.holder === holder) return Promise.resolve(!newest.isEnding)
-    return this.register(key, holder, this.nextOrder(), newest)
   }
 
   /** Returns the next place in the order of starts. Call it when a start is requested, before the first await. */
@@ -104,11 +115,12 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
 
   /**
    * Ends the present holder of `key`, waits for the end, and lets `holder` hold the key. Of several holders on a key, the
-   * holder with the highest `order` is left. Resolves to `false` if `holder` has begun to end before that.
+   * holder with the highest `order` is left. Returns `false` if `holder` has begun to end before that. Returns a promise only
+   * if `holder` has to wait.
    *
    * @throws FST_ERR_OCTA_STAR_LIMIT, see `checkLimit`
    */
-  async register (key: StreamKey, holder: Holder, order: number, newest = this.#claims.get(key)): Promise<boolean> {
+  register (key: StreamKey, holder: Holder, order: number, newest = this.#claims.get(key)): boolean | Promise<boolean> {
     const isSuperseded = newest !== undefined && newest.order > order && !newest.isEnding
     if (this.#isClosed || isSuperseded) {
       holder.close(this.#isClosed ? 'shutdown' : 'replaced')
@@ -121,21 +133,24 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     const evictee = this.#seats?.evicteeFor(key.scope, predecessor)
     const seated = this.#seats?.enter(claim, predecessor)
     const elsewhere = this.cluster?.claim(claim)
-    if (predecessor !== undefined || seated !== undefined || elsewhere !== undefined) {
-      // Set before anybody is told to end: an end may set off the next claim on this key, and so the end of this claim.
-      claim.isBehindOthers = true
-      if (predecessor !== undefined) this.#replace(predecessor, claim)
-      evictee?.end('evicted')
-      // A predecessor whose holder is gone at once is released during this await, and needs no deadline and no promise.
-      await undefined
-      if (predecessor?.isReleased === false) {
-        predecessor.startDeadline()
-        await predecessor.released
-      }
-      if (seated !== undefined) await seated
-      if (elsewhere !== undefined) await within(elsewhere, Math.max(0, claim.since + this.replaceTimeout - performance.now()))
-      claim.isBehindOthers = false
+    if (predecessor === undefined && seated === undefined && elsewhere === undefined) return this.#hold(claim)
+    return this.#holdAfter(claim, { predecessor, evictee, seated, elsewhere })
+  }
+
+  async #holdAfter (claim: Claim, { predecessor, evictee, seated, elsewhere }: Others): Promise<boolean> {
+    // Set before anybody is told to end: an end may set off the next claim on this key, and so the end of this claim.
+    claim.isBehindOthers = true
+    if (predecessor !== undefined) this.#replace(predecessor, claim)
+    evictee?.end('evicted')
+    // A predecessor whose holder is gone at once is released during this await, and needs no deadline and no promise.
+    await undefined
+    if (predecessor?.isReleased === false) {
+      predecessor.startDeadline()
+      await predecessor.released
     }
+    if (seated !== undefined) await seated
+    if (elsewhere !== undefined) await within(elsewhere, Math.max(0, claim.since + this.replaceTimeout - performance.now()))
+    claim.isBehindOthers = false
     const holds = this.#hold(claim)
     if (claim.isHolderGone && !claim.isReleased) this.#release(claim)
     return holds
