@@ -22,6 +22,17 @@ t.test('`released` resolves whether it is read before or after the release, also
   t.equal(await claim.released, undefined)
 })
 
+// Everybody who evicts a scope waits for each of its claims.
+t.test('any number of callbacks runs at the release, each once and in order', async t => {
+  const claim = claimOf(new PlainHolder())
+  const called: number[] = []
+  const numbers = Array.from({ length: 50_000 }, (_, i) => i)
+  for (const number of numbers) claim.whenReleased(() => called.push(number))
+  claim.release()
+  claim.whenReleased(() => called.push(50_000))
+  t.strictSame(called, [...numbers, 50_000])
+})
+
 // The old table of a Map that had grown kept the claim until the next full collection. The claim kept the stream, with the request
 // and the response.
 t.test('a claim drops its holder on release, and never ends that holder afterwards', async t => {

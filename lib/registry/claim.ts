@@ -60,7 +60,8 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim> 
   /** `true` if nothing of the holder runs any more, although the claim may still wait for others. */
   isHolderGone = false
   scopeEntry: ScopeEntry<Claim> | undefined
-  #onRelease: (() => void) | undefined
+  // Most claims have a single callback, and need no array.
+  #onRelease: (() => void) | Array<() => void> | undefined
   /** Passed on from claim to claim of a key. Created by the first replacement. */
   #replacements: Replacements | undefined
 
@@ -100,11 +101,11 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim> 
 
   /** Calls `callback` when the claim is released, or at once if the claim is released already. */
   whenReleased (callback: () => void): void {
-    const earlier = this.#onRelease
+    const others = this.#onRelease
     if (this.#state === 'released') callback()
-    else if (earlier === undefined) this.#onRelease = callback
-    // Rare, so that most claims need no array.
-    else this.#onRelease = () => { earlier(); callback() }
+    else if (others === undefined) this.#onRelease = callback
+    else if (typeof others === 'function') this.#onRelease = [others, callback]
+    else others.push(callback)
   }
 
   /** Takes the key. Returns `false` if the holder began to end while the claim was waiting. */
@@ -162,7 +163,8 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim> 
     this.#holder = NO_HOLDER
     const onRelease = this.#onRelease
     this.#onRelease = undefined
-    onRelease?.()
+    if (typeof onRelease === 'function') onRelease()
+    else onRelease?.forEach(callback => callback())
   }
 
   /** Counts a replacement of `predecessor` by this claim. Returns `true` the first time the key flaps. */
