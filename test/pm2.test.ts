@@ -16,8 +16,11 @@ import { root, run } from './kit/run.ts'
 const blocks = blocksOf('docs/recipes.md')
 const codeOf = (heading: string, language: string) => blocks.find(block => block.heading === heading && block.language === language)!.code
 const onCluster = codeOf('node:cluster', 'js')
+const onSignal = codeOf('pm2', 'js')
+const IMPORT = /^import .*$/gm
+const imports = new Set([onCluster, onSignal].flatMap(code => code.match(IMPORT)!))
 // "Without the branch for the primary process".
-const server = [...onCluster.match(/^import .*$/gm)!, codeOf('pm2', 'js'), /\} else \{\n(.*)\}/s.exec(onCluster)![1]].join('\n')
+const server = [...imports, onSignal.replaceAll(IMPORT, ''), /\} else \{\n(.*)\}/s.exec(onCluster)![1]].join('\n')
 const { apps: [recipe] } = JSON.parse(codeOf('pm2', 'json'))
 
 const folder = await mkdtemp(join(tmpdir(), 'octa-star-pm2-'))
