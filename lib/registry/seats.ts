@@ -9,7 +9,7 @@ export interface LimitedClaim<C> {
   readonly isEnding: boolean
   /** `true` if only `isEnding` shows that the holder has begun to end by itself. */
   readonly mayEndSilently: boolean
-  /** Set by {@link Seats} while the claim is in a scope. */
+  /** Set by {@link Seats} from the claim's arrival in the scope until the claim's release. */
   scopeEntry: ScopeEntry<C> | undefined
 }
 
@@ -93,8 +93,9 @@ export class Seats<C extends LimitedClaim<C>> {
   }
 
   /** The holder of `claim` has begun to end. A claim in line does not wait any longer. */
-  claimEnding ({ scopeEntry: entry }: C): void {
-    if (entry === undefined) return
+  claimEnding (claim: C): void {
+    // A released claim never ends again.
+    const entry = claim.scopeEntry!
     leaveLine(entry)
     if (!entry.isLive) return
     entry.isLive = false
@@ -105,8 +106,7 @@ export class Seats<C extends LimitedClaim<C>> {
   /** Frees the seat of a released claim. The first claim in line takes that seat. */
   leave (claim: C): void {
     this.claimEnding(claim)
-    const { scopeEntry: entry } = claim
-    if (entry === undefined) return
+    const entry = claim.scopeEntry!
     claim.scopeEntry = undefined
     const { scope } = entry
     const next = scope.line.first?.entry
