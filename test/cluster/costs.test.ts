@@ -4,7 +4,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import t from 'tap'
 import { redisCluster } from '../../lib/redis/index.ts'
-import { claimCommand, countCommand, evictCommand, fieldPrefix, restateCommand, type Command, type CountReply, type EvictReply, type Place, type Sender } from '../../lib/redis/protocol.ts'
+import { claimCommand, countCommand, evictCommand, fieldPrefix, restateCommand, type Command, type Place, type Sender } from '../../lib/redis/protocol.ts'
 import { RESTATE } from '../../lib/redis/scripts.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
 import { clusterContext } from '../kit/cluster-context.ts'
@@ -17,8 +17,6 @@ const ROUNDS = 31
 
 // Stops only a test that hangs.
 t.setTimeout(600_000)
-
-type Evicted = Extract<EvictReply, { outcome: 'evicted' }>
 
 const sender = (id: string): Sender => ({ id: id.padEnd(16, '-'), prefix: 'octa-star:', lease: 600_000 })
 const now = { at: 0, tolerance: 0 }
@@ -63,29 +61,26 @@ t.test('to evict and count a scope with 30,000 claims never blocks Redis for lon
   const digest = 'a'.repeat(40)
   const places: Place[] = Array.from({ length: 30_000 }, (_, i) => ({ digest, field: fieldPrefix(`tab ${i}`), number: i + 1 }))
   for (let i = 0; i < places.length; i += 1_000) await Promise.all(places.slice(i, i + 1_000).map(place => evaluate(redis, claimCommand(sender('owner'), place, now))))
-  for (const [name, commandAt, claimsIn] of [
-    ['count', (cursor: string) => countCommand(sender('other'), digest, cursor), ({ fields }: CountReply) => fields.length],
-    ['evict', (cursor: string) => evictCommand(sender('other'), digest, '', cursor, now), ({ asked }: Evicted) => asked.length]
-  ] as Array<[string, (cursor: string) => Command<{ cursor: string }>, (reply: object) => number]>) {
-    const pages: Array<{ claims: number, micros: number }> = []
+  // The owner sends no beats, and would be dead before a slow machine has read all pages.
+  for (const record of await redis.keys('*:member:*')) await redis.persist(record)
+  for (const [name, commandAt] of [
+    ['count', (cursor: string) => countCommand(sender('other'), digest, cursor)],
+    ['evict', (cursor: string) => evictCommand(sender('other'), digest, '', cursor, now) as Command<{ cursor: string }>]
+  ] as const) {
+    const pages: number[] = []
     let cursor = '0'
     do {
       const command = commandAt(cursor)
-      let claims = 0
-      const micros = await microsOf(redis, {
-        ...command,
-        parse (output) {
-          const reply = command.parse(output)
-          claims = claimsIn(reply)
-          cursor = reply.cursor
-        }
-      })
-      pages.push({ claims, micros })
+      let next = '0'
+      const page = { ...command, parse (output: unknown) { next = command.parse(output).cursor } }
+      const times: number[] = []
+      // A busy machine may stop Redis during any script, so each page is read several times, and the shortest time counts.
+      for (let time = 0; time < 7; time++) times.push(await microsOf(redis, page))
+      pages.push(Math.min(...times))
+      cursor = next
     } while (cursor !== '0')
-    // A busy machine may stop Redis during any page, so the time of a claim is the median of all pages.
-    const largest = Math.max(...pages.map(({ claims }) => claims))
-    const micros = largest * median(pages.map(({ claims, micros }) => micros / claims))
-    t.comment(`${name}: ${pages.length} pages of at most ${largest} claims, ${micros.toFixed(0)} µs`)
+    const micros = Math.max(...pages)
+    t.comment(`${name}: ${pages.length} pages, the slowest ${micros} µs`)
     t.ok(pages.length > 50)
     t.ok(micros < 5_000, `${name}: ${micros} µs`)
   }

@@ -2,14 +2,13 @@
 import { once } from 'node:events'
 import net from 'node:net'
 
-// Takes a port below the range that Linux gives to outgoing connections (from 32768, see ip_local_port_range in ip(7)). An outgoing
-// connection could otherwise take the port before the server listens.
-const FIRST = 20_000
-// For the same reason each of tap's jobs has ports of its own, and a process takes each port once before it takes a port again.
 const PER_JOB = 500
-const first = FIRST + Number(process.env.TAP_JOB_ID ?? 0) % 20 * PER_JOB
+// Below the range that Linux gives to outgoing connections (from 32768, see ip_local_port_range in ip(7)). An outgoing connection could
+// otherwise take the port before the server listens. So could another test file, hence each of tap's jobs has ports of its own.
+const first = 20_000 + Number(process.env.TAP_JOB_ID ?? 0) % 20 * PER_JOB
 let next = Math.floor(Math.random() * PER_JOB)
 
+/** Returns each port once before it returns a port again. */
 export async function freePort (): Promise<number> {
   for (;;) {
     const port = first + next
