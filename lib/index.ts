@@ -31,10 +31,6 @@ interface StreamRequest {
   /** The method and the route's URL, for messages, for example `GET /stream`. */
   readonly route: string
   readonly response: StreamResponse
-  /** The tab id as sent by the client, read before validation can remove unknown properties. */
-  tabId: string | undefined
-  /** The error that reading the tab id threw. `startStream` throws this error. */
-  tabIdError: unknown
   /** `true` once the handler has been called. */
   isHandling: boolean
   /** `true` once `startStream` has answered the request without a stream, or has found the client disconnected. */
@@ -45,14 +41,23 @@ interface StreamRequest {
   readonly isFramed: boolean
 }
 
+/** What reading the tab id of a request came to, before validation could remove unknown properties. */
+interface ReadTabId {
+  readonly tabId: string | undefined
+  /** The error that reading the tab id threw. `startStream` throws this error. */
+  readonly error: unknown
+}
+
 /** A method that Fastify inherits from avvio but does not declare. */
 interface Avvio {
   onClose (callback: (instance: unknown, done: () => void) => void): void
 }
 
 const kStreamRequest = Symbol('octa-star-streams.request')
+const kTabId = Symbol('octa-star-streams.tabId')
 type Reply = FastifyReply & { [kStreamRequest]?: StreamRequest }
-type Request = FastifyRequest & { [kStreamRequest]?: StreamRequest }
+// A store of sessions may keep the request for as long as the session, so nothing leads from the request to the stream.
+type Request = FastifyRequest & { [kTabId]?: ReadTabId }
 
 async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsOptions): Promise<void> {
   if (fastify.hasReplyDecorator('startStream')) throw new FST_ERR_OCTA_STAR_ALREADY_REGISTERED()
@@ -87,9 +92,10 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     if (this.sent || this.raw.headersSent) throw new FST_ERR_OCTA_STAR_REPLY_SENT(route)
     if (sse === undefined) throw new FST_ERR_OCTA_STAR_NOT_ACCEPTABLE(request.headers.accept ?? '')
     if (isCrossSite(request)) throw new FST_ERR_OCTA_STAR_CROSS_SITE()
-    if (current.tabIdError !== undefined) throw current.tabIdError
+    const { tabId, error } = (request as Request)[kTabId]!
+    if (error !== undefined) throw error
 
-    const key = keyFor(`startStream in ${route}`, scopeKey, current.tabId, nameOf(startOptions))
+    const key = keyFor(`startStream in ${route}`, scopeKey, tabId, nameOf(startOptions))
     const refusal = refuse(this, current)
     if (refusal !== undefined) throw current.isFramed ? await guardRefused(this, current.response, refusal) : streamClosed(refusal)
     checkLimit(this, key)
@@ -153,10 +159,10 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   // A getter costs nothing on routes that do not read the property.
   fastify.decorateRequest('tabId', {
     getter (this: Request): string | undefined {
-      const current = this[kStreamRequest]
-      if (current === undefined) return tabIdOf(this, options)
-      if (current.tabIdError !== undefined) throw current.tabIdError
-      return current.tabId
+      const read = this[kTabId]
+      if (read === undefined) return tabIdOf(this, options)
+      if (read.error !== undefined) throw read.error
+      return read.tabId
     }
   })
 
@@ -294,14 +300,16 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
   // The first hook of the route, so that a disconnect during a later hook is noticed.
   route.onRequest = prepend(route.onRequest, (request: Request, reply: Reply, done: () => void) => {
     state.sessions.add(reply.raw)
-    const current = reply[kStreamRequest] = { route: names[request.method]!, response: new StreamResponse(reply.raw), tabId: undefined, tabIdError: undefined, isHandling: false, isRefused: false, stream: undefined, isFramed }
-    if (readsQueryAlone) noteTabId(request, current, options)
+    reply[kStreamRequest] = { route: names[request.method]!, response: new StreamResponse(reply.raw), isHandling: false, isRefused: false, stream: undefined, isFramed }
+    if (readsQueryAlone) request[kTabId] = readTabIdOf(request, options)
     done()
   })
 
   if (!readsQueryAlone) {
-    route.preValidation = prepend(route.preValidation, (request: Request, reply: Reply, done: () => void) => {
-      noteTabId(request, reply[kStreamRequest]!, options)
+    // Before validation, in which Ajv's `removeAdditional` strips unknown properties:
+    // https://fastify.dev/docs/latest/Reference/Validation-and-Serialization/#validator-compiler
+    route.preValidation = prepend(route.preValidation, (request: Request, _reply: Reply, done: () => void) => {
+      request[kTabId] = readTabIdOf(request, options)
       done()
     })
   }
@@ -333,15 +341,12 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
   } as RouteOptions['handler']
 }
 
-// Before validation, in which Ajv's `removeAdditional` strips unknown properties:
-// https://fastify.dev/docs/latest/Reference/Validation-and-Serialization/#validator-compiler
-function noteTabId (request: Request, current: StreamRequest, options: ResolvedOptions): void {
-  request[kStreamRequest] = current
+function readTabIdOf (request: FastifyRequest, options: ResolvedOptions): ReadTabId {
   try {
-    current.tabId = tabIdOf(request, options)
+    return { tabId: tabIdOf(request, options), error: undefined }
   } catch (error) {
     // Not thrown here, because a route with `sse` may answer some requests without starting a stream.
-    current.tabIdError = error
+    return { tabId: undefined, error }
   }
 }
 

@@ -5,7 +5,7 @@ import net from 'node:net'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { setImmediate as turn } from 'node:timers/promises'
-import type { FastifyReply } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import t from 'tap'
 import { defaults } from '../../lib/options.ts'
 import { Registry } from '../../lib/registry/registry.ts'
@@ -145,6 +145,26 @@ t.test('after 100,000 replacements on one key the heap has grown by less than 1 
   await last!.stream.gone
   await turn()
   t.equal(registry.size, 0)
+})
+
+t.test('an application that keeps the requests, as a store of sessions may, keeps nothing of the streams that are gone', async t => {
+  const app = await buildApp(t)
+  const requests: FastifyRequest[] = []
+  const streams: Array<WeakRef<Stream>> = []
+  app.fastify.get('/once', { sse: 'only' }, async (request, reply) => {
+    requests.push(request)
+    streams.push(new WeakRef(await reply.startStream('ann')))
+  })
+  await app.listen()
+  for (let i = 0; i < 20; i++) await (await connect(app.url(withSignals('/once', { tabId: `tab ${i}` })))).ended
+  let rounds = 0
+  // The last few may still be in use, by a socket or by a microtask.
+  while (streams.filter(stream => stream.deref() !== undefined).length > 2 && rounds++ < 100) {
+    await turn()
+    gc()
+  }
+  t.ok(rounds < 100, `${streams.filter(stream => stream.deref() !== undefined).length} of ${streams.length} streams are kept`)
+  t.equal(requests[0]!.tabId, 'tab 0')
 })
 
 t.test('100 streams opened and closed in each way leave no timer and no listener', async t => {
