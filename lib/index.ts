@@ -1,4 +1,5 @@
 // The plugin from top to bottom: options, decorators and hooks. Only this file and framework.ts know Fastify.
+import type { OutgoingHttpHeaders } from 'node:http'
 import { fastifySSE } from '@fastify/sse'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
@@ -108,9 +109,10 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     // The order of the calls decides who is the newest, whatever hooks and waits come in between.
     const order = registry.nextOrder()
 
-    const onTakeover = () => {
+    const onTakeover = (headers: OutgoingHttpHeaders) => {
       // From here on the response belongs to the stream: Fastify must neither time out nor reply.
       this.hijack()
+      response.headers = headers
       if (current.isFramed) guardReply(this, response, stream)
       register(registry, { key, stream, response, order, retryAfter })
     }
@@ -317,7 +319,7 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
   // The last onSend hook of the route takes the response over, so that Fastify does not have to handle the payload. If another plugin has
   // added a hook behind this hook, Fastify handles the payload.
   const takeOver = (_request: FastifyRequest, reply: Reply, payload: unknown, done: (error: null, payload: unknown) => void) => {
-    if (payload instanceof TakeoverPayload && (route.onSend as unknown[]).at(-1) === takeOver) payload.takeOver(reply.getHeaders())
+    if (payload instanceof TakeoverPayload && (route.onSend as unknown[]).at(-1) === takeOver) payload.takeOver(reply.getHeaders() as OutgoingHttpHeaders)
     else done(null, payload)
   }
   route.onSend = [...listed(route.onSend), takeOver] as RouteOptions['onSend']

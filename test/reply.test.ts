@@ -15,7 +15,7 @@ import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import octaStarStreams, { type CloseReason, type Stream } from '../lib/index.ts'
-import { buildApp, streamRoute, withSignals, type App } from './kit/app.ts'
+import { buildApp, holdUp, streamRoute, withSignals, type App } from './kit/app.ts'
 import { connect, type Client } from './kit/client.ts'
 
 // The types of the two session plugins exclude each other.
@@ -94,6 +94,52 @@ t.test('a header that an onSend hook sets arrives, and so do a status and header
   })
   await app.listen()
   t.match(await connect(app.url('/stream')), { status: 201, headers: { 'x-on-send': 'yes', 'x-handler': 'yes' } })
+})
+
+t.test('headers that the application sets on the raw response arrive beside those of the reply, and a header without a value is not sent', async t => {
+  const app = await buildApp(t)
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    reply.raw.setHeader('x-raw', ['one', 'two'])
+    const stream = await reply.headers({ 'x-number': 7, 'x-null': null, 'x-undefined': undefined }).startStream('ann')
+    stream.keepAlive()
+  })
+  await app.listen()
+  const { headers } = await connect(app.url('/stream'))
+  t.match(headers, { 'x-raw': 'one, two', 'x-number': '7', 'content-type': 'text/event-stream' })
+  t.notOk('x-null' in headers)
+  t.notMatch(headers, { 'x-undefined': 'undefined' })
+})
+
+t.test('a header that is not valid is an error of the route, and the holder of the key goes on', async t => {
+  const app = await buildApp(t, { errorsExpected: true })
+  for (const [url, name, value] of [['/name', 'x y', 'fine'], ['/value', 'x', 'a\nb']] as const) {
+    app.fastify.get(url, { sse: 'only' }, async (_request, reply) => {
+      await reply.header(name, value).startStream('ann')
+    })
+  }
+  const streams = streamRoute(app)
+  await app.listen()
+  await connect(app.url(path))
+  for (const url of ['/name', '/value']) t.equal((await connect(app.url(withSignals(url, { tabId: 'a' })))).status, 500)
+  t.strictSame([...app.fastify.streamRegistry], streams)
+})
+
+t.test('a stream that is evicted before it opens is answered 204, with the headers of the reply', async t => {
+  const app = await buildApp(t)
+  app.fastify.addHook('onRequest', async (_request, reply) => { reply.header('x-request', '1') })
+  const streams = streamRoute(app)
+  await app.listen()
+  await connect(app.url(path))
+  const letGo = holdUp(streams[0]!)
+  const waiting = connect(app.url(path))
+  while (!streams[0]!.closing) await turn()
+  const evicted = app.fastify.streamRegistry.evict('ann')
+  const { status, headers } = await waiting
+  t.match({ status, headers }, { status: 204, headers: { 'x-request': '1' } })
+  t.notOk('content-type' in headers)
+  t.notOk('cache-control' in headers)
+  letGo()
+  await evicted
 })
 
 /** Makes the tab of a live stream open another stream on a route with the hook. Returns the answer after the answer has ended. */

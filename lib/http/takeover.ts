@@ -1,5 +1,6 @@
 // Takes a response over from Fastify after the onSend hooks have run.
 import { EventEmitter } from 'node:events'
+import { validateHeaderName, validateHeaderValue, type OutgoingHttpHeaders } from 'node:http'
 import type { Writable } from 'node:stream'
 import { FST_ERR_OCTA_STAR_ON_SEND } from '../errors.ts'
 import type { RawResponse } from './socket.ts'
@@ -12,10 +13,10 @@ import type { RawResponse } from './socket.ts'
 export class TakeoverPayload extends EventEmitter {
   readonly #raw: RawResponse
   readonly #route: string
-  readonly #onTakeover: () => void
+  readonly #onTakeover: (headers: OutgoingHttpHeaders) => void
 
-  /** `onTakeover` is called once, and then owns the raw response. */
-  constructor (raw: RawResponse, route: string, onTakeover: () => void) {
+  /** `onTakeover` is called once, with the headers of the reply, and then owns the raw response and the headers. */
+  constructor (raw: RawResponse, route: string, onTakeover: (headers: OutgoingHttpHeaders) => void) {
     super()
     this.#raw = raw
     this.#route = route
@@ -23,15 +24,23 @@ export class TakeoverPayload extends EventEmitter {
   }
 
   /** Throws, and takes nothing over, if a header is not valid. */
-  takeOver (headers: Record<string, number | string | string[] | undefined>): void {
-    for (const [name, value] of Object.entries(headers)) if (value !== undefined) this.#raw.setHeader(name, value)
-    this.#onTakeover()
+  takeOver (headers: OutgoingHttpHeaders): void {
+    for (const name in headers) {
+      const value = headers[name]
+      if (value === undefined || value === null) {
+        delete headers[name]
+      } else {
+        validateHeaderName(name)
+        validateHeaderValue(name, value as string)
+      }
+    }
+    this.#onTakeover(headers)
   }
 
   pipe<T extends Writable | RawResponse> (destination: T): T {
     // To Fastify the payload has ended: Fastify neither waits for the payload nor reports that the payload was cut off.
     this.emit('end')
-    if (destination === this.#raw) this.#onTakeover()
+    if (destination === this.#raw) this.#onTakeover(this.#raw.getHeaders())
     // An onSend hook pipes the payload through a transform. Fastify answers the transform's error, but listens to the
     // transform only after the hook has returned. Without this listener the error would end the process.
     else (destination as Writable).on('error', () => {}).destroy(new FST_ERR_OCTA_STAR_ON_SEND(this.#route))
