@@ -24,6 +24,18 @@ export class List<E extends Linked<E>> {
     return this.#first
   }
 
+  /** Returns `true` if `entry` is in this list. An entry of another list must not be asked for. */
+  has (entry: E): boolean {
+    return entry.previous !== undefined || entry === this.#first
+  }
+
+  /** The entries, the oldest first. */
+  toArray (): E[] {
+    const entries = []
+    for (let entry = this.#first; entry !== undefined; entry = entry.next) entries.push(entry)
+    return entries
+  }
+
   /** Adds an entry that is in no list. */
   add (entry: E): void {
     entry.previous = this.#last

@@ -10,7 +10,7 @@ import type { Cluster, Holder } from '../lib/index.ts'
 import { buildApp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { memoryLog } from './kit/memory-log.ts'
-import { PlainHolder } from './kit/plain-holder.ts'
+import { ObedientHolder, PlainHolder } from './kit/plain-holder.ts'
 
 const build = (options = {}) => {
   const { log, lines } = memoryLog()
@@ -69,6 +69,20 @@ t.test('after the close every newcomer is told to shut down', async t => {
   const late = new PlainHolder()
   t.equal(await registry.replaceAndRegister(streamKey('ann', 'a'), late), false)
   t.strictSame(late.reasons, ['shutdown'])
+})
+
+t.test('a loop over the registry leaves out the holders that are gone before their turn, and no other holder', async t => {
+  const { registry } = build()
+  const holders = Array.from({ length: 5 }, () => new ObedientHolder())
+  for (const [i, holder] of holders.entries()) await registry.replaceAndRegister(streamKey('ann', `tab ${i}`), holder)
+  const seen: unknown[] = []
+  for (const holder of registry) {
+    seen.push(holder)
+    // The first holder and the two behind it.
+    if (seen.length === 1) for (const tab of ['tab 0', 'tab 1', 'tab 2']) await registry.evict('ann', tab)
+  }
+  t.strictSame(seen, [holders[0], holders[3], holders[4]])
+  t.strictSame([...registry], [holders[3], holders[4]])
 })
 
 t.test('if a cluster of any kind cannot confirm an eviction, evict rejects with its own code and the cluster\'s error as the cause', async t => {

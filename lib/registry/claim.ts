@@ -5,6 +5,7 @@ import { Replacements } from './flapping.ts'
 import type { LimitedClaim, ScopeEntry } from './seats.ts'
 import type { Delayed, DelayQueue } from '../delay-queue.ts'
 import type { SharedEvent } from '../event.ts'
+import type { Linked } from '../list.ts'
 import type { ClusterClaim } from '../../types/cluster.ts'
 import type { CloseReason, Holder, Stream, StreamKey } from '../../types/stream.ts'
 
@@ -40,7 +41,7 @@ export interface HolderObserver {
 // Stands in for the holder after release, so that the holder can be collected. The methods are never called.
 const NO_HOLDER = {} as Holder
 
-export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim> {
+export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>, Linked<Claim> {
   #state: 'waiting' | 'holding' | 'ending' | 'released' = 'waiting'
   /** `true` while this claim waits for predecessors, in this process and in the cluster, or for a seat. */
   isBehindOthers = false
@@ -60,6 +61,9 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim> 
   /** `true` if nothing of the holder runs any more, although the claim may still wait for others. */
   isHolderGone = false
   scopeEntry: ScopeEntry<Claim> | undefined
+  // The neighbours in the registry's list of claims that took their key.
+  previous: Claim | undefined
+  next: Claim | undefined
   // Most claims have a single callback, and need no array.
   #onRelease: (() => void) | Array<() => void> | undefined
   /** Passed on from claim to claim of a key. Created by the first replacement. */

@@ -6,65 +6,83 @@ interface Keyed {
   readonly key: StreamKey
 }
 
+/** The claims of a scope: a single claim, as in most scopes, or the claims by slot. */
+interface Scope<C> {
+  only: C | undefined
+  slots: Map<string, C> | undefined
+}
+
 /**
  * Maps scope -> slot -> newest claim. A key's newest claim stays until the release, whatever happens to the holder, so that
  * the next claim finds its predecessor and waits.
  */
 export class LocalClaims<C extends Keyed> implements Iterable<C> {
-  // Most scopes have a single claim at a time, which needs no inner map.
-  readonly #scopes = new Map<string, C | Map<string, C>>()
+  // The claim is not the value itself: V8 keeps the old tables of a Map that changes, so that half of all claims, long released, would
+  // outlive several garbage collections.
+  readonly #scopes = new Map<string, Scope<C>>()
 
   /** Makes `claim` the newest claim of the key, and returns the previous newest claim of that key. */
   claim (claim: C): C | undefined {
-    const { scope, slot } = claim.key
-    const held = this.#scopes.get(scope)
-    if (held === undefined || (!(held instanceof Map) && held.key.slot === slot)) {
-      this.#scopes.set(scope, claim)
-      return held
+    const { key } = claim
+    const scope = this.#scopes.get(key.scope)
+    if (scope === undefined) {
+      this.#scopes.set(key.scope, { only: claim, slots: undefined })
+      return undefined
     }
-    const slots = held instanceof Map ? held : new Map([[held.key.slot, held]])
-    if (slots !== held) this.#scopes.set(scope, slots)
-    const previous = slots.get(slot)
+    const { only } = scope
+    if (only?.key.slot === key.slot) {
+      scope.only = claim
+      return only
+    }
+    if (only !== undefined) {
+      scope.slots = new Map([[only.key.slot, only]])
+      scope.only = undefined
+    }
+    const slots = scope.slots!
+    const previous = slots.get(key.slot)
     // A Map keeps the position of an existing key, but the new claim is the youngest of the scope.
-    if (previous !== undefined) slots.delete(slot)
-    slots.set(slot, claim)
+    if (previous !== undefined) slots.delete(key.slot)
+    slots.set(key.slot, claim)
     return previous
   }
 
   /** Forgets `claim` if no newer claim has taken the key. */
   release (claim: C): void {
-    const { scope, slot } = claim.key
-    const held = this.#scopes.get(scope)
-    if (held === claim) this.#scopes.delete(scope)
-    else if (held instanceof Map && held.get(slot) === claim) {
-      held.delete(slot)
-      if (held.size === 0) this.#scopes.delete(scope)
-    }
+    const { key } = claim
+    const scope = this.#scopes.get(key.scope)
+    if (scope === undefined) return
+    if (scope.only === claim) scope.only = undefined
+    else if (scope.slots?.get(key.slot) === claim) scope.slots.delete(key.slot)
+    if (countOf(scope) === 0) this.#scopes.delete(key.scope)
   }
 
-  get ({ scope, slot }: StreamKey): C | undefined {
-    const held = this.#scopes.get(scope)
-    if (held instanceof Map) return held.get(slot)
-    return held?.key.slot === slot ? held : undefined
+  get (key: StreamKey): C | undefined {
+    const scope = this.#scopes.get(key.scope)
+    if (scope?.slots !== undefined) return scope.slots.get(key.slot)
+    return scope?.only?.key.slot === key.slot ? scope.only : undefined
   }
 
   /** The number of claims in a scope. */
   countScope (scope: string): number {
-    const held = this.#scopes.get(scope)
-    return held === undefined ? 0 : held instanceof Map ? held.size : 1
+    const claims = this.#scopes.get(scope)
+    return claims === undefined ? 0 : countOf(claims)
   }
 
   /** The claims of a scope, oldest first. */
   scope (scope: string): readonly C[] {
-    const held = this.#scopes.get(scope)
-    if (held === undefined) return []
-    return held instanceof Map ? [...held.values()] : [held]
+    const claims = this.#scopes.get(scope)
+    return claims === undefined ? [] : claimsOf(claims)
   }
 
   * [Symbol.iterator] (): Iterator<C> {
-    for (const held of this.#scopes.values()) {
-      if (held instanceof Map) yield * held.values()
-      else yield held
-    }
+    for (const scope of this.#scopes.values()) yield * claimsOf(scope)
   }
+}
+
+function countOf <C> ({ only, slots }: Scope<C>): number {
+  return only === undefined ? slots?.size ?? 0 : 1
+}
+
+function claimsOf <C> ({ only, slots }: Scope<C>): C[] {
+  return only === undefined ? [...slots!.values()] : [only]
 }

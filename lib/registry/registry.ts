@@ -4,6 +4,7 @@ import { DelayQueue } from '../delay-queue.ts'
 import { reportFlapping, reportOffline } from '../diagnostics.ts'
 import { FST_ERR_OCTA_STAR_EVICT, FST_ERR_OCTA_STAR_HOLDER, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_SEND_OPTION, FST_ERR_OCTA_STAR_STREAM_KEY, show } from '../errors.ts'
 import type { Serializer } from '../event.ts'
+import { List } from '../list.ts'
 import { deferred, within } from '../wait.ts'
 import { Claim, isReporting, type ClaimOwner } from './claim.ts'
 import { FLAPPING_MS, FLAPPING_TIMES } from './flapping.ts'
@@ -49,7 +50,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   readonly #reach: Reach
   readonly #presence: Presence
   // Claims that took their key and are not released yet. A replaced claim that cleans up is still in here.
-  readonly #held = new Set<Claim>()
+  readonly #held = new List<Claim>()
   #lastOrder = 0
   #givenUp = 0
   #isClosed = false
@@ -76,7 +77,8 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   }
 
   * [Symbol.iterator] (): Iterator<Stream | Holder> {
-    for (const claim of this.#held) yield claim.holder
+    // Holders may end during the iteration.
+    for (const claim of this.#held.toArray()) if (!claim.isReleased) yield claim.holder
   }
 
   get (scopeKey: ScopeKey, tabId: string, name?: string): Stream | Holder | undefined {
@@ -182,7 +184,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   #release (claim: Claim): void {
     claim.release()
     if (claim.isPresent) this.#presence.gone(claim.key)
-    this.#held.delete(claim)
+    if (this.#held.has(claim)) this.#held.delete(claim)
     this.#claims.release(claim)
     this.#seats?.leave(claim)
     this.cluster?.release(claim)
@@ -266,7 +268,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   }
 
   claimsIn (scope: string | undefined): Iterable<Claim> {
-    return scope === undefined ? this.#held : this.#claims.scope(scope)
+    return scope === undefined ? this.#held.toArray() : this.#claims.scope(scope)
   }
 
   streamsIn (scope: string): Stream[] {
@@ -280,7 +282,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     this.#isClosed = true
     // The claims that wait come first, so that none of their streams opens before its turn.
     const waiting = [...this.#claims].filter(claim => !this.#held.has(claim))
-    const claims = [...waiting, ...this.#held]
+    const claims = [...waiting, ...this.#held.toArray()]
     if (!await within(endAll(claims, 'shutdown'), timeout)) {
       await inTurns(claims, claim => {
         // A timeout may be too short for ending many claims.
