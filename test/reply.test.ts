@@ -100,7 +100,7 @@ t.test('headers that the application sets on the raw response arrive beside thos
   const app = await buildApp(t)
   app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
     reply.raw.setHeader('x-raw', ['one', 'two'])
-    const stream = await reply.headers({ 'x-number': 7, 'x-null': null, 'x-undefined': undefined }).startStream('ann')
+    const stream = await reply.headers({ 'x-number': 7, 'x-null': null as unknown as undefined, 'x-undefined': undefined }).startStream('ann')
     stream.keepAlive()
   })
   await app.listen()
