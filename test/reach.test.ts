@@ -705,6 +705,7 @@ t.test('events of each size around the socket\'s limit arrive intact', async t =
 
 const FIRST_BYTES: Record<string, [(stream: Stream, registry: StreamRegistry) => unknown, expected: string]> = {
   'an event of stream.send': [stream => stream.send(SHORT), formatted(SHORT)],
+  'an event in ASCII': [stream => stream.send('hello'), formatted('hello')],
   'an event of streamRegistry.send': [(_stream, registry) => registry.send('ann', SHORT), formatted(SHORT)],
   'the first empty line': [() => {}, '\n'],
   'a farewell': [stream => stream.close('evicted'), 'data: evicted']

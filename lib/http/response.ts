@@ -352,9 +352,7 @@ function writeFirstByte (raw: RawResponse): void {
   }
   // Node prepends the head to the chunk and writes both at once. A header is latin1.
   raw.cork()
-  raw.chunkedEncoding = false
-  raw.write(EMPTY_LINE, 'latin1')
-  raw.chunkedEncoding = true
+  writePiece(raw, EMPTY_LINE, 'latin1')
   raw.uncork()
 }
 
@@ -375,17 +373,23 @@ function flushHead (raw: RawResponse): void {
   else raw.flushHeaders()
 }
 
-// Without chunks Node joins the head and a string, and encodes both as UTF-8.
+// Node joins the head and a string, and encodes both in the encoding of the string. The head is latin1, so the string must be ASCII.
 function writeWithHead (raw: RawResponse, event: string | SharedEvent): boolean {
   if (typeof event !== 'string') return raw.write(event.bytes)
+  if (sendsChunks(raw) && Buffer.byteLength(event) === event.length) return writePiece(raw, chunkOf(event), 'latin1')
   return raw.write(raw.chunkedEncoding ? event : Buffer.from(event))
 }
 
 /** Writes a chunk of HTTP/1.1 (RFC 9112, section 7.1) in a single piece, after the head. Node would write four pieces, which takes longer. */
 function writeChunk (raw: RawResponse, event: string | SharedEvent): boolean {
   if (!sendsChunks(raw)) return raw.write(typeof event === 'string' ? event : event.bytes)
+  return typeof event === 'string' ? writePiece(raw, chunkOf(event), 'utf8') : writePiece(raw, event.chunk)
+}
+
+/** Writes a whole chunk. Node must not make a chunk of the chunk. */
+function writePiece (raw: RawResponse, chunk: string | Buffer, encoding?: BufferEncoding): boolean {
   raw.chunkedEncoding = false
-  const keepsUp = raw.write(typeof event === 'string' ? chunkOf(event) : event.chunk)
+  const keepsUp = raw.write(chunk, encoding!)
   raw.chunkedEncoding = true
   return keepsUp
 }
