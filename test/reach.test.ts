@@ -6,6 +6,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import type { Holder, MessageTarget, ScopeKey, SendOptions, Stream, StreamRegistry } from '../lib/index.ts'
+import { chunkOf } from '../lib/event.ts'
 import { defaults } from '../lib/options.ts'
 import { Registry } from '../lib/registry/registry.ts'
 import { streamKey } from '../lib/registry/stream-key.ts'
@@ -729,6 +730,29 @@ for (const [name, [act, expected]] of Object.entries(FIRST_BYTES)) {
     }
   })
 }
+
+t.test('events that are sent with the head keep their order, also while the application has corked the response', async t => {
+  for (const version of ['1.1', '1.0']) {
+    const app = await buildApp(t, UNBOUNDED)
+    const events = ['1', SHORT, '2', LARGE, 'to all', SHORT, 'the end']
+    streamRoute(app)
+    app.fastify.get('/corked', { sse: 'only' }, async (_request, reply) => {
+      const stream = await reply.startStream('ann')
+      stream.keepAlive()
+      reply.raw.cork()
+      for (const event of events) event === 'to all' ? app.fastify.streamRegistry.broadcast(event) : stream.send(event)
+      reply.raw.uncork()
+    })
+    await app.listen()
+    // The first stream takes a message to all as text, and the second stream as shared bytes.
+    await connect(app.url('/stream/ann'))
+    const { socket, bytes } = await rawClient(t, app.port(), '/corked', version)
+    const body = version === '1.1' ? events.map(event => chunkOf(formatted(event))).join('') : events.map(formatted).join('')
+    const expected = Buffer.from(body)
+    while (!bytes().includes('the end')) await once(socket, 'data')
+    t.ok(bytes().includes(expected), version)
+  }
+})
 
 t.test('the events of a stream do not touch the next response on the same connection', async t => {
   const app = await listen(t, UNBOUNDED)

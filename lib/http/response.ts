@@ -245,14 +245,21 @@ export class StreamResponse {
     return true
   }
 
-  /** Answers without a stream, before the head was sent. Does nothing if the client has disconnected. */
+  /**
+   * Answers without a stream, before the head was sent. Does nothing if the client has disconnected. Breaks the response off if Node
+   * refuses the head, for example because of a header of the reply.
+   */
   answer (statusCode: number, headers: Record<string, string> = {}, body = ''): void {
     if (this.isDisconnected) return
     this.#raw.removeHeader('content-type')
     this.#raw.removeHeader('cache-control')
     const { 'content-type': _type, 'cache-control': _caching, ...kept } = this.headers ?? {}
     this.#isEnding = true
-    this.#raw.writeHead(statusCode, { ...kept, ...headers }).end(body)
+    try {
+      this.#raw.writeHead(statusCode, { ...kept, ...headers }).end(body)
+    } catch {
+      this.abort()
+    }
     this.#isEnding = false
   }
 
@@ -260,9 +267,9 @@ export class StreamResponse {
   abort (): void {
     if (this.#closed) return
     // Send the head first, so that the client knows that the server accepted the request.
-    if (this.#sse !== undefined && !this.#isFlushed && !this.#raw.writableEnded) flushHead(this.#raw)
+    if (this.headSent && !this.#isFlushed && !this.#raw.writableEnded) flushHead(this.#raw)
     denyAbort(this.#raw)
-    if (this.#raw.stream === undefined) breakOff(this.#raw, this.#sse !== undefined)
+    if (this.#raw.stream === undefined) breakOff(this.#raw, this.headSent)
     else this.#raw.stream.close(constants.NGHTTP2_CANCEL)
     // Not left to `close`, which a queued pipelined response never emits.
     this.#markClosed()
@@ -375,8 +382,12 @@ function flushHead (raw: RawResponse): void {
 
 // Node joins the head and a string, and encodes both in the encoding of the string. The head is latin1, so the string must be ASCII.
 function writeWithHead (raw: RawResponse, event: string | SharedEvent): boolean {
+  if (sendsChunks(raw)) {
+    if (typeof event !== 'string') return writePiece(raw, event.chunk)
+    const chunk = chunkOf(event)
+    return Buffer.byteLength(event) === event.length ? writePiece(raw, chunk, 'latin1') : writePiece(raw, Buffer.from(chunk))
+  }
   if (typeof event !== 'string') return raw.write(event.bytes)
-  if (sendsChunks(raw) && Buffer.byteLength(event) === event.length) return writePiece(raw, chunkOf(event), 'latin1')
   return raw.write(raw.chunkedEncoding ? event : Buffer.from(event))
 }
 
