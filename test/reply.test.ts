@@ -15,7 +15,7 @@ import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import octaStarStreams, { type CloseReason, type Stream } from '../lib/index.ts'
-import { buildApp, holdUp, streamRoute, withSignals, type App } from './kit/app.ts'
+import { buildApp, holdUp, LEVELS, streamRoute, withSignals, type App } from './kit/app.ts'
 import { connect, type Client } from './kit/client.ts'
 
 // The types of the two session plugins exclude each other.
@@ -112,7 +112,8 @@ t.test('headers that the application sets on the raw response arrive beside thos
 
 t.test('a header that is not valid is an error of the route, and the holder of the key goes on', async t => {
   const app = await buildApp(t, { errorsExpected: true })
-  for (const [url, name, value] of [['/name', 'x y', 'fine'], ['/value', 'x', 'a\nb']] as const) {
+  const wrong = { '/name': ['x y', 'fine'], '/value': ['x', 'a\nb'], '/list': ['x', ['fine', undefined]] } as const
+  for (const [url, [name, value]] of Object.entries(wrong)) {
     app.fastify.get(url, { sse: 'only' }, async (_request, reply) => {
       await reply.header(name, value).startStream('ann')
     })
@@ -120,8 +121,26 @@ t.test('a header that is not valid is an error of the route, and the holder of t
   const streams = streamRoute(app)
   await app.listen()
   await connect(app.url(path))
-  for (const url of ['/name', '/value']) t.equal((await connect(app.url(withSignals(url, { tabId: 'a' })))).status, 500)
+  for (const url of Object.keys(wrong)) t.equal((await connect(app.url(withSignals(url, { tabId: 'a' })))).status, 500)
   t.strictSame([...app.fastify.streamRegistry], streams)
+})
+
+t.test('a head that only Node can refuse is an error in the log, breaks the response off, and leaves nothing behind', async t => {
+  const app = await buildApp(t, { errorsExpected: true })
+  app.fastify.get('/wrong', { sse: 'only' }, async (_request, reply) => {
+    reply.raw.statusMessage = 'a\nb'
+    await reply.startStream('ann')
+  })
+  const streams = streamRoute(app)
+  await app.listen()
+  const refused = () => t.rejects(connect(app.url(withSignals('/wrong', { tabId: 'a' }))))
+  await refused()
+  // Now behind a predecessor.
+  await connect(app.url(path))
+  await refused()
+  t.equal(await streams[0]!.gone, 'replaced')
+  while (app.fastify.streamRegistry.size > 0) await turn()
+  t.strictSame(app.log.filter(({ err }) => (err as { code?: string } | undefined)?.code === 'ERR_INVALID_CHAR').map(({ level }) => level), [LEVELS.error, LEVELS.error])
 })
 
 t.test('a stream that is evicted before it opens is answered 204, with the headers of the reply', async t => {

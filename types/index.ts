@@ -9,7 +9,8 @@ export type * from './stream.ts'
 
 /**
  * The holders of all stream keys, in the Fastify context in which the plugin was registered. Iterate over the registry to
- * get every open stream of this process, and every holder that was registered with `replaceAndRegister`.
+ * get every open stream of this process, and every holder that was registered with `replaceAndRegister`. A loop visits the holders
+ * that were there when the loop began, and leaves out the holders that are gone before their turn.
  *
  * @example for (const holder of fastify.streamRegistry) if ('send' in holder) holder.send('hello')
  */

@@ -27,12 +27,10 @@ export class TakeoverPayload extends EventEmitter {
   takeOver (headers: OutgoingHttpHeaders): void {
     for (const name in headers) {
       const value = headers[name]
-      if (value === undefined || value === null) {
-        delete headers[name]
-      } else {
-        validateHeaderName(name)
-        validateHeaderValue(name, value as string)
-      }
+      if (value === undefined || value === null) delete headers[name]
+      // HTTP/2 has other rules.
+      else if (this.#raw.stream !== undefined) this.#raw.setHeader(name, value)
+      else checkHeader(name, value)
     }
     this.#onTakeover(headers)
   }
@@ -46,4 +44,11 @@ export class TakeoverPayload extends EventEmitter {
     else (destination as Writable).on('error', () => {}).destroy(new FST_ERR_OCTA_STAR_ON_SEND(this.#route))
     return destination
   }
+}
+
+/** @throws as Node does when the head is written */
+function checkHeader (name: string, value: number | string | string[]): void {
+  validateHeaderName(name)
+  if (Array.isArray(value)) for (const item of value) validateHeaderValue(name, item)
+  else validateHeaderValue(name, value as string)
 }
