@@ -171,6 +171,9 @@ const variants: Record<string, Variant> = {
   }
 }
 
+// Stops only a test that hangs.
+t.setTimeout(300_000 * Object.keys(variants).length)
+
 for (const [name, start] of Object.entries(variants)) {
   t.test(name, redisOptions, async t => {
     const make = await start(t)

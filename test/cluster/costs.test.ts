@@ -62,7 +62,10 @@ t.test('a quiet stream costs Redis the same in a scope of 1 and of 100,000', red
   t.ok(inLarge < 1.5 * inSmall, `${inLarge.toFixed(0)} and ${inSmall.toFixed(0)} µs a page`)
 })
 
-t.test('to evict and count a scope with 30,000 claims never blocks Redis for longer than 5 ms', redisOptions, async t => {
+// Some 5 ms on a fast machine. Slow machines and their neighbours slow the loop down as much as the scripts.
+const LOOP = 'local sum = 0 for i = 1, 1000000 do sum = sum + i end return sum'
+
+t.test('to evict and count a scope with 30,000 claims never blocks Redis for longer than a loop of a million steps in Lua', redisOptions, async t => {
   const redis = (await redisServer(t)).client()
   const digest = 'a'.repeat(40)
   const places: Place[] = Array.from({ length: 30_000 }, (_, i) => ({ digest, field: fieldPrefix(`tab ${i}`), number: i + 1 }))
@@ -74,6 +77,7 @@ t.test('to evict and count a scope with 30,000 claims never blocks Redis for lon
     ['evict', (cursor: string) => evictCommand(sender('other'), digest, '', cursor, now) as Command<{ cursor: string }>]
   ] as const) {
     const pages: number[] = []
+    const loops: number[] = []
     let cursor = '0'
     do {
       const command = commandAt(cursor)
@@ -83,12 +87,16 @@ t.test('to evict and count a scope with 30,000 claims never blocks Redis for lon
       // Redis may get memory from the system, or grow a table, during any script.
       for (let time = 0; time < 7; time++) times.push(await microsOf(redis, page))
       pages.push(Math.min(...times))
+      const before = await processorTime(redis)
+      await redis.eval(LOOP, 0)
+      loops.push(await processorTime(redis) - before)
       cursor = next
     } while (cursor !== '0')
-    const micros = Math.max(...pages)
-    t.comment(`${name}: ${pages.length} pages, the slowest ${micros.toFixed(0)} µs`)
+    const slowest = Math.max(...pages)
+    const loop = median(loops)
+    t.comment(`${name}: ${pages.length} pages, the slowest ${slowest.toFixed(0)} µs, the loop ${loop.toFixed(0)} µs`)
     t.ok(pages.length > 50)
-    t.ok(micros < 5_000, `${name}: ${micros.toFixed(0)} µs`)
+    t.ok(slowest < loop, `${name}: ${slowest.toFixed(0)} µs`)
   }
 })
 

@@ -18,7 +18,7 @@ t.test('a lost node of a Redis Cluster causes one warning, and when the node ret
     const redis = new Cluster([{ host: '127.0.0.1', port: nodes[0]!.port }])
     redis.on('error', () => {})
     t.teardown(() => redis.disconnect())
-    const app = await buildApp(t, { cluster: redisCluster({ redis, lease: 2_000 }), replaceTimeout: 1_000 })
+    const app = await buildApp(t, { cluster: redisCluster({ redis, lease: 2_000 }) })
     const streams = streamRoute(app)
     await app.listen()
     return {
@@ -74,7 +74,7 @@ const clients: Record<string, (t: Test, port: number) => Promise<RedisClient>> =
 for (const [name, makeClient] of Object.entries(clients)) {
   t.test(`two nodes that stand still, one after the other, are two outages, and each warning names its node (${name})`, redisOptions, async t => {
     const nodes = await redisNodes(t, 3)
-    const { registry, said, start } = await memberProcess(t, await makeClient(t, nodes[0]!.port), { replaceTimeout: 1_000 })
+    const { registry, said, start } = await memberProcess(t, await makeClient(t, nodes[0]!.port))
     const outages = () => said().map(message => /^Redis (node \S+ )?is (away|back)/.exec(message)?.[0]).filter(words => words !== undefined)
     const events: unknown[] = []
     const onEvent = (event: unknown) => { events.push(event) }
