@@ -119,14 +119,14 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
     return true
   }
 
-  /** Ends the holder. `successor` is the holder that replaces this holder, if the successor is in this process. */
+  /** Ends the holder. `successor` is the holder that waits for the end, if the successor is in this process. */
   end (reason: CloseReason, successor?: Holder): void {
     if (this.#state === 'ending' || this.#state === 'released') return
     if (reason === 'replaced' && this.#state === 'holding' && !this.isEnding) reportReplace(this.#holder, successor, this.since)
     this.#state = 'ending'
     this.#owner.claimEnding(this)
     this.#callHolder('close', reason)
-    // Most replaced holders are gone at once. The successor starts the deadline of the others.
+    // Most of the holders that have a successor are gone at once. The successor starts the deadline of the others.
     if (successor === undefined) this.startDeadline()
   }
 

@@ -33,8 +33,6 @@ interface Others {
   readonly predecessor: Claim | undefined
   /** The claim that makes room in a full scope. */
   readonly evictee: Claim | undefined
-  /** Resolves when the claim has a seat in a full scope. */
-  readonly seated: Promise<void> | undefined
   /** Resolves when no other process has a stream on the key. */
   readonly elsewhere: Promise<unknown> | undefined
 }
@@ -133,23 +131,25 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     const claim = new Claim(key, holder, order, this)
     const predecessor = this.#claims.claim(claim)
     const evictee = this.#seats?.evicteeFor(key.scope, predecessor)
-    const seated = this.#seats?.enter(claim, predecessor)
+    const hasSeat = this.#seats?.enter(claim, predecessor) ?? true
     const elsewhere = this.cluster?.claim(claim)
-    if (predecessor === undefined && seated === undefined && elsewhere === undefined) return this.#hold(claim)
-    return this.#holdAfter(claim, { predecessor, evictee, seated, elsewhere })
+    if (predecessor === undefined && hasSeat && elsewhere === undefined) return this.#hold(claim)
+    return this.#holdAfter(claim, { predecessor, evictee, elsewhere })
   }
 
-  async #holdAfter (claim: Claim, { predecessor, evictee, seated, elsewhere }: Others): Promise<boolean> {
+  async #holdAfter (claim: Claim, { predecessor, evictee, elsewhere }: Others): Promise<boolean> {
     // Set before anybody is told to end: an end may set off the next claim on this key, and so the end of this claim.
     claim.isBehindOthers = true
     if (predecessor !== undefined) this.#replace(predecessor, claim)
-    evictee?.end('evicted')
-    // A predecessor whose holder is gone at once is released during this await, and needs no deadline and no promise.
+    evictee?.end('evicted', claim.holder)
+    // A claim whose holder is gone at once is released during this await, and needs no deadline and no promise.
     await undefined
+    evictee?.startDeadline()
     if (predecessor?.isReleased === false) {
       predecessor.startDeadline()
       await predecessor.released
     }
+    const seated = this.#seats?.seated(claim)
     if (seated !== undefined) await seated
     if (elsewhere !== undefined) await within(elsewhere, Math.max(0, claim.since + this.replaceTimeout - performance.now()))
     claim.isBehindOthers = false

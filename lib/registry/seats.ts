@@ -37,8 +37,8 @@ export interface ScopeEntry<C> extends Linked<ScopeEntry<C>> {
 
 interface Waiting<C> extends Linked<Waiting<C>> {
   readonly entry: ScopeEntry<C>
-  /** Ends the wait. */
-  readonly resolve: () => void
+  /** Ends the wait. Most claims get a seat before anybody asks for a promise. */
+  resolve: (() => void) | undefined
 }
 
 export class Seats<C extends LimitedClaim<C>> {
@@ -70,10 +70,10 @@ export class Seats<C extends LimitedClaim<C>> {
   }
 
   /**
-   * Gives `claim` the seat of the predecessor, or a free seat, and returns `undefined`. In a full scope returns a promise
-   * that resolves when the claim gets a seat, or leaves the line.
+   * Gives `claim` the seat of the predecessor, or a free seat, and returns `true`. In a full scope the claim waits in line, see
+   * {@link Seats.seated}.
    */
-  enter (claim: C, predecessor: C | undefined): Promise<void> | undefined {
+  enter (claim: C, predecessor: C | undefined): boolean {
     const { scope: key } = claim.key
     let scope = this.#scopes.get(key)
     if (scope === undefined) this.#scopes.set(key, scope = { key, taken: 0, live: new List(), line: new List(), silent: new Set() })
@@ -82,14 +82,20 @@ export class Seats<C extends LimitedClaim<C>> {
       scope.live.add(entry)
       if (claim.mayEndSilently) scope.silent.add(claim)
     }
-    if (predecessor?.scopeEntry !== undefined && passSeat(predecessor.scopeEntry, entry)) return undefined
+    if (predecessor?.scopeEntry !== undefined && passSeat(predecessor.scopeEntry, entry)) return true
     if (scope.taken < this.#max) {
       scope.taken++
       entry.hasSeat = true
-      return undefined
+      return true
     }
-    const { line } = scope
-    return new Promise(resolve => { line.add(entry.waiting = { entry, resolve, previous: undefined, next: undefined }) })
+    scope.line.add(entry.waiting = { entry, resolve: undefined, previous: undefined, next: undefined })
+    return false
+  }
+
+  /** A promise that resolves when `claim` gets a seat, or leaves the line. `undefined` if the claim does not wait in line. */
+  seated (claim: C): Promise<void> | undefined {
+    const waiting = claim.scopeEntry?.waiting
+    return waiting === undefined ? undefined : new Promise(resolve => { waiting.resolve = resolve })
   }
 
   /** The holder of `claim` has begun to end. A claim in line does not wait any longer. */
@@ -125,6 +131,6 @@ function passSeat<C> (from: ScopeEntry<C>, to: ScopeEntry<C>): boolean {
 function leaveLine<C> (entry: ScopeEntry<C>): void {
   if (entry.waiting === undefined) return
   entry.scope.line.delete(entry.waiting)
-  entry.waiting.resolve()
+  entry.waiting.resolve?.()
   entry.waiting = undefined
 }
