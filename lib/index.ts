@@ -42,10 +42,9 @@ interface StreamRequest {
   readonly isFramed: boolean
 }
 
-/** What reading the tab id of a request came to, before validation could remove unknown properties. */
-interface ReadTabId {
+/** The tab id of a request, read before validation can remove unknown properties, or the error that reading the tab id threw. */
+interface TabIdOrError {
   readonly tabId: string | undefined
-  /** The error that reading the tab id threw. `startStream` throws this error. */
   readonly error: unknown
 }
 
@@ -58,7 +57,7 @@ const kStreamRequest = Symbol('octa-star-streams.request')
 const kTabId = Symbol('octa-star-streams.tabId')
 type Reply = FastifyReply & { [kStreamRequest]?: StreamRequest }
 // A store of sessions may keep the request for as long as the session, so nothing leads from the request to the stream.
-type Request = FastifyRequest & { [kTabId]?: ReadTabId }
+type Request = FastifyRequest & { [kTabId]?: TabIdOrError }
 
 async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsOptions): Promise<void> {
   if (fastify.hasReplyDecorator('startStream')) throw new FST_ERR_OCTA_STAR_ALREADY_REGISTERED()
@@ -93,10 +92,8 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     if (this.sent || this.raw.headersSent) throw new FST_ERR_OCTA_STAR_REPLY_SENT(route)
     if (sse === undefined) throw new FST_ERR_OCTA_STAR_NOT_ACCEPTABLE(request.headers.accept ?? '')
     if (isCrossSite(request)) throw new FST_ERR_OCTA_STAR_CROSS_SITE()
-    const { tabId, error } = (request as Request)[kTabId]!
-    if (error !== undefined) throw error
 
-    const key = keyFor(`startStream in ${route}`, scopeKey, tabId, nameOf(startOptions))
+    const key = keyFor(`startStream in ${route}`, scopeKey, request.tabId, nameOf(startOptions))
     const refusal = refuse(this, current)
     if (refusal !== undefined) throw current.isFramed ? await guardRefused(this, current.response, refusal) : streamClosed(refusal)
     checkLimit(this, key)
@@ -161,10 +158,10 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   // A getter costs nothing on routes that do not read the property.
   fastify.decorateRequest('tabId', {
     getter (this: Request): string | undefined {
-      const read = this[kTabId]
-      if (read === undefined) return tabIdOf(this, options)
-      if (read.error !== undefined) throw read.error
-      return read.tabId
+      const known = this[kTabId]
+      if (known === undefined) return tabIdOf(this, options)
+      if (known.error !== undefined) throw known.error
+      return known.tabId
     }
   })
 
@@ -303,7 +300,7 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
   route.onRequest = prepend(route.onRequest, (request: Request, reply: Reply, done: () => void) => {
     state.sessions.add(reply.raw)
     reply[kStreamRequest] = { route: names[request.method]!, response: new StreamResponse(reply.raw), isHandling: false, isRefused: false, stream: undefined, isFramed }
-    if (readsQueryAlone) request[kTabId] = readTabIdOf(request, options)
+    if (readsQueryAlone) request[kTabId] = tabIdOrError(request, options)
     done()
   })
 
@@ -311,7 +308,7 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
     // Before validation, in which Ajv's `removeAdditional` strips unknown properties:
     // https://fastify.dev/docs/latest/Reference/Validation-and-Serialization/#validator-compiler
     route.preValidation = prepend(route.preValidation, (request: Request, _reply: Reply, done: () => void) => {
-      request[kTabId] = readTabIdOf(request, options)
+      request[kTabId] = tabIdOrError(request, options)
       done()
     })
   }
@@ -343,7 +340,7 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
   } as RouteOptions['handler']
 }
 
-function readTabIdOf (request: FastifyRequest, options: ResolvedOptions): ReadTabId {
+function tabIdOrError (request: FastifyRequest, options: ResolvedOptions): TabIdOrError {
   try {
     return { tabId: tabIdOf(request, options), error: undefined }
   } catch (error) {

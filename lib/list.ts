@@ -24,7 +24,7 @@ export class List<E extends Linked<E>> {
     return this.#first
   }
 
-  /** Returns `true` if `entry` is in this list. An entry of another list must not be asked for. */
+  /** Returns `true` if `entry` is in this list. Do not ask for an entry of another list. */
   has (entry: E): boolean {
     return entry.previous !== undefined || entry === this.#first
   }

@@ -202,7 +202,7 @@ export class StreamResponse {
 
   #put (event: string | SharedEvent): boolean {
     if (this.#raw.stream !== undefined) return writePieces(this.#raw, event, this.#onPieceSent)
-    return this.#isFlushed ? writeChunk(this.#raw, event) : writeWithHead(this.#raw, event)
+    return sendsChunks(this.#raw) ? writeChunk(this.#raw, event, this.#isFlushed) : writeWhole(this.#raw, event, this.#isFlushed)
   }
 
   /**
@@ -354,7 +354,7 @@ export class StreamResponse {
 
 function writeFirstByte (raw: RawResponse): void {
   if (!sendsChunks(raw)) {
-    writeWithHead(raw, '\n')
+    writeWhole(raw, '\n', false)
     return
   }
   // Node prepends the head to the chunk and writes both at once. A header is latin1.
@@ -380,24 +380,24 @@ function flushHead (raw: RawResponse): void {
   else raw.flushHeaders()
 }
 
-// Node joins the head and a string, and encodes both in the encoding of the string. The head is latin1, so the string must be ASCII.
-function writeWithHead (raw: RawResponse, event: string | SharedEvent): boolean {
-  if (sendsChunks(raw)) {
-    if (typeof event !== 'string') return writePiece(raw, event.chunk)
-    const chunk = chunkOf(event)
-    return Buffer.byteLength(event) === event.length ? writePiece(raw, chunk, 'latin1') : writePiece(raw, Buffer.from(chunk))
-  }
+// Node joins a string with a head that is not sent yet, and encodes both in the encoding of the string. A head is latin1.
+
+/** Writes an event where `sendsChunks` is `false`. */
+function writeWhole (raw: RawResponse, event: string | SharedEvent, isHeadSent: boolean): boolean {
   if (typeof event !== 'string') return raw.write(event.bytes)
-  return raw.write(raw.chunkedEncoding ? event : Buffer.from(event))
+  return raw.write(isHeadSent || raw.chunkedEncoding ? event : Buffer.from(event))
 }
 
-/** Writes a chunk of HTTP/1.1 (RFC 9112, section 7.1) in a single piece, after the head. Node would write four pieces, which takes longer. */
-function writeChunk (raw: RawResponse, event: string | SharedEvent): boolean {
-  if (!sendsChunks(raw)) return raw.write(typeof event === 'string' ? event : event.bytes)
-  return typeof event === 'string' ? writePiece(raw, chunkOf(event), 'utf8') : writePiece(raw, event.chunk)
+/** Writes an event as a chunk of HTTP/1.1 (RFC 9112, section 7.1) in a single piece. Node would write four pieces, which takes longer. */
+function writeChunk (raw: RawResponse, event: string | SharedEvent, isHeadSent: boolean): boolean {
+  if (typeof event !== 'string') return writePiece(raw, event.chunk)
+  const chunk = chunkOf(event)
+  if (isHeadSent) return writePiece(raw, chunk, 'utf8')
+  const isAscii = Buffer.byteLength(event) === event.length
+  return isAscii ? writePiece(raw, chunk, 'latin1') : writePiece(raw, Buffer.from(chunk))
 }
 
-/** Writes a whole chunk. Node must not make a chunk of the chunk. */
+/** Writes a chunk as it is: Node does not encode the chunk as a chunk once more. */
 function writePiece (raw: RawResponse, chunk: string | Buffer, encoding?: BufferEncoding): boolean {
   raw.chunkedEncoding = false
   const keepsUp = raw.write(chunk, encoding!)
@@ -464,8 +464,8 @@ function discardRequestBody ({ req }: RawResponse): void {
 const REPLY_WITH_HEAD = { raw: { setHeader () {}, writeHead () {} }, getHeaders: () => ({}) }
 
 /**
- * Writes the head with `headers`, and those of @fastify/sse. Node takes half the time for headers that come with the head, instead of one
- * by one, and does not keep the headers for the life of the response: https://github.com/nodejs/node/blob/v20.x/lib/_http_server.js (`writeHead`).
+ * Writes the head with `headers`, and the headers of @fastify/sse. Node would store headers that are set one by one, and keep them for the
+ * life of the response: https://github.com/nodejs/node/blob/v20.x/lib/_http_server.js (`writeHead`).
  */
 function writeHead (raw: RawResponse, sse: SSEContext, headers: OutgoingHttpHeaders): void {
   const { reply } = sse

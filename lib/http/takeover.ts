@@ -28,7 +28,7 @@ export class TakeoverPayload extends EventEmitter {
     for (const name in headers) {
       const value = headers[name]
       if (value === undefined || value === null) delete headers[name]
-      // HTTP/2 has other rules.
+      // HTTP/2 has other rules, which Node checks when a header is set.
       else if (this.#raw.stream !== undefined) this.#raw.setHeader(name, value)
       else checkHeader(name, value)
     }

@@ -17,8 +17,8 @@ interface Scope<C> {
  * the next claim finds its predecessor and waits.
  */
 export class LocalClaims<C extends Keyed> implements Iterable<C> {
-  // The claim is not the value itself: V8 keeps the old tables of a Map that changes, so that half of all claims, long released, would
-  // outlive several garbage collections.
+  // A claim is not the value itself: V8 keeps the old tables of a Map that changes, with the values of that time, until the next full
+  // collection. A released claim would stay in an old table.
   readonly #scopes = new Map<string, Scope<C>>()
 
   /** Makes `claim` the newest claim of the key, and returns the previous newest claim of that key. */

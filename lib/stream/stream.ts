@@ -332,6 +332,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
 
   /** Called if the registry refuses the stream because the scope is full. Answers with `error`, and rejects `start`. */
   refuse (error: Error & { statusCode?: number }, headers: Record<string, string>): void {
+    // Before the answer: an answer that fails breaks the response off, and would reject `start` with another error.
     this.#refusal = error
     this.#rejectStart?.(error)
     this.#context.response.answer(error.statusCode ?? 500, { 'content-type': 'application/json; charset=utf-8', ...headers }, JSON.stringify(error))
