@@ -71,6 +71,20 @@ t.test('after the close every newcomer is told to shut down', async t => {
   t.strictSame(late.reasons, ['shutdown'])
 })
 
+t.test('a holder that makes room in a full scope and is not gone within replaceTimeout is given up, and the newcomer holds its key', { timeout: 30_000 }, async t => {
+  const { registry, lines } = build({ maxStreamsPerScope: 1, replaceTimeout: 50 })
+  const [oldest, newcomer] = [new PlainHolder(), new PlainHolder()]
+  await registry.replaceAndRegister(streamKey('ann', 'a'), oldest)
+  t.equal(await registry.replaceAndRegister(streamKey('ann', 'b'), newcomer), true)
+  t.strictSame(oldest.reasons, ['evicted'])
+  t.equal(registry.givenUp, 1)
+  t.strictSame(lines.map(({ message }) => message), ['a holder was not gone within replaceTimeout and is not waited for any longer'])
+  oldest.leave()
+  newcomer.leave()
+  await turn()
+  t.strictSame([registry.size, registry.givenUp], [0, 0])
+})
+
 t.test('a loop over the registry leaves out the holders that are gone before their turn, and no other holder', async t => {
   const { registry } = build()
   const holders = Array.from({ length: 5 }, () => new ObedientHolder())
