@@ -3,12 +3,19 @@ import type { Bucket } from './claims.ts'
 import type { RedisConnection } from './connection.ts'
 import { RECORD_LEASE } from './protocol.ts'
 
+/**
+ * How long a client may pause between two attempts to connect. The longest pause of the clients' defaults is 5.2 s, in ioredis 6:
+ * https://github.com/redis/ioredis#auto-reconnect. Unit: milliseconds.
+ */
+const LONGEST_PAUSE = 5_200
+
 export class Losses {
   readonly #connection: RedisConnection
   readonly #buckets: readonly Bucket[]
   readonly #onLost: (bucket: Bucket) => void
-  // When a connection was last made again. Unit: milliseconds of `performance.now()`.
-  #reconnectedAt = -Infinity
+  // By when the clients of all processes try to connect again after the last outage. Unit: milliseconds of `performance.now()`.
+  #allReconnectBy = -Infinity
+  #mayHaveRestarted = false
 
   /** Calls `onLost` with each bucket that has lost data. */
   constructor (connection: RedisConnection, buckets: readonly Bucket[], onLost: (bucket: Bucket) => void) {
@@ -30,20 +37,25 @@ export class Losses {
   onRead (bucket: Bucket, ops: number, known: number): void {
     if (Math.max(ops, 0) < Math.min(known, bucket.ops)) this.onLost(bucket, Math.max(ops, 0))
     // A Redis that still knows what this process has counted there has not restarted.
-    else if (bucket.ops > 0) this.#reconnectedAt = -Infinity
+    else if (bucket.ops > 0) this.#mayHaveRestarted = false
   }
 
   onLost (bucket: Bucket, ops: number): void {
     bucket.ops = ops
     bucket.requested.clear()
     // Without a Redis Cluster all buckets are on one server.
-    for (const lost of this.#connection.countsReceivers ? this.#buckets : [bucket]) lost.lostAt = performance.now()
+    for (const lost of this.#connection.countsReceivers ? this.#buckets : [bucket]) lost.lostAt = Math.max(performance.now(), this.#allReconnectBy)
     this.#onLost(bucket)
   }
 
-  /** A new connection may be to a Redis that has restarted. */
-  onReconnected (): void {
-    if (this.#connection.countsReceivers) this.#reconnectedAt = performance.now()
+  /**
+   * A new connection may be to a Redis that has restarted. `outage` is how long the client was disconnected, in milliseconds. A client
+   * waits longer after each failed attempt to connect, so another client may connect later than this client, by the length of the outage.
+   */
+  onReconnected (outage: number): void {
+    if (!this.#connection.countsReceivers) return
+    this.#allReconnectBy = Math.max(this.#allReconnectBy, performance.now() + Math.min(outage, LONGEST_PAUSE))
+    this.#mayHaveRestarted = true
   }
 
   /** Whether Redis has lost data so recently that a missing record or request does not mean that a claim is gone. */
@@ -53,6 +65,6 @@ export class Losses {
 
   /** In how many milliseconds all processes have restated their claims, if Redis may have lost data. Not positive if Redis has not. */
   restatedIn (bucket: Bucket): number {
-    return Math.max(bucket.lostAt, this.#reconnectedAt) + RECORD_LEASE - performance.now()
+    return Math.max(bucket.lostAt, this.#mayHaveRestarted ? this.#allReconnectBy : -Infinity) + RECORD_LEASE - performance.now()
   }
 }

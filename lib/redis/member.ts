@@ -206,7 +206,10 @@ export class Member implements Cluster, ConnectionListener {
   /** Messages may have been lost: reads the state. */
   onReady (isReconnected = false): void {
     if (this.#connection.canSend && this.#connection.isSubscribed) this.#connected.resolve()
-    if (isReconnected && this.#isJoined) this.#losses.onReconnected()
+    if (isReconnected && this.#isJoined) {
+      const now = performance.now()
+      this.#losses.onReconnected(now - (this.#disconnectedAt ?? now))
+    }
     if (this.#hasLeft || !this.#connection.canSend) return
     this.#ends.askSoon()
     this.#beating.beat(this.#claims.buckets.filter(({ isUsed }) => isUsed))

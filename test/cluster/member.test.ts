@@ -2,7 +2,9 @@
 import t, { type Test } from 'tap'
 import type { ConnectionListener, RedisConnection } from '../../lib/redis/connection.ts'
 import { Member } from '../../lib/redis/member.ts'
-import { beatCommand, claimCommand, digestOf, fieldName, listText, parseMessage, replyCommand, sendText, type Command, type Message, type ReplyPage } from '../../lib/redis/protocol.ts'
+import {
+  beatCommand, bucketOf, claimCommand, digestOf, fieldName, listText, parseMessage, releaseCommand, replyCommand, restateCommand, sendText, type Command, type Message, type ReplyPage
+} from '../../lib/redis/protocol.ts'
 import * as scripts from '../../lib/redis/scripts.ts'
 import type { Script } from '../../lib/redis/scripts.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
@@ -96,6 +98,23 @@ function claimElsewhere ({ redis }: ModelConnection, scope: string, tab: string,
   const sender = { id, prefix: '', lease: 600_000 }
   const place = { digest: digestOf(key.scope), field: fieldName(key, sender.id, number), number }
   run(redis, claimCommand(sender, place, { at: 0, tolerance: 0 }))
+}
+
+/** Another member restates its only claim in a scope, which is older than everything else. Returns why the claim must end. */
+function restateElsewhere ({ redis }: ModelConnection, scope: string, id: string): string[] {
+  const { sender, place } = onlyClaim(scope, id)
+  const command = restateCommand(sender, bucketOf(place.digest), [{ ...place, token: 1 }])
+  return command.parse(run(redis, command)).ended.map(({ reason }) => reason)
+}
+
+function releaseElsewhere ({ redis }: ModelConnection, scope: string, id: string): void {
+  const { sender, place } = onlyClaim(scope, id)
+  run(redis, releaseCommand(sender, bucketOf(place.digest), [{ ...place, newest: 1 }]))
+}
+
+function onlyClaim (scope: string, id: string) {
+  const key = streamKey(scope, 'a tab')
+  return { sender: { id, prefix: '', lease: 600_000 }, place: { digest: digestOf(key.scope), field: fieldName(key, id, 1), number: 1 } }
 }
 
 /** The commands, without the beats of a member without streams: the member renews its record in bucket 0, and its entry in the index. */
@@ -370,6 +389,34 @@ t.test('an eviction after a new connection looks twice, and rejects if Redis doe
   t.equal(evictions, 2)
   t.match(outcome, { code: 'FST_ERR_OCTA_STAR_EVICT' })
 })
+
+// The clients of both processes wait longer after each failed attempt to connect, and the client of the owner has just failed.
+for (const notices of [true, false]) {
+  t.test(`after an outage of 4 s an eviction waits for a process whose client connects 4 s later, ${notices ? 'and Redis has lost data' : 'and this process does not know whether Redis has lost data'}`, async t => {
+    const site = await joined(t)
+    const { member, connection, run } = site
+    const claim = claimOf('ann', 'own')
+    if (notices) member.claim(claim)
+    await run(10)
+    connection.canSend = false
+    await run(4_000)
+    connection.redis.restart()
+    connection.canSend = true
+    connection.listener.onReady(true)
+    await run(10)
+    const eviction = outcomeOf(member.evict(streamKey('ann').scope))
+    await run(3_980)
+    t.equal(eviction.now, 'pending')
+
+    keepAlive(site, 'owner')
+    t.strictSame(restateElsewhere(connection, 'ann', 'owner'), ['evicted'])
+    await run(2_600)
+    t.equal(eviction.now, 'pending', 'the stream of the owner has not ended')
+    releaseElsewhere(connection, 'ann', 'owner')
+    await run(500)
+    t.equal(eviction.now, 1)
+  })
+}
 
 // The member counted requests to end claims that Redis did not hold, and so did not notice that the count in Redis was greater by 1.
 t.test('a deaf member finds the next request in its record', async t => {
