@@ -1,6 +1,7 @@
 // The connection with each client library, when Redis refuses, delays or breaks the connection, and the values that scripts return.
 import { hash } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
+import { inspect } from 'node:util'
 import { Cluster, Redis } from 'ioredis'
 import { Cluster as Cluster5, Redis as Redis5 } from 'ioredis-5'
 import { Redis as Valkey } from 'iovalkey'
@@ -179,6 +180,16 @@ for (const [name, kind] of Object.entries(kinds)) {
       await onAll('SCRIPT', 'FLUSH')
       t.equal(await connection.run(values, ['{a}'], [], () => false), undefined)
       await t.rejects(connection.run(script("return redis.error_reply('READONLY no')"), ['{a}'], []), { message: /READONLY no/ })
+    })
+
+    // A script may carry an event, and its error is logged.
+    t.test('the error of a script does not contain the arguments', async t => {
+      const { connection } = open(t, await connect(t))
+      await until(() => connection.canSend)
+      const refused = script("return redis.error_reply('ERR refused')")
+      const error = await connection.run(refused, ['{0}:key'], ['the text of an event']).then(() => undefined, error => error)
+      t.match(error, { message: /refused/ })
+      t.notMatch(inspect(error, { depth: 10, showHidden: true }), 'the text of an event')
     })
 
     t.test('closing leaves no connection of ours, and leaves the application\'s client as it was', async t => {

@@ -77,7 +77,13 @@ export class IoredisDriver implements RedisDriver {
   }
 
   async callScript (command: 'EVAL' | 'EVALSHA', script: string, keys: string[], args: Array<string | number>): Promise<unknown> {
-    return toValue(await this.#scripts[command](script, keys.length, ...keys, ...args))
+    try {
+      return toValue(await this.#scripts[command](script, keys.length, ...keys, ...args))
+    } catch (error) {
+      // The command with all its arguments: they may contain an event of the application, and the error will be logged.
+      delete (error as { command?: unknown }).command
+      throw error
+    }
   }
 
   watchReady (listener: () => void): () => void {
