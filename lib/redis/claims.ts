@@ -53,7 +53,7 @@ export class Bucket {
   beatAt = -Infinity
   /** The greatest count of operations that Redis has returned. A smaller count shows that Redis has lost data. */
   ops = 0
-  /** When this process noticed that Redis has lost data, or later: by when the clients of all processes try to connect again. */
+  /** When this process noticed that Redis has lost data. After an outage, not before the clients of all processes try to connect again. */
   lostAt = -Infinity
   /** Counts the rounds in which all claims are restated, from 1. */
   round = 1

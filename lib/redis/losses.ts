@@ -4,8 +4,8 @@ import type { RedisConnection } from './connection.ts'
 import { RECORD_LEASE } from './protocol.ts'
 
 /**
- * How long a client may pause between two attempts to connect. The longest pause of the clients' defaults is 5.2 s, in ioredis 6:
- * https://github.com/redis/ioredis#auto-reconnect. Unit: milliseconds.
+ * The longest pause of a client between two attempts to connect. Unit: milliseconds. With default options ioredis 6 pauses for 5.2 s at
+ * most, and no other client pauses longer: https://github.com/redis/ioredis#auto-reconnect
  */
 const LONGEST_PAUSE = 5_200
 

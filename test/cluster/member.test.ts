@@ -94,27 +94,25 @@ function claimOf (scope: string, tab: string): ClusterClaim & { reasons: string[
 
 /** Another member claims the same key. */
 function claimElsewhere ({ redis }: ModelConnection, scope: string, tab: string, number: number, id = 'another'): void {
-  const key = streamKey(scope, tab)
-  const sender = { id, prefix: '', lease: 600_000 }
-  const place = { digest: digestOf(key.scope), field: fieldName(key, sender.id, number), number }
+  const { sender, place } = claimBy(id, scope, tab, number)
   run(redis, claimCommand(sender, place, { at: 0, tolerance: 0 }))
 }
 
 /** Another member restates its only claim in a scope, which is older than everything else. Returns why the claim must end. */
 function restateElsewhere ({ redis }: ModelConnection, scope: string, id: string): string[] {
-  const { sender, place } = onlyClaim(scope, id)
+  const { sender, place } = claimBy(id, scope, 'a tab', 1)
   const command = restateCommand(sender, bucketOf(place.digest), [{ ...place, token: 1 }])
   return command.parse(run(redis, command)).ended.map(({ reason }) => reason)
 }
 
 function releaseElsewhere ({ redis }: ModelConnection, scope: string, id: string): void {
-  const { sender, place } = onlyClaim(scope, id)
+  const { sender, place } = claimBy(id, scope, 'a tab', 1)
   run(redis, releaseCommand(sender, bucketOf(place.digest), [{ ...place, newest: 1 }]))
 }
 
-function onlyClaim (scope: string, id: string) {
-  const key = streamKey(scope, 'a tab')
-  return { sender: { id, prefix: '', lease: 600_000 }, place: { digest: digestOf(key.scope), field: fieldName(key, id, 1), number: 1 } }
+function claimBy (id: string, scope: string, tab: string, number: number) {
+  const key = streamKey(scope, tab)
+  return { sender: { id, prefix: '', lease: 600_000 }, place: { digest: digestOf(key.scope), field: fieldName(key, id, number), number } }
 }
 
 /** The commands, without the beats of a member without streams: the member renews its record in bucket 0, and its entry in the index. */
@@ -395,8 +393,7 @@ for (const notices of [true, false]) {
   t.test(`after an outage of 4 s an eviction waits for a process whose client connects 4 s later, ${notices ? 'and Redis has lost data' : 'and this process does not know whether Redis has lost data'}`, async t => {
     const site = await joined(t)
     const { member, connection, run } = site
-    const claim = claimOf('ann', 'own')
-    if (notices) member.claim(claim)
+    if (notices) member.claim(claimOf('ann', 'own'))
     await run(10)
     connection.canSend = false
     await run(4_000)

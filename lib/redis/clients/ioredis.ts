@@ -80,7 +80,7 @@ export class IoredisDriver implements RedisDriver {
     try {
       return toValue(await this.#scripts[command](script, keys.length, ...keys, ...args))
     } catch (error) {
-      // The command with all its arguments: they may contain an event of the application, and the error will be logged.
+      // ioredis adds the whole command to the error. The arguments may contain an event of the application, and the error will be logged.
       delete (error as { command?: unknown }).command
       throw error
     }
