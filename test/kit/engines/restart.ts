@@ -72,6 +72,9 @@ async function firefox (t: Test, profile: string): Promise<RestartableBrowser> {
     },
     reloadCrashed: () => browser.inChrome("SessionStore.reviveCrashedTab(gBrowser.tabs.find(tab => tab.hasAttribute('crashed')))"),
     async restart () {
+      // At the start headless Firefox ends the process of the tab in front ("IPDL protocol error"), and may already have restored the tab there.
+      // So leave the empty tab that Firefox began with in front.
+      await browser.inChrome('gBrowser.selectedTab = gBrowser.tabs[0]')
       await browser.quit()
       return startFirefox(t, profile)
     }
