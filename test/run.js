@@ -17,7 +17,7 @@ const ONLY_IN_TEST_ALL = [
   'bench', 'browser/broken-off', 'browser/datastar', 'browser/demo', 'browser/endings', 'browser/event-source', 'browser/examples', 'browser/recipes', 'browser/tab-id', 'browser-module', 'bundles', 'closing', 'cluster/clients', 'cluster/conformance', 'cluster/costs', 'cluster/evictions',
   'cluster/failovers', 'cluster/faults', 'cluster/namespaces', 'cluster/nodes', 'cluster/presence', 'cluster/processes', 'cluster/reach', 'cluster/redis', 'cluster/redis-cluster', 'cluster/refusals', 'cluster/scaling',
   'cluster/scripts', 'cluster/servers', 'cluster/simulation', 'cluster/standstill', 'conformance', 'dead-peer', 'demo', 'draw-streams', 'guide',
-  'hostile/coverage-guided', 'hostile/exhaustion', 'hostile/fuzz', 'hostile/injection', 'large-scopes', 'memory', 'nestjs', 'nginx', 'package', 'pm2', 'recipes', 'reference', 'rules/no-leak', 'runtimes', 'slow-clients', 'soak', 'typescript-examples'
+  'hostile/coverage-guided', 'hostile/exhaustion', 'hostile/fuzz', 'hostile/injection', 'large-scopes', 'limit-costs', 'memory', 'nestjs', 'nginx', 'package', 'pm2', 'recipes', 'reference', 'rules/no-leak', 'runtimes', 'slow-clients', 'soak', 'typescript-examples'
 ].map(name => `test/${name}.test.ts`)
 
 const [, , ...args] = process.argv
