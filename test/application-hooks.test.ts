@@ -1,4 +1,5 @@
 // The application's own hooks, error handler and timeouts around a stream: which of these run, and how the stream ends when they throw.
+import { once } from 'node:events'
 import net from 'node:net'
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -126,7 +127,7 @@ t.test('a connectionTimeout ends a stream that is silent for longer as expired, 
   const kept = streamRoute(beating)
   await beating.listen()
   const listener = await connect(beating.url(path))
-  while (listener.text.split(': heartbeat').length < 24) await turn()
+  while (listener.text.split(': heartbeat').length < 24) await once(listener, 'received')
   t.notOk(kept[0]!.signal.aborted)
   listener.leave()
 })

@@ -6,7 +6,7 @@ import { startExample } from './kit/child.ts'
 import { browserOptions, launch } from './kit/chromium.ts'
 import { connect, type Client } from './kit/client.ts'
 import { redisOptions, redisServer } from './kit/redis.ts'
-import { datastarClients } from './kit/site.ts'
+import { datastarBundles } from './kit/site.ts'
 
 const openShop = async (t: Test, env: Record<string, string> = {}) => (await startExample(t, 'examples/datastar/server.js', env)).url
 
@@ -151,7 +151,7 @@ t.test('with Redis the shop stops on a signal, and stops with one clear line if 
 })
 
 // Betas do not know the attributes of the example.
-const released = datastarClients().filter(({ name }) => /v1\.\d+\.\d+$/.test(name))
+const released = datastarBundles().filter(({ name }) => /v1\.\d+\.\d+$/.test(name))
 const options = { skip: browserOptions.skip || redisOptions.skip || (released.length === 0 ? 'DATASTAR_JS names no bundle of Datastar 1.x' : false as const) }
 
 t.test('in a browser two tabs of two processes show the order, and another browser shows only the stock', options, async t => {

@@ -427,7 +427,7 @@ t.test('a message is written at once, and all further messages of the same turn 
 t.test('a client that reads late gets everything in order, and its stream goes on', async t => {
   const app = await listen(t, { maxBufferedBytes: Infinity })
   const { streamRegistry } = app.fastify
-  const { socket, bytes } = await rawClient(t, app.port(), '/stream/ann')
+  const { socket, bytes, endsWith } = await rawClient(t, app.port(), '/stream/ann')
   socket.pause()
   const texts = [FLOOD]
   await streamRegistry.send('ann', FLOOD)
@@ -442,7 +442,7 @@ t.test('a client that reads late gets everything in order, and its stream goes o
   await streamRegistry.send('ann', '21')
   app.streams[0]!.close()
   await app.streams[0]!.gone
-  while (!bytes().subarray(-5).equals(Buffer.from('0\r\n\r\n'))) await once(socket, 'data')
+  while (!endsWith('0\r\n\r\n')) await once(socket, 'data')
   t.ok(readResponse(bytes()).body === `\n${[...texts, '20', '21'].map(formatted).join('')}`)
 })
 
@@ -604,13 +604,13 @@ const transports: Record<string, (t: Test, onOpen: OnOpen, before: Before) => Pr
   async 'HTTP/1.0' (t, onOpen, before) {
     const app = await listen(t, UNBOUNDED, () => onOpen(app.fastify.streamRegistry as Registry))
     await before(app.fastify.streamRegistry as Registry)
-    const { socket, bytes } = await rawClient(t, app.port(), withSignals('/stream/ann', { tabId: 'a' }), '1.0')
+    const { socket, bytes, length } = await rawClient(t, app.port(), withSignals('/stream/ann', { tabId: 'a' }), '1.0')
+    const start = bytes().indexOf('\r\n\r\n') + 4
     return {
       registry: app.fastify.streamRegistry as Registry,
       async body (expected) {
-        const body = () => bytes().subarray(bytes().indexOf('\r\n\r\n') + 4).toString()
-        while (body().length < expected.length) await once(socket, 'data')
-        return body()
+        while (length() < start + Buffer.byteLength(expected)) await once(socket, 'data')
+        return bytes().subarray(start).toString()
       }
     }
   },
@@ -757,7 +757,7 @@ t.test('events that are sent with the head keep their order, also while the appl
 t.test('the events of a stream do not touch the next response on the same connection', async t => {
   const app = await listen(t, UNBOUNDED)
   const { streamRegistry } = app.fastify
-  const { socket, bytes } = await rawClient(t, app.port(), withSignals('/stream/ann', { tabId: 'a' }))
+  const { socket, bytes, endsWith } = await rawClient(t, app.port(), withSignals('/stream/ann', { tabId: 'a' }))
   // Pipelines a plain request, and a stream of another tab, which opens before the connection is free for the stream.
   socket.write(`GET /plain HTTP/1.1\r\nhost: a\r\n\r\n${request(withSignals('/stream/ann', { tabId: 'b' }))}`)
   while (app.streams.length < 2) await turn()
@@ -777,7 +777,7 @@ t.test('the events of a stream do not touch the next response on the same connec
   await streamRegistry.send('ann', '4')
   await streamRegistry.send('ann', '5')
   app.streams[1]!.close()
-  while (!bytes().toString('latin1').endsWith('0\r\n\r\n') || bytes().toString('latin1').split('HTTP/1.1 200').length < 4) await once(socket, 'data')
+  while (!endsWith('0\r\n\r\n') || bytes().toString('latin1').split('HTTP/1.1 200').length < 4) await once(socket, 'data')
 
   const first = readResponse(bytes())
   const plain = readResponse(first.rest)
@@ -941,12 +941,19 @@ function request (path: string, version = '1.1'): string {
 async function rawClient (t: Test, port: number, path: string, version?: string) {
   const socket = net.connect(port, '127.0.0.1')
   const pieces: Buffer[] = []
+  let length = 0
+  let tail = ''
+  // Joins all pieces, so call it when everything has arrived. For the way there use `length` and `endsWith`.
   const bytes = () => pieces.length > 1 ? (pieces.splice(0, pieces.length, Buffer.concat(pieces)), pieces[0]!) : pieces[0] ?? Buffer.alloc(0)
-  socket.on('error', () => {}).on('data', data => { pieces.push(data) })
+  socket.on('error', () => {}).on('data', data => {
+    pieces.push(data)
+    length += data.length
+    tail = (tail + data.subarray(-10).toString('latin1')).slice(-10)
+  })
   t.teardown(() => socket.destroy())
   socket.write(request(path, version))
   while (!bytes().includes('\r\n\r\n')) await once(socket, 'data')
-  return { socket, bytes }
+  return { socket, bytes, length: () => length, endsWith: (text: string) => tail.endsWith(text) }
 }
 
 /** Reads the first response of a connection, in chunks or with a length. Throws if the framing is wrong. */

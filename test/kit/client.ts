@@ -18,6 +18,7 @@ export interface ClientOptions {
   agent?: http.Agent | false
 }
 
+/** Emits `received` whenever a part of the body has arrived, comments included. */
 export class Client extends EventEmitter {
   readonly status: number
   readonly headers: http.IncomingHttpHeaders
@@ -64,8 +65,8 @@ export class Client extends EventEmitter {
       const field = (name: string) => block.split('\n').filter(line => line.startsWith(`${name}: `)).map(line => line.slice(name.length + 2))
       if (block.startsWith(':')) continue
       this.events.push({ event: field('event')[0] ?? 'message', data: field('data').join('\n'), id: field('id')[0] })
-      this.emit('received')
     }
+    this.emit('received')
   }
 }
 

@@ -93,17 +93,18 @@ export interface DatastarClient {
   file?: string
 }
 
-/** The Datastar client from npm, and each bundle in DATASTAR_JS, a list of paths. */
+/** Each bundle in DATASTAR_JS, a list of paths. */
+export function datastarBundles (): DatastarClient[] {
+  return (process.env.DATASTAR_JS ?? '').split(delimiter).filter(path => path !== '').map(path => {
+    const script = readFileSync(path, 'utf8')
+    return { name: /Datastar v[\w.-]+/.exec(script)?.[0] ?? path, script, file: resolve(path) }
+  })
+}
+
+/** The Datastar client from npm, and each bundle in DATASTAR_JS. */
 export function datastarClients (): DatastarClient[] {
   const { outputFiles } = buildSync({ stdin: { contents: 'import "@starfederation/datastar/bundles/datastar"', resolveDir: import.meta.dirname }, bundle: true, format: 'esm', write: false })
-  const bundles = (process.env.DATASTAR_JS ?? '').split(delimiter).filter(path => path !== '')
-  return [
-    { name: 'Datastar v1.0.0-beta.11', script: outputFiles[0]!.text },
-    ...bundles.map(path => {
-      const script = readFileSync(path, 'utf8')
-      return { name: /Datastar v[\w.-]+/.exec(script)?.[0] ?? path, script, file: resolve(path) }
-    })
-  ]
+  return [{ name: 'Datastar v1.0.0-beta.11', script: outputFiles[0]!.text }, ...datastarBundles()]
 }
 
 /** A body that opens a stream with Datastar. Datastar 1.0 reads `data-init`, and the betas read `data-on-load`. Each ignores the attribute for the other. */
