@@ -30,7 +30,7 @@ export interface StreamRegistry extends Iterable<Stream | Holder> {
    */
   get<T> (scopeKey: ScopeKeyLike<T>, tabId: string, name?: string): Stream | Holder | undefined
   /**
-   * Ends all streams of a scope as `'evicted'`, or only the streams of a tab if `tabId` is given. Resolves to the number
+   * Ends all streams of a scope as `'evicted'`, or only the streams of a tab if `tabId` is not `undefined`. Resolves to the number
    * of ended streams when these streams are gone, in all processes of the cluster. Rejects with `FST_ERR_OCTA_STAR_SCOPE_KEY`,
    * and with `FST_ERR_OCTA_STAR_EVICT` if the cluster cannot confirm within `replaceTimeout` that the streams in other
    * processes have ended. Then the streams of this process have ended all the same, and you can call `evict` again.
@@ -167,20 +167,20 @@ export interface OctaStarStreamsOptions {
   maxBufferedBytes?: number | undefined
   /**
    * How long a client may read nothing while data is queued before the stream ends as `'stalled'`: at least this long, and at most
-   * twice as long. Begins when more is queued than Node's own limit of 16 to 64 KiB, after the kernel's buffers are full, so a stream
-   * without unread data never ends. A client that reads slowly goes on. Unit: milliseconds, 1 to 2147483647, or `Infinity`.
+   * twice as long. Begins when more is queued than Node's own limit of 16 to 64 KiB, after the kernel's buffers are full. A client that reads
+   * slowly, and a client that has read everything, keep their streams. Unit: milliseconds, 1 to 2147483647, or `Infinity`.
    * Default: `30000`.
    */
   stallTimeout?: number | undefined
   /**
    * The idle time before TCP keepalive probing starts: ten probes, a second apart. If no probe is answered, the stream
    * ends as `'disconnected'`. Probing does not detect a dead peer behind a proxy, nor a peer that has not acknowledged
-   * data: TCP retransmits that data for about 15 minutes. Unit: milliseconds in whole seconds, 1000 to 2147483647. `0`
-   * turns probing off. Default: `10000`.
+   * data: TCP retransmits that data for about 15 minutes. Unit: milliseconds, 1000 to 2147483647. The operating system
+   * counts whole seconds. `0` turns probing off. Default: `10000`.
    */
   deadPeerProbe?: number | undefined
   /**
-   * The maximum number of streams in a scope. Streams that wait or clean up count too. Unit: streams, a whole number
+   * The maximum number of streams in a scope, in each process. Streams that wait or clean up count too. Unit: streams, a whole number
    * from 1, or `Infinity`. Default: `Infinity`.
    */
   maxStreamsPerScope?: number | undefined

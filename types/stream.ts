@@ -31,7 +31,8 @@ type Plain<T> = T extends ScopeKey
  * - `'shutdown'`: the server is closing. The connection is destroyed, and the client reconnects to another server.
  * - `'failed'`: the handler threw, or Fastify's `handlerTimeout` was over while the stream waited. Ends like `'shutdown'`.
  * - `'stalled'`: the client did not read what was sent, see `maxBufferedBytes` and `stallTimeout`. Ends like `'shutdown'`.
- * - `'expired'`: the stream reached `maxAge`, or sent nothing for the time of Fastify's `connectionTimeout`. Ends like `'shutdown'`.
+ * - `'expired'`: the stream reached `maxAge`, or with `stallTimeout: Infinity` sent nothing for the time of Fastify's `connectionTimeout`. Ends
+ *   like `'shutdown'`.
  * - `'disconnected'`: the client disconnected.
  */
 export type CloseReason = 'replaced' | 'evicted' | 'finished' | 'shutdown' | 'failed' | 'stalled' | 'expired' | 'disconnected'
@@ -162,7 +163,7 @@ export interface Stream extends Holder {
    * loop over `events.on`, the events of a slow client queue in the iterator without a limit, until `stallTimeout`.
    *
    * Rejects with `FST_ERR_OCTA_STAR_STREAM_CLOSED` once the stream has begun to end, which also stops a loop that does not
-   * use the signal. A rejection that nobody awaits is ignored. Rejects with `FST_ERR_OCTA_STAR_MESSAGE` if
+   * use the signal. A rejection that nobody awaits does not end the process. Rejects with `FST_ERR_OCTA_STAR_MESSAGE` if
    * `message` is not a message, and with `FST_ERR_OCTA_STAR_EVENT` if a field cannot be sent.
    *
    * @example await stream.send({ event: 'order', data: order })

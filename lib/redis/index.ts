@@ -15,7 +15,8 @@ export interface RedisClusterOptions {
    * `FST_ERR_OCTA_STAR_REDIS_VERSION`. One of:
    * - `new Redis()` or `new Cluster()` of `ioredis` or `iovalkey`, also with Sentinel, or `fastify.redis` of `@fastify/redis`;
    * - `createClient()`, `createCluster()`, `createSentinel()` or `createClientPool()` of `redis` 5 or 6. Call `connect()`
-   *   before you register the plugin: the adapter never calls `connect()` on a client of `redis`.
+   *   before you register the plugin, and do not await the promise, which waits until Redis is there. The adapter never calls
+   *   `connect()` on a client of `redis`.
    *
    * The adapter sends commands through this client, opens one more connection with the same options to subscribe, and never
    * closes the client. With `createSentinel()` and `createClientPool()`, the adapter opens a connection for commands too.
@@ -25,7 +26,7 @@ export interface RedisClusterOptions {
    * import { createClient } from 'redis'
    * const redis = createClient({ url: 'redis://localhost' })
    * redis.on('error', error => fastify.log.error(error))
-   * await redis.connect()
+   * redis.connect().catch(error => fastify.log.error(error))
    * const cluster = redisCluster({ redis })
    */
   redis: RedisClient
@@ -38,7 +39,7 @@ export interface RedisClusterOptions {
   prefix?: string | undefined
   /**
    * How long Redis keeps the keys of a scope that no process renews, for example because the process was killed. The streams
-   * of a killed process do not count any longer after three seconds, whatever the lease. A process renews the keys twice per
+   * of a killed process do not count any longer after 2.5 s, whatever the lease. A process renews the keys twice per
    * lease, so a longer lease costs Redis fewer commands. Unit: milliseconds, a whole number from 1000 to 3600000. Default: `600000`.
    */
   lease?: number | undefined
