@@ -42,7 +42,7 @@ const expected: Record<keyof typeof defaults, [test: (value: unknown) => boolean
   offlineDelay: [isDelay, `a number of milliseconds from 1 to ${MAX_DELAY}`],
   browser: [value => value === undefined || (typeof value === 'string' && value.startsWith('/')), "a path that begins with '/'"],
   cluster: [value => value === undefined || typeof (value as Partial<ClusterAdapter> | null)?.join === 'function', 'an adapter, such as redisCluster({ redis })'],
-  sse: [value => value === undefined || (typeof value === 'object' && value !== null), 'an object']
+  sse: [value => value === undefined || isSSEOptions(value), `an object, whose heartbeatInterval is 0 or a number of milliseconds from 1 to ${MAX_DELAY}`]
 }
 
 /**
@@ -97,6 +97,12 @@ function isCount (value: unknown): boolean {
   return value === Infinity || (Number.isSafeInteger(value) && (value as number) >= 1)
 }
 
-function isDelay (value: unknown): boolean {
+export function isDelay (value: unknown): boolean {
   return typeof value === 'number' && value >= 1 && value <= MAX_DELAY
+}
+
+function isSSEOptions (value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  const { heartbeatInterval } = value as { heartbeatInterval?: unknown }
+  return heartbeatInterval === undefined || heartbeatInterval === 0 || isDelay(heartbeatInterval)
 }

@@ -28,7 +28,11 @@ t.test('an option of the wrong type or beyond its limits fails the registration,
     ['maxStreamsPerScope', 1.5, /got 1.5/],
     ['onLimit', 'replace', /option 'onLimit' must be 'replace-oldest' or 'reject', got "replace"/],
     ['browser', 'tab-id.js', /option 'browser' must be a path that begins with '\/', got "tab-id.js"/],
-    ['sse', true, /option 'sse' must be an object, got true/]
+    ['sse', true, /option 'sse' must be an object, .* got true/],
+    ['sse', null, /got null/],
+    ['sse', { heartbeatInterval: '1000' }, /option 'sse' must be an object, whose heartbeatInterval is 0 or a number of milliseconds from 1 to 2147483647, got /],
+    ['sse', { heartbeatInterval: Infinity }, /heartbeatInterval/],
+    ['sse', { heartbeatInterval: 2 ** 31 }, /heartbeatInterval/]
   ]
   for (const [name, value, message] of wrong) {
     const fastify = Fastify()

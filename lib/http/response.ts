@@ -142,12 +142,14 @@ export class StreamResponse {
     this.#options = options
     // Without this @fastify/sse would end the response as soon as the handler settles.
     sse.keepAlive()
-    const { heartbeatInterval = 0 } = sse
+    // An application that registers @fastify/sse itself may have passed anything.
+    const heartbeatInterval = Number(sse.heartbeatInterval ?? 0)
     // The response sends the heartbeats itself.
     sse.heartbeatInterval = 0
     writeHead(this.#raw, sse, this.headers ?? {})
     this.headers = undefined
-    if (heartbeatInterval > 0) this.#beatAfter(heartbeatInterval)
+    // Node treats a longer delay as 1 ms.
+    if (heartbeatInterval > 0 && heartbeatInterval < 2 ** 31) this.#beatAfter(heartbeatInterval)
     // After the microtasks of this turn, in which the handler goes on and sends the first events. The tick queue alone may run
     // before the microtasks: https://nodejs.org/api/process.html#when-to-use-queuemicrotask-vs-processnexttick
     RESOLVED.then(() => { process.nextTick(flush, this) })
