@@ -308,3 +308,31 @@ t.test('a sendAll that nobody awaits does not end the process when the client di
   t.equal(await closed, 'disconnected')
   await turn()
 })
+
+t.test('a web stream as a source: the messages arrive, and a quiet source is cancelled when the stream ends', async t => {
+  let cancelled = false
+  const source = () => new ReadableStream<string>({
+    start (controller) { controller.enqueue('1') },
+    cancel () { cancelled = true }
+  })
+  const { client, stream, outcome } = await sending(t, source)
+  t.equal((await client.event(1)).data, '1')
+  client.leave()
+  t.match(await outcome, { code: 'FST_ERR_OCTA_STAR_STREAM_CLOSED' })
+  await stream.gone
+  t.equal(cancelled, true)
+})
+
+t.test('a web stream as a source: sendAll resolves when the source is done', async t => {
+  const source = new ReadableStream<string>({
+    start (controller) {
+      controller.enqueue('1')
+      controller.enqueue('2')
+      controller.close()
+    }
+  })
+  const { client, outcome } = await sending(t, () => source)
+  t.equal(await outcome, 2)
+  await client.ended
+  t.strictSame(client.events.map(({ data }) => data), ['1', '2'])
+})

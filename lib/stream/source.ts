@@ -62,7 +62,19 @@ export async function sendEach (source: MessageSource, options: SendAllOptions |
 function iterate (source: MessageSource): Iterates {
   const { [Symbol.asyncIterator]: async, [Symbol.iterator]: sync } = Object(source)
   if (typeof source === 'string' || (typeof async !== 'function' && typeof sync !== 'function')) throw new FST_ERR_OCTA_STAR_SOURCE(show(source))
-  return typeof async === 'function' ? async.call(source) : sync.call(source)
+  return source instanceof ReadableStream ? iterateWebStream(source) : typeof async === 'function' ? async.call(source) : sync.call(source)
+}
+
+// The own iterator of a web stream ends only behind a pending read, so a quiet source would not be closed.
+function iterateWebStream (source: ReadableStream<Message>): Iterates {
+  const reader = source.getReader()
+  return {
+    next: () => reader.read() as Promise<IteratorResult<Message>>,
+    async return () {
+      await reader.cancel()
+      return { done: true, value: undefined }
+    }
+  }
 }
 
 function isWaiting (options: SendAllOptions | undefined): boolean {
