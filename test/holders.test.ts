@@ -34,6 +34,20 @@ t.test('replaceAndRegister refuses a key that streamKey did not make, and a hold
   present.leave()
 })
 
+t.test('a stream that holds a key cannot take another key', async t => {
+  const app = await buildApp(t)
+  const { streamRegistry } = app.fastify
+  const streams = streamRoute(app)
+  await app.listen()
+  const client = await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })))
+  await t.rejects(streamRegistry.replaceAndRegister(streamKey('bob', 'a'), streams[0]!), {
+    code: 'FST_ERR_OCTA_STAR_HOLDER', message: 'A holder must have no stream key yet, got a stream of startStream. Register an object of your own that closes the stream'
+  })
+  t.equal(await streamRegistry.replaceAndRegister(streamKey('ann', 'a'), streams[0]!), true, 'its own key stays')
+  t.strictSame([streamRegistry.size, await streamRegistry.count('bob')], [1, 0])
+  client.leave()
+})
+
 t.test('registering the same holder twice does nothing', async t => {
   const { fastify: { streamRegistry } } = await buildApp(t)
   const holder = new PlainHolder()

@@ -46,6 +46,7 @@ t.test('a holder that has begun to end by itself while waiting for a place makes
   cleaning.leave()
   t.equal(await started, true)
   t.strictSame(waiting.reasons, [], 'it was not evicted, because it was ending')
+  waiting.leave()
 })
 
 t.test('there are never more streams between opened and gone than the limit allows', async t => {

@@ -194,3 +194,29 @@ t.test('if close or destroy of a holder throws, all other holders end, newcomers
   t.equal(registry.size, 0)
   t.equal(await registry.count('ann'), 0)
 })
+
+for (const onLimit of ['replace-oldest', 'reject'] as const) {
+  t.test(`with onLimit ${onLimit}, a holder in a full scope that has begun to end by itself and is never gone is given up`, async t => {
+    const registry = new Registry({ ...defaults, maxStreamsPerScope: 1, replaceTimeout: 50, onLimit }, memoryLog().log)
+    const hanging = Object.assign(new PlainHolder(), { closing: false })
+    await registry.replaceAndRegister(streamKey('ann', 'a'), hanging)
+    hanging.closing = true
+    const start = () => registry.replaceAndRegister(streamKey('ann', 'b'), new ObedientHolder())
+    if (onLimit === 'reject') {
+      await t.rejects(start(), { code: 'FST_ERR_OCTA_STAR_LIMIT' })
+      while (registry.size > 0) await turn()
+    }
+    t.equal(await start(), true)
+    t.equal(registry.givenUp, 1)
+    await registry.close(50)
+    hanging.leave()
+  })
+}
+
+t.test('a holder of the application may have any other property', async t => {
+  const registry = new Registry({ ...defaults, onLimit: 'replace-oldest' }, memoryLog().log)
+  const holder = Object.assign(new ObedientHolder(), { observer: undefined, open: 'open' })
+  t.equal(await registry.replaceAndRegister(streamKey('ann', 'a'), holder), true)
+  await registry.evict('ann')
+  t.strictSame([holder.reasons, registry.size], [['evicted'], 0])
+})

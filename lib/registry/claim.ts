@@ -1,6 +1,7 @@
 // A holder's claim on a stream key: waiting -> holding -> ending -> released. A claim never returns to an earlier state.
 import type { FastifyBaseLogger } from 'fastify'
 import { reportReplace } from '../diagnostics.ts'
+import { kObserver, type HolderObserver } from '../observer.ts'
 import { Replacements } from './flapping.ts'
 import type { LimitedClaim, ScopeEntry } from './seats.ts'
 import type { Delayed, DelayQueue } from '../delay-queue.ts'
@@ -24,18 +25,10 @@ export interface ClaimOwner {
 
 /** A stream: a holder that is opened when the claim holds the key, and that reports when it begins to end and when it is gone. */
 export interface ReportingHolder extends Stream {
-  observer: HolderObserver | undefined
+  [kObserver]: HolderObserver | undefined
   open (): void
   /** Sends an event that is formatted already, and does not wait for a slow client. Returns `false` if the stream is not open. */
   push (event: SharedEvent): boolean
-}
-
-/** Is told about the end of a holder. */
-export interface HolderObserver {
-  /** The holder has begun to end. */
-  holderEnding (): void
-  /** Nothing of the holder runs any more. */
-  holderGone (): void
 }
 
 // Stands in for the holder after release, so that the holder can be collected. The methods are never called.
@@ -75,7 +68,7 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
     this.#holder = holder
     this.#owner = owner
     if (isReporting(holder)) {
-      holder.observer = this
+      holder[kObserver] = this
     } else {
       const onGone = () => this.holderGone()
       holder.gone.then(onGone, onGone)
@@ -196,5 +189,5 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
 }
 
 export function isReporting (holder: Holder): holder is ReportingHolder {
-  return 'observer' in holder
+  return kObserver in holder
 }

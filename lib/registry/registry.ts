@@ -4,9 +4,10 @@ import { DelayQueue } from '../delay-queue.ts'
 import { reportFlapping, reportOffline } from '../diagnostics.ts'
 import { FST_ERR_OCTA_STAR_EVICT, FST_ERR_OCTA_STAR_HOLDER, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_SEND_OPTION, FST_ERR_OCTA_STAR_STREAM_KEY, show } from '../errors.ts'
 import type { Serializer } from '../event.ts'
-import { List } from '../list.ts'
+import { List, type Linked } from '../list.ts'
+import { kObserver } from '../observer.ts'
 import { deferred, within } from '../wait.ts'
-import { Claim, isReporting, type ClaimOwner } from './claim.ts'
+import { Claim, isReporting, type ClaimOwner, type ReportingHolder } from './claim.ts'
 import { FLAPPING_MS, FLAPPING_TIMES } from './flapping.ts'
 import { inTurns } from './in-turns.ts'
 import { LocalClaims } from './local-claims.ts'
@@ -37,6 +38,12 @@ interface Others {
   readonly elsewhere: Promise<unknown> | undefined
 }
 
+/** A stream that has no claim yet, because hooks of the application run, or because the plugin checks that the client is still connected. */
+interface Starting extends Linked<Starting> {
+  readonly key: StreamKey
+  readonly stream: ReportingHolder
+}
+
 export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   /** Connects the registries of several processes. Set before the first claim. Without a cluster nobody else can hold a key. */
   cluster: Cluster | undefined
@@ -49,6 +56,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   readonly #presence: Presence
   // Claims that took their key and are not released yet. A replaced claim that cleans up is still in here.
   readonly #held = new List<Claim>()
+  readonly #starting = new List<Starting>()
   #lastOrder = 0
   #givenUp = 0
   #isClosed = false
@@ -87,9 +95,10 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   replaceAndRegister (key: StreamKey, holder: Holder): Promise<boolean> {
     try {
       checkStreamKey(key)
-      checkHolder(holder)
       const newest = this.#claims.get(key)
-      return Promise.resolve(newest?.holder === holder ? !newest.isEnding : this.register(key, holder, this.nextOrder(), newest))
+      if (newest?.holder === holder) return Promise.resolve(!newest.isEnding)
+      checkHolder(holder)
+      return Promise.resolve(this.register(key, holder, this.nextOrder(), newest))
     } catch (error) {
       return Promise.reject(error)
     }
@@ -98,6 +107,17 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   /** Returns the next place in the order of starts. Call it when a start is requested, before the first await. */
   nextOrder (): number {
     return ++this.#lastOrder
+  }
+
+  /** Lets `evict` end a stream that waits for its start. Call `deleteStarting` when the wait is over. */
+  addStarting (key: StreamKey, stream: ReportingHolder): Starting {
+    const starting: Starting = { key, stream, previous: undefined, next: undefined }
+    this.#starting.add(starting)
+    return starting
+  }
+
+  deleteStarting (starting: Starting): void {
+    this.#starting.delete(starting)
   }
 
   /** Returns `true` if a claim on `key` would end another holder, as far as this process can know. */
@@ -109,6 +129,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   checkLimit (key: StreamKey): void {
     const { maxStreamsPerScope, onLimit } = this.#options
     if (this.#seats === undefined || onLimit !== 'reject') return
+    this.#seats.noticeEnds(key.scope)
     const others = this.#claims.countScope(key.scope) - (this.#claims.get(key) === undefined ? 0 : 1)
     if (others >= maxStreamsPerScope) throw new FST_ERR_OCTA_STAR_LIMIT(maxStreamsPerScope)
   }
@@ -204,10 +225,12 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     // The call decides which claims are evicted. A large scope ends over several turns, in which new streams may start.
     const all = this.#claims.scope(scope)
     const claims = tabId === undefined ? all : all.filter(({ key }) => key.tabId === tabId)
+    const starting = this.#starting.toArray().filter(({ key, stream }) => stream[kObserver] === undefined && key.scope === scope && (tabId === undefined || key.tabId === tabId))
+    for (const { stream } of starting) stream.close('evicted')
     const ended = endAll(claims, 'evicted')
     const [[others]] = await Promise.all([Promise.allSettled([this.cluster?.evict(scope, tabId)]), ended])
     if (others.status === 'rejected') throw evictError(others.reason)
-    return claims.length + (others.value ?? 0)
+    return claims.length + starting.length + (others.value ?? 0)
   }
 
   async count (scopeKey: ScopeKey): Promise<number> {
@@ -337,7 +360,8 @@ function checkStreamKey (key: unknown): void {
 }
 
 function checkHolder (holder: unknown): void {
-  const { close, gone } = (holder ?? {}) as Partial<Holder>
+  const { close, gone, [kObserver]: observer } = (holder ?? {}) as Partial<ReportingHolder>
+  if (observer !== undefined) throw new FST_ERR_OCTA_STAR_HOLDER('no stream key yet', 'a stream of startStream. Register an object of your own that closes the stream')
   if (typeof close !== 'function') throw new FST_ERR_OCTA_STAR_HOLDER('a method `close`', show(close))
   if (typeof gone?.then !== 'function') throw new FST_ERR_OCTA_STAR_HOLDER('a promise `gone`', show(gone))
 }

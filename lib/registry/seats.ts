@@ -9,6 +9,8 @@ export interface LimitedClaim<C> {
   readonly isEnding: boolean
   /** `true` if only `isEnding` shows that the holder has begun to end by itself. */
   readonly mayEndSilently: boolean
+  /** The holder has begun to end: calls {@link Seats.claimEnding}, and bounds the time until the holder is gone. */
+  holderEnding (): void
   /** Set by {@link Seats} from the claim's arrival in the scope until the claim's release. */
   scopeEntry: ScopeEntry<C> | undefined
 }
@@ -63,10 +65,13 @@ export class Seats<C extends LimitedClaim<C>> {
     const entered = this.#scopes.get(scope)
     if (entered === undefined || entered.live.size < this.#max) return undefined
     if (predecessor !== undefined) this.claimEnding(predecessor)
-    for (const claim of entered.silent) {
-      if (claim.isEnding) this.claimEnding(claim)
-    }
+    this.noticeEnds(scope)
     return entered.live.size < this.#max ? undefined : entered.live.first?.claim
+  }
+
+  /** Looks for holders in `scope` that have begun to end by themselves. */
+  noticeEnds (scope: string): void {
+    for (const claim of this.#scopes.get(scope)?.silent ?? []) if (claim.isEnding) claim.holderEnding()
   }
 
   /**

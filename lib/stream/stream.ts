@@ -13,6 +13,7 @@ import { Cleanups, type Cleanup } from './cleanups.ts'
 import { endResponse, endUnopened } from './ending.ts'
 import { Sender, type SendingStream } from './sender.ts'
 import { sendEach } from './source.ts'
+import { kObserver, type HolderObserver } from '../observer.ts'
 import type { CloseReason, MessageSource, ScopeKey, SendAllOptions, Stream, StreamKey, StreamMessage } from '../../types/stream.ts'
 
 /** The options with the same names, see `OctaStarStreamsOptions`. */
@@ -68,7 +69,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   #resolveStart: (() => void) | undefined
   #rejectStart: ((error: unknown) => void) | undefined
   /** Is told about the end of the stream. Set by the registry. */
-  observer: { holderEnding (): void, holderGone (): void } | undefined
+  [kObserver]: HolderObserver | undefined
 
   constructor (context: StreamContext) {
     this.#context = context
@@ -185,7 +186,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     this.#state = 'ending'
     this.#since = performance.now()
     clearTimeout(this.#expiry)
-    this.observer?.holderEnding()
+    this[kObserver]?.holderEnding()
     // The handler may wait for the signal, for a client that never reads again, or for the start.
     this.#abort?.abort(this.closedError())
     this.#sender.close()
@@ -277,7 +278,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     if (!this.#isHandlerSettled || this.#state === 'gone') return
     this.#state = 'gone'
     this.#gone?.resolve(this.#reason)
-    this.observer?.holderGone()
+    this[kObserver]?.holderGone()
     if (this.#openedAt === 0) return
     const { log, route } = this.#context
     const times = { lived: this.#since - this.#openedAt, closing: performance.now() - this.#since }
