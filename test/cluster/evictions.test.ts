@@ -10,8 +10,8 @@ import { repeatWith, seed } from '../kit/seed.ts'
 const SITES = 4
 const EVICTIONS = 200 / SITES
 // All times are in milliseconds.
-/** How long an eviction may take after the network and Redis are whole again. */
-const LONGEST = 5_000
+/** How long an eviction may take after the network and Redis are whole again: several waits of 2.5 s each, for a reply and for the other processes. */
+const LONGEST = 10_000
 /** The longest outage of a quarter of the restarts. */
 const OUTAGE = 3_000
 
