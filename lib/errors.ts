@@ -50,7 +50,7 @@ export const FST_ERR_OCTA_STAR_ROUTE = createError<[route: string]>(
 
 export const FST_ERR_OCTA_STAR_NOT_IN_HANDLER = createError<[route: string]>(
   'FST_ERR_OCTA_STAR_NOT_IN_HANDLER',
-  'startStream was called in a hook of %s, before the handler. Call startStream in the handler'
+  'startStream was called outside the handler of %s, in a hook or in an error handler. Call startStream in the handler'
 )
 
 export const FST_ERR_OCTA_STAR_STARTED_TWICE = createError<[route: string]>(

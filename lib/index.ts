@@ -32,12 +32,14 @@ interface StreamRequest {
   /** The method and the route's URL, for messages, for example `GET /stream`. */
   readonly route: string
   readonly response: StreamResponse
-  /** `true` once the handler has been called. */
+  /** `true` from the call of the handler until the handler throws. */
   isHandling: boolean
   /** `true` once `startStream` has answered the request without a stream, or has found the client disconnected. */
   isRefused: boolean
   /** Set by `startStream`. */
   stream: LiveStream | undefined
+  /** Why `startStream` has failed. */
+  startError: unknown
   /** `true` if a framework such as NestJS runs the handler, and answers the errors of the handler by itself. */
   readonly isFramed: boolean
 }
@@ -118,6 +120,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     const started = stream.start()
     if (started !== undefined) {
       const waiting = limitWait(this, stream)
+      const starting = registry.addStarting(key, stream)
       try {
         await started
       } catch (error) {
@@ -125,6 +128,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
         throw error
       } finally {
         clearTimeout(waiting)
+        registry.deleteStarting(starting)
       }
     }
     // The stream may have opened and ended in the same turn.
@@ -148,10 +152,12 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
 
   fastify.decorateReply('startStream', function startStream (this: Reply, scopeKey: ScopeKey, options?: StartStreamOptions): Promise<Stream> {
     const started = start.call(this, scopeKey, options)
-    // The client may disconnect before the handler awaits the promise. That is not a fault, and an unhandled rejection would
-    // end the process.
-    const stream = this[kStreamRequest]?.stream
-    if (stream !== undefined) started.then(() => { stream.isReceived = true }, ignore)
+    // The start may fail before the handler awaits the promise, for example because the request is refused or the client disconnects. An
+    // unhandled rejection would end the process.
+    const current = this[kStreamRequest]
+    if (current?.isHandling === true) {
+      started.then(stream => { (stream as LiveStream).isReceived = true }, error => { current.startError = error })
+    }
     return started
   })
 
@@ -271,8 +277,6 @@ function isCrossSite ({ headers }: FastifyRequest): boolean {
   return headers['sec-fetch-site'] === 'cross-site' && (headers['sec-fetch-mode'] === 'navigate' || headers['sec-fetch-mode'] === 'no-cors')
 }
 
-function ignore (): void {}
-
 function nameOf (options: unknown): string | undefined {
   if (typeof options !== 'object' || options === null) throw new FST_ERR_OCTA_STAR_NAME(`${show(options)} in place of the options { name }`)
   return (options as StartStreamOptions).name
@@ -299,7 +303,7 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
   // The first hook of the route, so that a disconnect during a later hook is noticed.
   route.onRequest = prepend(route.onRequest, (request: Request, reply: Reply, done: () => void) => {
     state.sessions.add(reply.raw)
-    reply[kStreamRequest] = { route: names[request.method]!, response: new StreamResponse(reply.raw), isHandling: false, isRefused: false, stream: undefined, isFramed }
+    reply[kStreamRequest] = { route: names[request.method]!, response: new StreamResponse(reply.raw), isHandling: false, isRefused: false, stream: undefined, startError: undefined, isFramed }
     if (readsQueryAlone) request[kTabId] = tabIdOrError(request, options)
     done()
   })
@@ -328,10 +332,18 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
     current.isHandling = true
     try {
       const payload = await handler.call(this, request, reply)
-      if (current.stream === undefined) return payload
+      if (current.stream === undefined) {
+        // Nobody awaited the promise of the start that failed.
+        if (current.startError !== undefined && payload === undefined && !reply.sent) throw current.startError
+        return payload
+      }
       current.stream.handlerReturned()
     } catch (error) {
-      if (!(current.stream?.handlerThrew(error) ?? (current.isRefused && isAbort(error)))) throw error
+      if (!(current.stream?.handlerThrew(error) ?? (current.isRefused && isAbort(error)))) {
+        // An error handler must not start a stream: the stream would wait for a handler that is over.
+        current.isHandling = false
+        throw error
+      }
     }
     // If the response is already closed, there is nothing to wait for.
     if (current.response.closed) reply.hijack()

@@ -247,3 +247,49 @@ t.test('a start that is refused before the handler awaits the start is no unhand
   while (outcomes.length === 0) await turn()
   t.strictSame([outcomes, unhandled], [['replaced'], []])
 })
+
+/** Requests that a client can send, for which `startStream` fails before there is a stream: the path, the headers, and the status of the answer. */
+const refused: Record<string, [path: string, headers: Record<string, string>, status: number]> = {
+  'a client that has got the farewell': [path, { 'last-event-id': `octa-star-closed:replaced:${Date.now() + 60_000}` }, 204],
+  'a tab id of a wrong type': [withSignals('/stream/ann', { tabId: 5 }), {}, 400],
+  'signals that are not JSON': ['/stream/ann?datastar=%7B', {}, 400],
+  'a client that does not accept a stream': [path, { accept: 'text/html' }, 406],
+  'a page of another site': [path, { 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate' }, 403],
+  'a full scope': [withSignals('/stream/full', { tabId: 'a' }), {}, 429]
+}
+
+for (const [handler, startsLate] of Object.entries({ 'awaits the start later': true, 'never awaits the start': false })) {
+  t.test(`a start that is refused is answered, and is no unhandled rejection, if the handler ${handler}`, async t => {
+    const unhandled = watchUnhandled(t)
+    const app = await buildApp(t, { maxStreamsPerScope: 1, onLimit: 'reject' })
+    app.fastify.get<{ Params: { scope: string } }>('/stream/:scope', { sse: 'dual' }, async (request, reply) => {
+      const starting = reply.startStream(request.params.scope)
+      if (!startsLate) return
+      for (let i = 0; i < 3; i++) await turn()
+      ;(await starting).keepAlive()
+    })
+    app.fastify.get('/first', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('full')).keepAlive() })
+    await app.listen()
+    const first = await connect(app.url('/first'))
+    for (const [name, [path, headers, status]] of Object.entries(refused)) t.equal((await connect(app.url(path), { headers })).status, status, name)
+    t.equal((await connect(app.url(path), { method: 'HEAD' })).status, 200, 'HEAD')
+    t.strictSame(unhandled, [])
+    first.leave()
+  })
+}
+
+t.test('a start in an error handler is refused, so that no stream waits for a handler that is over', async t => {
+  const app = await buildApp(t, { errorsExpected: true })
+  let refusal: unknown
+  app.fastify.get('/fault', {
+    sse: 'only',
+    async errorHandler (_error, _request, reply) {
+      await reply.startStream('ann').catch(error => { refusal = error })
+      reply.code(418).send()
+    }
+  }, async () => { throw new Error('a fault') })
+  await app.listen()
+  t.equal((await connect(app.url('/fault'))).status, 418)
+  t.match(refusal, { code: 'FST_ERR_OCTA_STAR_NOT_IN_HANDLER', message: 'startStream was called outside the handler of GET /fault, in a hook or in an error handler. Call startStream in the handler' })
+  t.equal(await app.fastify.streamRegistry.count('ann'), 0)
+})

@@ -204,3 +204,45 @@ t.test('after a handlerTimeout before the start, startStream rejects because the
   t.notOk(streams[0]!.signal.aborted)
   first.leave()
 })
+
+t.test('an eviction ends a stream whose hooks still run, and spares the streams of other tabs and scopes', async t => {
+  const app = await buildApp(t)
+  const { streamRegistry } = app.fastify
+  let goOn = () => {}
+  const held = new Promise<void>(resolve => { goOn = resolve })
+  const waiting: string[] = []
+  app.fastify.addHook('onSend', async ({ url }) => {
+    waiting.push(url)
+    await held
+  })
+  const streams = streamRoute(app)
+  await app.listen()
+  const [ann, other, bob] = [withSignals('/stream/ann', { tabId: 'a' }), withSignals('/stream/ann', { tabId: 'b' }), withSignals('/stream/bob', { tabId: 'a' })].map(path => connect(app.url(path)))
+  while (waiting.length < 3) await turn()
+  t.equal(await streamRegistry.evict('ann', 'a'), 1)
+  goOn()
+  t.equal((await ann!).status, 204, 'an EventSource stops for good')
+  for (const client of [await other!, await bob!]) t.equal(client.status, 200)
+  t.strictSame(streams.map(({ scopeKey, tabId }) => [scopeKey, tabId]).sort(), [['ann', 'b'], ['bob', 'a']])
+  t.equal(await streamRegistry.evict('ann'), 1)
+  for (const client of [await other!, await bob!]) client.leave()
+})
+
+t.test('an eviction between the call of startStream and the end of the predecessor leaves no stream', async t => {
+  const app = await buildApp(t)
+  const { streamRegistry } = app.fastify
+  const evicted: number[] = []
+  let starts = 0
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
+    const starting = reply.startStream('ann')
+    if (++starts === 2) evicted.push(await streamRegistry.evict('ann'))
+    ;(await starting).keepAlive()
+  })
+  await app.listen()
+  const first = await connect(app.url(withSignals('/stream', { tabId: 'a' })))
+  const second = await connect(app.url(withSignals('/stream', { tabId: 'a' })))
+  t.equal(second.status, 204)
+  t.equal(await first.ended, 'clean')
+  t.strictSame(evicted, [2])
+  t.equal(await streamRegistry.count('ann'), 0)
+})

@@ -2,7 +2,7 @@
 import { EventEmitter, on, once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import { fastifySSE } from '@fastify/sse'
-import Fastify from 'fastify'
+import Fastify, { type FastifyInstance } from 'fastify'
 import t from 'tap'
 import octaStarStreams, { octaStarStreams as named, type Stream } from '../lib/index.ts'
 import { buildApp, holdUp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
@@ -340,7 +340,7 @@ t.test('startStream in a hook is refused, and the error says where to call start
   t.match(response.json(), {
     statusCode: 500,
     code: 'FST_ERR_OCTA_STAR_NOT_IN_HANDLER',
-    message: 'startStream was called in a hook of GET /early, before the handler. Call startStream in the handler'
+    message: 'startStream was called outside the handler of GET /early, in a hook or in an error handler. Call startStream in the handler'
   })
   t.equal(fastify.streamRegistry.size, 0)
   await fastify.close()
@@ -428,6 +428,20 @@ t.test('the option `sse` reaches @fastify/sse: its heartbeat runs, and stops wit
   while (!client.text.includes(': heartbeat\n\n')) await turn()
   streams[0]!.close()
   t.equal(await client.ended, 'clean')
+})
+
+t.test('if the application registers @fastify/sse itself, a heartbeat interval as text counts, and an interval that no timer can wait for sends none', async t => {
+  const clients = []
+  for (const heartbeatInterval of [Infinity, 2 ** 31, '10']) {
+    const fastify: FastifyInstance = Fastify()
+    t.teardown(() => fastify.close())
+    await fastify.register(fastifySSE, { heartbeatInterval: heartbeatInterval as number })
+    await fastify.register(octaStarStreams)
+    fastify.get('/', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('ann')).keepAlive() })
+    clients.push(await connect(await fastify.listen({ port: 0, host: '127.0.0.1' })))
+  }
+  while (clients[2]!.text.split(': heartbeat').length < 10) await once(clients[2]!, 'received')
+  for (const { text } of clients.slice(0, 2)) t.equal(text, '\n')
 })
 
 t.test('hooks of a route are kept, and run after the plugin\'s own hooks', async t => {
