@@ -362,7 +362,11 @@ function tabIdOrError (request: FastifyRequest, options: ResolvedOptions): TabId
 }
 
 function tabIdOf (request: FastifyRequest, { tabId, signal }: ResolvedOptions): string | undefined {
-  return tabId === undefined ? readTabId(request, signal) : checkTabId(tabId(request))
+  if (tabId === undefined) return readTabId(request, signal)
+  const value: unknown = tabId(request)
+  // The promise of an asynchronous function is not a tab id, and a rejection must not end the process.
+  if (value instanceof Promise) value.catch(() => {})
+  return checkTabId(value)
 }
 
 function isStreamRequest ({ sse }: RouteOptions, accept = ''): boolean {

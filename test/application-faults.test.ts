@@ -293,3 +293,14 @@ t.test('a start in an error handler is refused, so that no stream waits for a ha
   t.match(refusal, { code: 'FST_ERR_OCTA_STAR_NOT_IN_HANDLER', message: 'startStream was called outside the handler of GET /fault, in a hook or in an error handler. Call startStream in the handler' })
   t.equal(await app.fastify.streamRegistry.count('ann'), 0)
 })
+
+t.test('an option tabId that is an asynchronous function is answered 400, and a rejection of the function is no unhandled rejection', async t => {
+  const unhandled = watchUnhandled(t)
+  const tabId = async () => { throw new Error('a fault') }
+  const app = await buildApp(t, { tabId: tabId as never })
+  streamRoute(app)
+  await app.listen()
+  t.equal((await connect(app.url('/stream/ann'))).status, 400)
+  await turn()
+  t.strictSame(unhandled, [])
+})
