@@ -333,8 +333,9 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
     try {
       const payload = await handler.call(this, request, reply)
       if (current.stream === undefined) {
-        // Nobody awaited the promise of the start that failed.
-        if (current.startError !== undefined && payload === undefined && !reply.sent) throw current.startError
+        // Nobody awaited the promise of the start that failed, and Fastify would answer with an empty body.
+        const isAnswered = isFramed || payload !== undefined || reply.sent || reply.raw.headersSent
+        if (current.startError !== undefined && !isAnswered) throw current.startError
         return payload
       }
       current.stream.handlerReturned()
