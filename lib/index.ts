@@ -1,7 +1,7 @@
 // The plugin from top to bottom: options, decorators and hooks. Only this file and framework.ts know Fastify.
 import type { OutgoingHttpHeaders } from 'node:http'
 import { fastifySSE } from '@fastify/sse'
-import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import { body, etag } from './browser-module.ts'
 import { isPresenceObserved } from './diagnostics.ts'
@@ -155,9 +155,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     // The start may fail before the handler awaits the promise, for example because the request is refused or the client disconnects. An
     // unhandled rejection would end the process.
     const current = this[kStreamRequest]
-    if (current?.isHandling === true) {
-      started.then(stream => { (stream as LiveStream).isReceived = true }, error => { current.startError = error })
-    }
+    if (current !== undefined) started.then(stream => { (stream as LiveStream).isReceived = true }, error => { current.startError = error })
     return started
   })
 
@@ -333,9 +331,7 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
     try {
       const payload = await handler.call(this, request, reply)
       if (current.stream === undefined) {
-        // Nobody awaited the promise of the start that failed, and Fastify would answer with an empty body.
-        const isAnswered = isFramed || payload !== undefined || reply.sent || reply.raw.headersSent
-        if (current.startError !== undefined && !isAnswered) throw current.startError
+        if (payload === undefined && !reply.sent && isMistake(current)) warnOfMistake(reply, current)
         return payload
       }
       current.stream.handlerReturned()
@@ -368,6 +364,16 @@ function tabIdOf (request: FastifyRequest, { tabId, signal }: ResolvedOptions): 
   // The promise of an asynchronous function is not a tab id, and a rejection must not end the process.
   if (value instanceof Promise) value.catch(() => {})
   return checkTabId(value)
+}
+
+/** `true` if `startStream` has failed because of the application, and not because of the request. */
+function isMistake ({ startError, isRefused }: StreamRequest): boolean {
+  return startError !== undefined && !isRefused && !((startError as FastifyError).statusCode! < 500)
+}
+
+// Without this line nobody would learn of the mistake, if the handler has not awaited the promise.
+function warnOfMistake ({ log }: Reply, { route, startError }: StreamRequest): void {
+  log.warn({ err: startError, route }, `startStream failed in the handler of ${route}, and the handler returned nothing. Await startStream`)
 }
 
 function isStreamRequest ({ sse }: RouteOptions, accept = ''): boolean {

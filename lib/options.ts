@@ -97,7 +97,7 @@ function isCount (value: unknown): boolean {
   return value === Infinity || (Number.isSafeInteger(value) && (value as number) >= 1)
 }
 
-export function isDelay (value: unknown): boolean {
+function isDelay (value: unknown): boolean {
   return typeof value === 'number' && value >= 1 && value <= MAX_DELAY
 }
 

@@ -258,25 +258,50 @@ const refused: Record<string, [path: string, headers: Record<string, string>, st
   'a full scope': [withSignals('/stream/full', { tabId: 'a' }), {}, 429]
 }
 
-for (const [handler, startsLate] of Object.entries({ 'awaits the start later': true, 'never awaits the start': false })) {
-  t.test(`a start that is refused is answered, and is no unhandled rejection, if the handler ${handler}`, async t => {
-    const unhandled = watchUnhandled(t)
-    const app = await buildApp(t, { maxStreamsPerScope: 1, onLimit: 'reject' })
-    app.fastify.get<{ Params: { scope: string } }>('/stream/:scope', { sse: 'dual' }, async (request, reply) => {
-      const starting = reply.startStream(request.params.scope)
-      if (!startsLate) return
-      for (let i = 0; i < 3; i++) await turn()
-      ;(await starting).keepAlive()
-    })
-    app.fastify.get('/first', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('full')).keepAlive() })
-    await app.listen()
-    const first = await connect(app.url('/first'))
-    for (const [name, [path, headers, status]] of Object.entries(refused)) t.equal((await connect(app.url(path), { headers })).status, status, name)
-    t.equal((await connect(app.url(path), { method: 'HEAD' })).status, 200, 'HEAD')
-    t.strictSame(unhandled, [])
-    first.leave()
+t.test('a start that is refused is no unhandled rejection, whether the handler awaits the start later or never', async t => {
+  const unhandled = watchUnhandled(t)
+  const app = await buildApp(t, { maxStreamsPerScope: 1, onLimit: 'reject' })
+  let isLate = true
+  app.fastify.get<{ Params: { scope: string } }>('/stream/:scope', { sse: 'dual' }, async (request, reply) => {
+    const starting = reply.startStream(request.params.scope)
+    if (!isLate) return
+    for (let i = 0; i < 3; i++) await turn()
+    ;(await starting).keepAlive()
   })
-}
+  app.fastify.get('/first', { sse: 'only' }, async (_request, reply) => { (await reply.startStream('full')).keepAlive() })
+  await app.listen()
+  const first = await connect(app.url('/first'))
+  for (const [name, [path, headers, status]] of Object.entries(refused)) t.equal((await connect(app.url(path), { headers })).status, status, name)
+  t.equal((await connect(app.url(path), { method: 'HEAD' })).status, 200, 'HEAD')
+  isLate = false
+  for (const [path, headers] of Object.values(refused)) await (await connect(app.url(path), { headers })).ended
+  t.strictSame(unhandled, [])
+  t.strictSame(warnings(app), [])
+  first.leave()
+})
+
+t.test('a mistake of the application in startStream that nobody awaits is a warning, and is no unhandled rejection', async t => {
+  const unhandled = watchUnhandled(t)
+  const app = await buildApp(t)
+  app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => { reply.startStream(undefined as never) })
+  await app.listen()
+  await (await connect(app.url('/stream'))).ended
+  t.match(warnings(app), [{ msg: 'startStream failed in the handler of GET /stream, and the handler returned nothing. Await startStream', route: 'GET /stream', err: { code: 'FST_ERR_OCTA_STAR_SCOPE_KEY' } }])
+  t.strictSame(unhandled, [])
+})
+
+t.test('what a handler answers after startStream has failed is the answer', async t => {
+  const app = await buildApp(t)
+  // The hook ends later than the handler.
+  app.fastify.addHook('onSend', async () => { await turn() })
+  app.fastify.get('/catch', { sse: 'only' }, async (_request, reply) => {
+    await reply.startStream(undefined as never).catch(() => reply.code(418).send('mine'))
+  })
+  await app.listen()
+  const client = await connect(app.url('/catch'))
+  await client.ended
+  t.match(client, { status: 418, text: 'mine' })
+})
 
 t.test('a start in an error handler is refused, so that no stream waits for a handler that is over', async t => {
   const app = await buildApp(t, { errorsExpected: true })
@@ -288,8 +313,18 @@ t.test('a start in an error handler is refused, so that no stream waits for a ha
       reply.code(418).send()
     }
   }, async () => { throw new Error('a fault') })
+  const unhandled = watchUnhandled(t)
+  app.fastify.get('/late', {
+    sse: 'only',
+    errorHandler (_error, _request, reply) {
+      reply.startStream('ann')
+      reply.code(418).send()
+    }
+  }, async () => { throw new Error('a fault') })
   await app.listen()
-  t.equal((await connect(app.url('/fault'))).status, 418)
+  for (const path of ['/fault', '/late']) t.equal((await connect(app.url(path))).status, 418)
+  await turn()
+  t.strictSame(unhandled, [])
   t.match(refusal, { code: 'FST_ERR_OCTA_STAR_NOT_IN_HANDLER', message: 'startStream was called outside the handler of GET /fault, in a hook or in an error handler. Call startStream in the handler' })
   t.equal(await app.fastify.streamRegistry.count('ann'), 0)
 })

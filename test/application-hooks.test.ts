@@ -219,9 +219,10 @@ t.test('an eviction ends a stream whose hooks still run, and spares the streams 
   await app.listen()
   const [ann, other, bob] = [withSignals('/stream/ann', { tabId: 'a' }), withSignals('/stream/ann', { tabId: 'b' }), withSignals('/stream/bob', { tabId: 'a' })].map(path => connect(app.url(path)))
   while (waiting.length < 3) await turn()
-  t.equal(await streamRegistry.evict('ann', 'a'), 1)
+  const evicted = streamRegistry.evict('ann', 'a')
   goOn()
   t.equal((await ann!).status, 204, 'an EventSource stops for good')
+  t.equal(await evicted, 1)
   for (const client of [await other!, await bob!]) t.equal(client.status, 200)
   t.strictSame(streams.map(({ scopeKey, tabId }) => [scopeKey, tabId]).sort(), [['ann', 'b'], ['bob', 'a']])
   t.equal(await streamRegistry.evict('ann'), 1)
@@ -231,11 +232,11 @@ t.test('an eviction ends a stream whose hooks still run, and spares the streams 
 t.test('an eviction between the call of startStream and the end of the predecessor leaves no stream', async t => {
   const app = await buildApp(t)
   const { streamRegistry } = app.fastify
-  const evicted: number[] = []
+  const evictions: Array<Promise<number>> = []
   let starts = 0
   app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => {
     const starting = reply.startStream('ann')
-    if (++starts === 2) evicted.push(await streamRegistry.evict('ann'))
+    if (++starts === 2) evictions.push(streamRegistry.evict('ann'))
     ;(await starting).keepAlive()
   })
   await app.listen()
@@ -243,6 +244,6 @@ t.test('an eviction between the call of startStream and the end of the predecess
   const second = await connect(app.url(withSignals('/stream', { tabId: 'a' })))
   t.equal(second.status, 204)
   t.equal(await first.ended, 'clean')
-  t.strictSame(evicted, [2])
+  t.strictSame(await Promise.all(evictions), [2])
   t.equal(await streamRegistry.count('ann'), 0)
 })

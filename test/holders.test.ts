@@ -27,6 +27,7 @@ t.test('replaceAndRegister refuses a key that streamKey did not make, and a hold
   for (const wrong of [undefined, null, {}, { close }, { gone }, { close, gone: true }, { close: 'close', gone }]) {
     await t.rejects(streamRegistry.replaceAndRegister(key, wrong as unknown as Holder), { code: 'FST_ERR_OCTA_STAR_HOLDER' })
   }
+  await t.rejects(streamRegistry.replaceAndRegister(streamKey('bob', 'a'), undefined as unknown as Holder), { code: 'FST_ERR_OCTA_STAR_HOLDER' })
   t.strictSame(present.reasons, [])
   t.equal(streamRegistry.get('ann', 'a') as Holder, present)
   t.equal(streamRegistry.size, 1)

@@ -335,4 +335,18 @@ t.test('a web stream as a source: sendAll resolves when the source is done', asy
   t.equal(await outcome, 2)
   await client.ended
   t.strictSame(client.events.map(({ data }) => data), ['1', '2'])
+  t.equal(source.locked, false, 'the application may use its source again')
+})
+
+t.test('a web stream with an iterator of its own is read by that iterator', async t => {
+  const source = Object.assign(new ReadableStream<string>(), { async * [Symbol.asyncIterator] () { yield 'own' } })
+  const { client, outcome } = await sending(t, () => source)
+  t.equal(await outcome, 1)
+  t.equal((await client.event(1)).data, 'own')
+})
+
+t.test('a web stream that fails fails the stream with its error', async t => {
+  const { client, outcome } = await sending(t, () => new ReadableStream<string>({ pull () { throw new Error('a fault') } }), { errorsExpected: true })
+  t.match(await outcome, { message: 'a fault' })
+  t.equal(await client.ended, 'broken')
 })

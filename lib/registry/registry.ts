@@ -96,7 +96,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     try {
       checkStreamKey(key)
       const newest = this.#claims.get(key)
-      if (newest?.holder === holder) return Promise.resolve(!newest.isEnding)
+      if (newest !== undefined && newest.holder === holder) return Promise.resolve(!newest.isEnding)
       checkHolder(holder)
       return Promise.resolve(this.register(key, holder, this.nextOrder(), newest))
     } catch (error) {
@@ -226,11 +226,16 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     const all = this.#claims.scope(scope)
     const claims = tabId === undefined ? all : all.filter(({ key }) => key.tabId === tabId)
     const starting = this.#starting.toArray().filter(({ key, stream }) => stream[kObserver] === undefined && key.scope === scope && (tabId === undefined || key.tabId === tabId))
-    for (const { stream } of starting) stream.close('evicted')
-    const ended = endAll(claims, 'evicted')
-    const [[others]] = await Promise.all([Promise.allSettled([this.cluster?.evict(scope, tabId)]), ended])
+    const ended = [endAll(claims, 'evicted'), this.#endStarting(starting)]
+    const [[others]] = await Promise.all([Promise.allSettled([this.cluster?.evict(scope, tabId)]), ...ended])
     if (others.status === 'rejected') throw evictError(others.reason)
     return claims.length + starting.length + (others.value ?? 0)
+  }
+
+  // These streams have no claim that gives them up.
+  async #endStarting (starting: readonly Starting[]): Promise<void> {
+    await inTurns(starting, ({ stream }) => stream.close('evicted'))
+    if (starting.length > 0) await within(Promise.all(starting.map(({ stream }) => stream.gone)), this.replaceTimeout)
   }
 
   async count (scopeKey: ScopeKey): Promise<number> {

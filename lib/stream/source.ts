@@ -62,16 +62,20 @@ export async function sendEach (source: MessageSource, options: SendAllOptions |
 function iterate (source: MessageSource): Iterates {
   const { [Symbol.asyncIterator]: async, [Symbol.iterator]: sync } = Object(source)
   if (typeof source === 'string' || (typeof async !== 'function' && typeof sync !== 'function')) throw new FST_ERR_OCTA_STAR_SOURCE(show(source))
-  return source instanceof ReadableStream ? iterateWebStream(source) : typeof async === 'function' ? async.call(source) : sync.call(source)
+  // A subclass may have an iterator of its own.
+  if (source instanceof ReadableStream && async === ReadableStream.prototype[Symbol.asyncIterator]) return iterateWebStream(source)
+  return typeof async === 'function' ? async.call(source) : sync.call(source)
 }
 
-// The own iterator of a web stream ends only behind a pending read, so a quiet source would not be closed.
+// The iterator of web streams ends only behind a pending read, so a quiet source would not be closed.
 function iterateWebStream (source: ReadableStream<Message>): Iterates {
   const reader = source.getReader()
   return {
     next: () => reader.read() as Promise<IteratorResult<Message>>,
     async return () {
-      await reader.cancel()
+      const cancelled = reader.cancel()
+      reader.releaseLock()
+      await cancelled
       return { done: true, value: undefined }
     }
   }
