@@ -373,7 +373,7 @@ function isMistake ({ startError, isRefused }: StreamRequest): boolean {
 
 // Without this line nobody would learn of the mistake, if the handler has not awaited the promise.
 function warnOfMistake ({ log }: Reply, { route, startError }: StreamRequest): void {
-  log.warn({ err: startError, route }, `startStream failed in the handler of ${route}, and the handler returned nothing. Await startStream`)
+  log.warn({ err: startError, route }, `startStream failed in the handler of ${route}, and the handler neither threw the error nor returned an answer`)
 }
 
 function isStreamRequest ({ sse }: RouteOptions, accept = ''): boolean {

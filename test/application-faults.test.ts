@@ -286,7 +286,7 @@ t.test('a mistake of the application in startStream that nobody awaits is a warn
   app.fastify.get('/stream', { sse: 'only' }, async (_request, reply) => { reply.startStream(undefined as never) })
   await app.listen()
   await (await connect(app.url('/stream'))).ended
-  t.match(warnings(app), [{ msg: 'startStream failed in the handler of GET /stream, and the handler returned nothing. Await startStream', route: 'GET /stream', err: { code: 'FST_ERR_OCTA_STAR_SCOPE_KEY' } }])
+  t.match(warnings(app), [{ msg: 'startStream failed in the handler of GET /stream, and the handler neither threw the error nor returned an answer', route: 'GET /stream', err: { code: 'FST_ERR_OCTA_STAR_SCOPE_KEY' } }])
   t.strictSame(unhandled, [])
 })
 
