@@ -32,7 +32,7 @@ interface StreamRequest {
   /** The method and the route's URL, for messages, for example `GET /stream`. */
   readonly route: string
   readonly response: StreamResponse
-  /** `true` from the call of the handler until the handler throws. */
+  /** `true` from the call of the handler until the handler throws or returns an answer. */
   isHandling: boolean
   /** `true` once `startStream` has answered the request without a stream, or has found the client disconnected. */
   isRefused: boolean
@@ -332,6 +332,8 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
       const payload = await handler.call(this, request, reply)
       if (current.stream === undefined) {
         if (payload === undefined && !reply.sent && isMistake(current)) warnOfMistake(reply, current)
+        // A handler that returns the reply may start a stream later.
+        current.isHandling = payload === undefined || payload === reply
         return payload
       }
       current.stream.handlerReturned()

@@ -321,8 +321,15 @@ t.test('a start in an error handler is refused, so that no stream waits for a ha
       reply.code(418).send()
     }
   }, async () => { throw new Error('a fault') })
+  app.fastify.get('/returned', {
+    sse: 'only',
+    async errorHandler (_error, _request, reply) {
+      await t.rejects(reply.startStream('ann'), { code: 'FST_ERR_OCTA_STAR_NOT_IN_HANDLER' })
+      reply.code(418).send()
+    }
+  }, async () => new Error('a fault'))
   await app.listen()
-  for (const path of ['/fault', '/late']) t.equal((await connect(app.url(path))).status, 418)
+  for (const path of ['/fault', '/late', '/returned']) t.equal((await connect(app.url(path))).status, 418)
   await turn()
   t.strictSame(unhandled, [])
   t.match(refusal, { code: 'FST_ERR_OCTA_STAR_NOT_IN_HANDLER', message: 'startStream was called outside the handler of GET /fault, in a hook or in an error handler. Call startStream in the handler' })
