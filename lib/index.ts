@@ -331,8 +331,8 @@ function attach (route: RouteOptions, options: ResolvedOptions, state: { readonl
     try {
       const payload = await handler.call(this, request, reply)
       if (current.stream === undefined) {
-        if (payload === undefined && !reply.sent && isMistake(current)) warnOfMistake(reply, current)
-        // A handler that returns the reply may start a stream later.
+        if (payload === undefined && !reply.sent) warnOfMistake(reply, current)
+        // A handler that returns the reply may start a stream later. A handler that returns nothing is told that the reply was sent.
         current.isHandling = payload === undefined || payload === reply
         return payload
       }
@@ -368,13 +368,10 @@ function tabIdOf (request: FastifyRequest, { tabId, signal }: ResolvedOptions): 
   return checkTabId(value)
 }
 
-/** `true` if `startStream` has failed because of the application, and not because of the request. */
-function isMistake ({ startError, isRefused }: StreamRequest): boolean {
-  return startError !== undefined && !isRefused && !((startError as FastifyError).statusCode! < 500)
-}
-
-// Without this line nobody would learn of the mistake, if the handler has not awaited the promise.
-function warnOfMistake ({ log }: Reply, { route, startError }: StreamRequest): void {
+/** Warns if `startStream` has failed because of the application. Otherwise nobody would learn why, if the handler has not awaited the promise. */
+function warnOfMistake ({ log }: Reply, { route, startError, isRefused }: StreamRequest): void {
+  const isCausedByRequest = isRefused || (startError as FastifyError | undefined)?.statusCode! < 500
+  if (startError === undefined || isCausedByRequest) return
   log.warn({ err: startError, route }, `startStream failed in the handler of ${route}, and the handler neither threw the error nor returned an answer`)
 }
 

@@ -223,16 +223,17 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   async evict (scopeKey: ScopeKey, tabId?: string): Promise<number> {
     const scope = canonical(scopeKey, 'streamRegistry.evict')
     // The call decides which claims are evicted. A large scope ends over several turns, in which new streams may start.
-    const all = this.#claims.scope(scope)
-    const claims = tabId === undefined ? all : all.filter(({ key }) => key.tabId === tabId)
-    const starting = this.#starting.toArray().filter(({ key, stream }) => stream[kObserver] === undefined && key.scope === scope && (tabId === undefined || key.tabId === tabId))
+    const isMeant = (key: StreamKey) => key.scope === scope && (tabId === undefined || key.tabId === tabId)
+    const claims = this.#claims.scope(scope).filter(({ key }) => isMeant(key))
+    // A stream with an observer has a claim.
+    const starting = this.#starting.toArray().filter(({ key, stream }) => isMeant(key) && stream[kObserver] === undefined)
     const ended = [endAll(claims, 'evicted'), this.#endStarting(starting)]
     const [[others]] = await Promise.all([Promise.allSettled([this.cluster?.evict(scope, tabId)]), ...ended])
     if (others.status === 'rejected') throw evictError(others.reason)
     return claims.length + starting.length + (others.value ?? 0)
   }
 
-  // These streams have no claim that gives them up.
+  /** Ends streams that have no claim, and so no deadline. Resolves when these streams are gone, or after `replaceTimeout`. */
   async #endStarting (starting: readonly Starting[]): Promise<void> {
     await inTurns(starting, ({ stream }) => stream.close('evicted'))
     if (starting.length > 0) await within(Promise.all(starting.map(({ stream }) => stream.gone)), this.replaceTimeout)

@@ -8,12 +8,12 @@ import { FST_ERR_OCTA_STAR_CALLBACK, FST_ERR_OCTA_STAR_CYCLE, isAbort, show, str
 import type { SharedEvent } from '../event.ts'
 import type { ResponseListener, SSEContext, StreamResponse } from '../http/response.ts'
 import type { SocketOptions } from '../http/socket.ts'
+import { kObserver, type HolderObserver } from '../observer.ts'
 import { deferred, ignoreIfNotAwaited, within, type Deferred } from '../wait.ts'
 import { Cleanups, type Cleanup } from './cleanups.ts'
 import { endResponse, endUnopened } from './ending.ts'
 import { Sender, type SendingStream } from './sender.ts'
 import { sendEach } from './source.ts'
-import { kObserver, type HolderObserver } from '../observer.ts'
 import type { CloseReason, MessageSource, ScopeKey, SendAllOptions, Stream, StreamKey, StreamMessage } from '../../types/stream.ts'
 
 /** The options with the same names, see `OctaStarStreamsOptions`. */
