@@ -5,8 +5,10 @@
 //   npm run test:watch              at each change the quick test files that load a changed file
 //   npm run test:watch -- FILES     at each change the named files
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { readFileSync, readdirSync, watch } from 'node:fs'
 import { normalize } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { installPrograms, missingPrograms } from './kit/debian.js'
 // Writes lib/browser-module.ts, which the sources import.
 import '../scripts/browser-module.js'
@@ -19,6 +21,12 @@ const ONLY_IN_TEST_ALL = [
   'cluster/scripts', 'cluster/servers', 'cluster/simulation', 'cluster/standstill', 'conformance', 'dead-peer', 'demo', 'draw-streams', 'guide',
   'hostile/coverage-guided', 'hostile/exhaustion', 'hostile/fuzz', 'hostile/injection', 'large-scopes', 'limit-costs', 'memory', 'nestjs', 'nginx', 'package', 'pm2', 'recipes', 'reference', 'rules/no-leak', 'runtimes', 'slow-clients', 'soak', 'typescript-examples'
 ].map(name => `test/${name}.test.ts`)
+
+const canStripTypes = Boolean(process.features.typescript)
+const stripTypes = '--import=./test/kit/strip-types.js'
+const nodeOptions = ['--enable-source-maps', ...canStripTypes ? [] : [stripTypes]]
+// A test file's limit, in seconds.
+const timeout = /^timeout: (\d+)$/m.exec(readFileSync('.taprc', 'utf8'))[1]
 
 const [, , ...args] = process.argv
 const mode = ['--all', '--watch'].includes(args[0]) ? args.shift() : '--quick'
@@ -35,9 +43,8 @@ else await testQuickly()
 async function testQuickly () {
   // The linter and the compiler run beside the tests. What they print comes last, where it is seen.
   const checks = ['lint', 'test:types'].map(script => collect('npm', ['run', '--silent', script]))
-  const built = await run('npm', ['run', '--silent', 'build'])
-  // Many tests wait for timers and sockets, so there are more jobs than processor cores.
-  const codes = [built === 0 ? await tap(['--jobs=3', ...quickFiles], { OCTA_TESTS: 'quick' }) : built]
+  const [built] = await Promise.all([run('npm', ['run', '--silent', 'build']), canStripTypes || stripAllTypes()])
+  const codes = [built === 0 ? await tapWithoutLoader(quickFiles, { OCTA_TESTS: 'quick' }) : built]
   for (const { code, output } of await Promise.all(checks)) {
     process.stdout.write(output)
     codes.push(code)
@@ -76,16 +83,40 @@ async function testAtEachChange () {
 
 /** Runs tests for speed: without coverage, and without the TypeScript compiler. */
 async function tap (args, env) {
-  const canStripTypes = Boolean(process.features.typescript)
-  const stripTypes = '--import=./test/kit/strip-types.js'
-  if (args.length === 1 && files.includes(normalize(args[0]))) {
-    // A test file is a program that prints TAP. tap's runner takes longer to start than most files take to run.
-    const timeout = /^timeout: (\d+)$/m.exec(readFileSync('.taprc', 'utf8'))[1]
-    return await run(process.execPath, ['--enable-source-maps', ...canStripTypes ? [] : [stripTypes], args[0]], { TAP_TIMEOUT: timeout, ...env })
-  }
+  // A test file is a program that prints TAP. tap's runner takes longer to start than most files take to run.
+  if (args.length === 1 && files.includes(normalize(args[0]))) return await run(process.execPath, [...nodeOptions, args[0]], { TAP_TIMEOUT: timeout, ...env })
   // On Node 20 tap ignores --type-strip-only. The environment variable is how tap turns its compiler off.
   const types = canStripTypes ? ['--type-strip-only'] : ['--test-env=TAP_TYPE_STRIP_ONLY=1', `--node-arg=${stripTypes}`]
   return await run('tap', ['--disable-coverage', ...types, ...args], env)
+}
+
+/**
+ * Runs test files with tap, without the loader that tap's runner puts into each process to see which files the test loads. The loader takes
+ * longer to start than many files take to run.
+ */
+async function tapWithoutLoader (files, env) {
+  const { t } = await import('tap')
+  t.setTimeout(0)
+  t.plan(files.length)
+  // Many tests wait for timers and sockets, so there are more jobs than processor cores.
+  t.jobs = 3
+  const reporter = process.stdout.isTTY ? spawn('tap', ['-'], { stdio: ['pipe', 'inherit', 'inherit'] }) : undefined
+  if (reporter !== undefined) t.pipe(reporter.stdin)
+  for (const file of files) {
+    // tap passes the loader on in NODE_OPTIONS.
+    const command = [`NODE_OPTIONS=${process.env.NODE_OPTIONS ?? ''}`, process.execPath, ...nodeOptions, file]
+    t.spawn('env', command, { env: { ...process.env, ...env, TAP_TIMEOUT: timeout }, timeout: timeout * 1000, buffered: true }, file)
+  }
+  await t.promise()
+  if (reporter !== undefined) await once(reporter, 'exit')
+  return t.passing() ? 0 : 1
+}
+
+/** Keeps the JavaScript of all files on disk. Otherwise each test process starts a compiler of its own. */
+async function stripAllTypes () {
+  const { stripped } = await import('./kit/stripped.js')
+  const sources = ['lib', 'types', 'test'].flatMap(folder => readdirSync(folder, { recursive: true }).map(name => `${folder}/${name}`)).filter(name => /(?<!\.d)\.ts$/.test(name))
+  await Promise.all(sources.map(name => stripped(pathToFileURL(name).href)))
 }
 
 function run (command, args, env = {}) {
