@@ -10,6 +10,8 @@ export interface Start {
   readonly response: StreamResponse
   /** The place of this start among all calls of `startStream` and `replaceAndRegister`, see `Registry.nextOrder`. */
   readonly order: number
+  /** When `startStream` was called. Unit: milliseconds of `performance.now()`. */
+  readonly calledAt: number
   /** The headers of a response that says that the scope is full. */
   readonly retryAfter: Record<string, string>
 }
@@ -29,9 +31,9 @@ async function registerIfConnected (registry: Registry, start: Start): Promise<v
   if (!stream.closing) enter(registry, start)
 }
 
-function enter (registry: Registry, { key, stream, order, retryAfter }: Start): void {
+function enter (registry: Registry, { key, stream, order, calledAt, retryAfter }: Start): void {
   try {
-    const holds = registry.register(key, stream, order)
+    const holds = registry.register(key, stream, order, calledAt)
     if (typeof holds === 'object') holds.catch(error => stream.refuse(error, retryAfter))
   } catch (error) {
     stream.refuse(error as Error, retryAfter)
