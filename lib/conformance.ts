@@ -338,41 +338,6 @@ export async function testCluster<Adapter extends ClusterAdapter> (options: Clus
     await stage.counts(two, 'ann', 1)
   })
 
-  // Hooks of the application run between the call of `startStream` and the claim.
-  rule('an eviction ends a claim of another process if the start was called before the eviction, and the claim is made after the eviction', async stage => {
-    const [one, two] = await stage.join(2)
-    const calledAt = performance.now() - EARLIER
-    await stage.soon(two.registry.evict('ann'), '`evict` resolves')
-    await stage.soon(two.registry.evict('bob', 'a'), '`evict` resolves')
-    for (const scope of ['ann', 'bob']) {
-      const holder = stage.claim(one, streamKey(scope, 'a'), calledAt)
-      holder.leaveAtOnce()
-      assert.equal(await stage.settles(holder), false, `${holder} was evicted before the start`)
-      assert.deepEqual(holder.reasons, ['evicted'])
-      await stage.counts(two, scope, 0)
-    }
-  })
-
-  rule('an eviction spares a claim if the start was called after the eviction, and claims of other tabs, scopes and of its own process', async stage => {
-    const [one, two] = await stage.join(2)
-    const before = performance.now() - EARLIER
-    await stage.soon(two.registry.evict('ann'), '`evict` resolves')
-    await stage.soon(two.registry.evict('bob', 'a'), '`evict` resolves')
-    await stage.exchange()
-    const after = performance.now()
-    await stage.exchange()
-    const spared = [
-      stage.claim(one, streamKey('ann', 'a'), after),
-      stage.claim(one, streamKey('bob', 'b'), before),
-      stage.claim(one, streamKey('carol', 'a'), before),
-      // The registry has ended the starts of the own process itself.
-      stage.claim(two, streamKey('ann', 'b'), before)
-    ]
-    for (const holder of spared) await stage.starts(holder)
-    await stage.exchange()
-    assert.deepEqual(spared.map(({ reasons }) => reasons), [[], [], [], []])
-  })
-
   rule('a successor waits for an evicted claim that is not released yet', async stage => {
     const [one, two, three] = await stage.join(3)
     const older = await stage.start(one, streamKey('ann', 'a'))
@@ -936,9 +901,6 @@ const VALUES: ScopeKey[] = [0, 1, 1n, true, [], {}, ['a'], [['a']], ['a', 'b'], 
 /** The option `offlineDelay` of each process. Unit: milliseconds. */
 const OFFLINE_DELAY = 200
 
-/** An adapter estimates the clock of the store, so times must differ by more than the error of the estimate. Unit: milliseconds. */
-const EARLIER = 1_000
-
 /** A process of the cluster. */
 class Process<Adapter> {
   readonly name: string
@@ -1037,9 +999,9 @@ class Stage<Adapter extends ClusterAdapter> {
       this.failure.cause ??= error
     }
     return {
-      claim (claim, calledAt) {
+      claim (claim) {
         try {
-          return cluster.claim(claim, calledAt)?.catch(error => note('claim', error))
+          return cluster.claim(claim)?.catch(error => note('claim', error))
         } catch (error) {
           note('claim', error)
         }
@@ -1105,11 +1067,10 @@ class Stage<Adapter extends ClusterAdapter> {
     }
   }
 
-  /** Claims `key` in `process`. `calledAt` is when the start was called, if that was earlier. */
-  claim ({ name, registry }: Process<Adapter>, key: StreamKey, calledAt?: number): TestHolder {
+  /** Claims `key` in `process`. */
+  claim ({ name, registry }: Process<Adapter>, key: StreamKey): TestHolder {
     const holder = new TestHolder(key, name)
-    const started = calledAt === undefined ? registry.replaceAndRegister(key, holder) : registry.register(key, holder, registry.nextOrder(), calledAt)
-    holder.started = Promise.resolve(started).then(started => { holder.hasStarted = started; return started })
+    holder.started = registry.replaceAndRegister(key, holder).then(started => { holder.hasStarted = started; return started })
     this.#holders.push(holder)
     return holder
   }

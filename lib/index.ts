@@ -107,14 +107,13 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     })
     // The order of the calls decides who is the newest, whatever hooks and waits come in between.
     const order = registry.nextOrder()
-    const calledAt = performance.now()
 
     const onTakeover = (headers: OutgoingHttpHeaders) => {
       // From here on the response belongs to the stream: Fastify must neither time out nor reply.
       this.hijack()
       response.headers = headers
       if (current.isFramed) guardReply(this, response, stream)
-      register(registry, { key, stream, response, order, calledAt, retryAfter })
+      register(registry, { key, stream, response, order, retryAfter })
     }
     if (!this.hasHeader('cache-control')) this.header('cache-control', 'no-cache, no-transform')
     this.header('content-type', 'text/event-stream').send(new TakeoverPayload(this.raw, route, onTakeover))

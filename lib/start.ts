@@ -10,8 +10,6 @@ export interface Start {
   readonly response: StreamResponse
   /** The place of this start among all calls of `startStream` and `replaceAndRegister`, see `Registry.nextOrder`. */
   readonly order: number
-  /** When `startStream` was called. Unit: milliseconds of `performance.now()`. */
-  readonly calledAt: number
   /** The headers of a response that says that the scope is full. */
   readonly retryAfter: Record<string, string>
 }
@@ -31,9 +29,9 @@ async function registerIfConnected (registry: Registry, start: Start): Promise<v
   if (!stream.closing) enter(registry, start)
 }
 
-function enter (registry: Registry, { key, stream, order, calledAt, retryAfter }: Start): void {
+function enter (registry: Registry, { key, stream, order, retryAfter }: Start): void {
   try {
-    const holds = registry.register(key, stream, order, calledAt)
+    const holds = registry.register(key, stream, order)
     if (typeof holds === 'object') holds.catch(error => stream.refuse(error, retryAfter))
   } catch (error) {
     stream.refuse(error as Error, retryAfter)

@@ -328,28 +328,6 @@ const FAULTS: Record<string, Record<string, typeof MemoryMember>> = {
       }
     }
   },
-  'an eviction ends a claim of another process if the start was called before the eviction, and the claim is made after the eviction': {
-    'forgets evictions': class extends MemoryMember {
-      override isEvicted () { return false }
-    },
-    'ignores the call of the start': class extends MemoryMember {
-      override claim (claim: ClusterClaim) { return super.claim(claim) }
-    },
-    'ignores evictions of a tab': class extends MemoryMember {
-      override isEvicted (entry: Entry) { return this.store.evictions.some(({ tabId }) => tabId === undefined) && super.isEvicted(entry) && entry.claim.key.scopeKey !== 'bob' }
-    }
-  },
-  'an eviction spares a claim if the start was called after the eviction, and claims of other tabs, scopes and of its own process': {
-    'ends every claim of a scope that was evicted once': class extends MemoryMember {
-      override isEvicted (entry: Entry) { return super.isEvicted({ ...entry, calledAt: -Infinity }) }
-    },
-    'counts evictions of a process against its own claims': class extends MemoryMember {
-      override isEvicted (entry: Entry) { return super.isEvicted(entry) || this.store.evictions.some(({ scopeId, member, at }) => member === this && scopeId === entry.scopeId && at > entry.calledAt) }
-    },
-    'takes the eviction of a tab for the eviction of the scope': class extends MemoryMember {
-      override isOfTab () { return true }
-    }
-  },
   'a successor waits for an evicted claim that is not released yet': {
     'forgets a claim when the eviction begins': class extends MemoryMember {
       override async endElsewhere (entry: Entry, reason: Reason) {

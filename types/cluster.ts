@@ -95,12 +95,8 @@ export interface Cluster {
    * Resolves when the previous claim is gone, or when the process of the previous claim is. Returns `undefined` if there is
    * nothing to wait for. The caller stops waiting after `replaceTimeout`. If `claim` turns out not to be the newest, because
    * a message was lost or the store was unreachable, the cluster soon calls `end('replaced')` on `claim`.
-   *
-   * @param calledAt when `startStream` was called. Unit: milliseconds of `performance.now()`. `undefined` if that was just now. Hooks of the
-   * application may run between that call and the claim. If another process has evicted the scope or the tab meanwhile, the cluster calls
-   * `end('evicted')` on `claim`
    */
-  claim (claim: ClusterClaim, calledAt?: number): Promise<unknown> | undefined
+  claim (claim: ClusterClaim): Promise<unknown> | undefined
   /** Removes `claim` from the cluster after the holder is gone. Does nothing if a newer claim has replaced `claim`. */
   release (claim: ClusterClaim): void
   /**

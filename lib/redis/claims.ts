@@ -8,8 +8,6 @@ export interface RedisClaim extends Place {
   readonly bucket: Bucket
   /** Unit: milliseconds of `performance.now()`. */
   readonly madeAt: number
-  /** When the start was called that led to the claim, in the same unit. */
-  readonly calledAt: number
   /** Orders the claims on a key. 0 until CLAIM returns the token, or until the member estimates the token because CLAIM has failed. */
   token: number
   /** Whether the claim was sent, so that Redis may store an entry. */
@@ -93,12 +91,11 @@ export class RedisClaims {
   }
 
   /** Adds `clusterClaim` as the newest claim on the key. */
-  add (clusterClaim: ClusterClaim, number: number, calledAt: number | undefined): RedisClaim {
+  add (clusterClaim: ClusterClaim, number: number): RedisClaim {
     const digest = digestOf(clusterClaim.key.scope)
     const bucket = this.bucket(digest)
     const field = fieldName(clusterClaim.key, this.#member, number)
-    const madeAt = performance.now()
-    const added: RedisClaim = { clusterClaim, number, digest, field, bucket, madeAt, calledAt: calledAt ?? madeAt, token: 0, isSent: false, isClaiming: false, round: 0 }
+    const added: RedisClaim = { clusterClaim, number, digest, field, bucket, madeAt: performance.now(), token: 0, isSent: false, isClaiming: false, round: 0 }
     this.#byNumber.set(number, added)
     this.#numbers.set(clusterClaim, number)
     bucket.newest.set(idOf(added), added)

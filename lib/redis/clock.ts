@@ -1,9 +1,6 @@
 // Redis's clock as this process estimates that clock, from the times in Redis's replies, and by that clock the time at which a command was made.
 import type { Timing } from './protocol.ts'
 
-/** How long after the call of a start a claim passes for made at once. The clock of Redis is not known more exactly. Unit: milliseconds. */
-const AT_ONCE = 1
-
 export class RedisClock {
   /** How far Redis's clock is ahead of this process's clock. Unit: microseconds. */
   #offset: number | undefined
@@ -39,14 +36,6 @@ export class RedisClock {
   /** What Redis's clock showed at `at`. Only once the time is known. Unit of `at`: milliseconds of `performance.now()`. */
   timeOf (at: number): number {
     return Math.round(this.now - (performance.now() - at) * 1000)
-  }
-
-  /**
-   * What Redis's clock showed when the start of a claim was called. 0 if the claim followed at once, or if the time is not known. An
-   * estimate is never early, so that no eviction concerns a start that was called after the eviction.
-   */
-  timeOfCall ({ calledAt, madeAt }: { readonly calledAt: number, readonly madeAt: number }): number {
-    return this.isKnown && madeAt - calledAt >= AT_ONCE ? this.timeOf(calledAt) : 0
   }
 
   /** The timing of a command that is made now. */

@@ -101,8 +101,8 @@ export class Member implements Cluster, ConnectionListener {
     await this.#beating.beat(this.#claims.buckets)
   }
 
-  claim (clusterClaim: ClusterClaim, calledAt?: number): Promise<unknown> | undefined {
-    const claim = this.#claims.add(clusterClaim, ++this.#lastNumber, calledAt)
+  claim (clusterClaim: ClusterClaim): Promise<unknown> | undefined {
+    const claim = this.#claims.add(clusterClaim, ++this.#lastNumber)
     const { bucket } = claim
     if (!this.#health.checkReachable(bucket)) return undefined
     // The first claim in a bucket makes a record there. Nobody must take the silence of this process for death.
@@ -114,7 +114,7 @@ export class Member implements Cluster, ConnectionListener {
     const { bucket } = claim
     const { round } = bucket
     claim.isSent = claim.isClaiming = true
-    await this.#health.run([bucket], claimCommand(this.#sender, claim, timing, this.#clock.timeOfCall(claim)), async (reply, sentAt) => {
+    await this.#health.run([bucket], claimCommand(this.#sender, claim, timing), async (reply, sentAt) => {
       this.#clock.learn(reply.now, sentAt)
       if (reply.outcome === 'late') {
         if (this.#claims.isNewest(claim)) await this.#sendClaim(claim, this.#clock.lateTiming(claim.madeAt))

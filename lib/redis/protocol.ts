@@ -267,10 +267,10 @@ export type ClaimReply =
   /** The claim is the newest. `predecessors` must be gone before the stream starts. */
   | { readonly outcome: 'newest', readonly now: number, readonly ops: number, readonly token: number, readonly predecessors: Asked[] }
 
-export function claimCommand (sender: Sender, { digest, field, number }: Place, { at, tolerance }: Timing, calledAt = 0): Command<ClaimReply> {
+export function claimCommand (sender: Sender, { digest, field, number }: Place, { at, tolerance }: Timing): Command<ClaimReply> {
   return {
     script: CLAIM,
-    ...addressed(sender, bucketOf(digest), [digest], [field, number, sender.lease, RECORD_LEASE, at, tolerance, calledAt]),
+    ...addressed(sender, bucketOf(digest), [digest], [field, number, sender.lease, RECORD_LEASE, at, tolerance]),
     parse (output) {
       const [outcome, now, ops, token, ...rest] = output as [ClaimReply['outcome'], string, number, string, ...Array<string | number>]
       if (outcome === 'late') return { outcome, now: Number(now) }

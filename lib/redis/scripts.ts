@@ -128,13 +128,11 @@ end
  *   ARGV[6]  lease of the member's record, in milliseconds
  *   ARGV[7]  when the claim was made, in microseconds of Redis's clock as the member estimates that clock, or 0 to count from now
  *   ARGV[8]  how much later than ARGV[7] the script may run, in microseconds; or -1 to count from ARGV[7] in any case
- *   ARGV[9]  when the start was called that led to the claim, in microseconds of Redis's clock as the member estimates that clock, or 0 if
- *     the claim was made at once. An eviction by another member since then concerns the claim
  *
  * Output:
  *   { 'late', now }                          the script ran later than ARGV[8] allows, and changed nothing
  *   { 'superseded', now, ops, reason }       the claim was not made, because a newer claim exists (`replaced`), or because the
- *     claim was evicted since it was made or its start was called (`evicted`)
+ *     claim was evicted since it was made (`evicted`)
  *   { 'newest', now, ops, token, member, number, receivers, ... }  the claim is the newest. All listed claims must be gone
  *     before the stream starts. `receivers` is the number of subscriptions that received the request, or -1 if an earlier
  *     claim has made the request
@@ -143,13 +141,11 @@ end
  */
 export const CLAIM = script(CLAIMS, `
 local key, field, number, lease = KEYS[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local madeAt, tolerance, calledAt = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local madeAt, tolerance = tonumber(ARGV[7]), tonumber(ARGV[8])
 if madeAt > 0 and tolerance >= 0 and now - madeAt > tolerance then return { 'late', integer(now) } end
 local countsFrom = madeAt > 0 and tolerance < 0 and madeAt or now
 local ops = countOperation(tonumber(ARGV[6]))
 if countsFrom < now and evictorOf(key, field, countsFrom) then return { 'superseded', integer(now), ops, 'evicted' } end
--- The member has ended the starts that its own evictions concern.
-if calledAt > 0 and (evictorOf(key, field, calledAt) or member) ~= member then return { 'superseded', integer(now), ops, 'evicted' } end
 local stored = redis.call('HMGET', key, field, '@')
 local value, holders = stored[1], stored[2]
 local entry = { token = countsFrom, number = number, member = member, before = {} }

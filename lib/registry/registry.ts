@@ -98,7 +98,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
       const newest = this.#claims.get(key)
       if (newest !== undefined && newest.holder === holder) return Promise.resolve(!newest.isEnding)
       checkHolder(holder)
-      return Promise.resolve(this.register(key, holder, this.nextOrder(), undefined, newest))
+      return Promise.resolve(this.register(key, holder, this.nextOrder(), newest))
     } catch (error) {
       return Promise.reject(error)
     }
@@ -137,11 +137,11 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   /**
    * Ends the present holder of `key`, waits for the end, and lets `holder` hold the key. Of several holders on a key, the
    * holder with the highest `order` is left. Returns `false` if `holder` has begun to end before that. Returns a promise only
-   * if `holder` has to wait. `calledAt` is when the start was called, if that was before this call. Unit: milliseconds of `performance.now()`.
+   * if `holder` has to wait.
    *
    * @throws FST_ERR_OCTA_STAR_LIMIT, see `checkLimit`
    */
-  register (key: StreamKey, holder: Holder, order: number, calledAt?: number, newest = this.#claims.get(key)): boolean | Promise<boolean> {
+  register (key: StreamKey, holder: Holder, order: number, newest = this.#claims.get(key)): boolean | Promise<boolean> {
     const isSuperseded = newest !== undefined && newest.order > order && !newest.isEnding
     if (this.#isClosed || isSuperseded) {
       holder.close(this.#isClosed ? 'shutdown' : 'replaced')
@@ -153,7 +153,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     const predecessor = this.#claims.claim(claim)
     const evictee = this.#seats?.evicteeFor(key.scope, predecessor)
     const hasSeat = this.#seats?.enter(claim, predecessor) ?? true
-    const elsewhere = this.cluster?.claim(claim, calledAt)
+    const elsewhere = this.cluster?.claim(claim)
     if (predecessor === undefined && hasSeat && elsewhere === undefined) return this.#hold(claim)
     return this.#holdAfter(claim, { predecessor, evictee, elsewhere })
   }

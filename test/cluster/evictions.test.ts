@@ -1,9 +1,6 @@
 // Evictions are final: after `evict` has resolved, an evicted stream delivers nothing, whatever happens to the network and to Redis.
 import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { redisCluster } from '../../lib/redis/index.ts'
-import { buildApp, streamRoute, withSignals } from '../kit/app.ts'
-import { connect } from '../kit/client.ts'
 import { measureDelays, memberProcess } from '../kit/member-process.ts'
 import { Random } from '../kit/random.ts'
 import { redisProxy } from '../kit/redis-proxy.ts'
@@ -94,29 +91,3 @@ async function evictions (t: Test, random: Random) {
   t.strictSame(late, [], `nothing was live after evict had resolved: ${repeatWith(import.meta.url)}`)
   t.ok(overLimit < longest(), `all had ended ${Math.round(slowest)} ms after the network was whole`)
 }
-
-t.test('an eviction also ends a stream of another process whose hooks still run, and spares the streams of other tabs', redisOptions, async t => {
-  const server = await redisServer(t)
-  const [app, other] = await Promise.all([1, 2].map(() => buildApp(t, { cluster: redisCluster({ redis: server.client() }) })))
-  let goOn = () => {}
-  const held = new Promise<void>(resolve => { goOn = resolve })
-  const waiting: string[] = []
-  app!.fastify.addHook('onSend', async ({ url }) => {
-    waiting.push(url)
-    await held
-  })
-  const streams = streamRoute(app!)
-  await Promise.all([app!.listen(), other!.listen()])
-  const clients = ['a', 'b'].map(tabId => connect(app!.url(withSignals('/stream/ann', { tabId }))))
-  while (waiting.length < 2) await pause(1)
-  t.equal(await other!.fastify.streamRegistry.evict('ann', 'a'), 0, 'the stream is not counted')
-  goOn()
-  const [evicted, spared] = await Promise.all(clients)
-  t.equal(evicted!.status, 204, 'an EventSource stops for good')
-  t.equal(spared!.status, 200)
-  t.strictSame(streams.map(({ tabId }) => tabId), ['b'])
-  t.equal(await other!.fastify.streamRegistry.count('ann'), 1)
-  const again = await connect(app!.url(withSignals('/stream/ann', { tabId: 'a' })))
-  t.equal(again.status, 200, 'a stream that starts after the eviction is spared')
-  for (const client of [spared!, again]) client.leave()
-})

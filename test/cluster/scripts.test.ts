@@ -151,7 +151,7 @@ const scope = fc.constantFrom(...SCOPES)
 const places = fc.record({ digest: scope, field: fc.constantFrom('x:', 'x:n', 'y:'), number: fc.integer({ min: 1, max: 6 }) })
 const buckets = fc.constantFrom([BUCKET], [BUCKET, 11], [0, BUCKET])
 const step = fc.oneof(
-  { weight: 6, arbitrary: fc.record({ type: fc.constant('claim' as const), member, place: places, timing, calledAt: fc.option(age, { nil: undefined }), lease: fc.constantFrom(600_000, 1_800_000) }) },
+  { weight: 6, arbitrary: fc.record({ type: fc.constant('claim' as const), member, place: places, timing, lease: fc.constantFrom(600_000, 1_800_000) }) },
   // A claim is restated with the token that the claim got, or with any token.
   { weight: 3, arbitrary: fc.record({ type: fc.constant('restate' as const), member, claims: fc.array(fc.record({ place: places, token: fc.option(age, { nil: undefined }) }), { maxLength: 4 }) }) },
   { weight: 3, arbitrary: fc.record({ type: fc.constant('release' as const), member, places: fc.array(fc.record({ place: places, newest: fc.constantFrom(0, 3, 6) }), { minLength: 1, maxLength: 3 }) }) },
@@ -342,7 +342,7 @@ function commandOf (step: Exclude<Step, { type: 'expire' }>, start: number, toke
   const made = (timing: 'now' | { age: number, tolerance: number }) => timing === 'now' ? NOW : { at: time(timing.age), tolerance: timing.tolerance < 0 ? -1 : timing.tolerance * 1e6 }
   const from = sender(step.member)
   switch (step.type) {
-    case 'claim': return claimCommand(sender(step.member, step.lease), step.place, made(step.timing), step.calledAt === undefined ? 0 : time(step.calledAt))
+    case 'claim': return claimCommand(sender(step.member, step.lease), step.place, made(step.timing))
     case 'restate': return restateCommand(from, BUCKET, step.claims.map(({ place, token }) => (
       { ...place, token: token === undefined ? tokenOf(claimName(step.member, place)) ?? start : time(token) }
     )))

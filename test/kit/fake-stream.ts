@@ -38,7 +38,7 @@ export async function openStream (options: PendingOptions = {}): Promise<FakeStr
 /** Starts a pending stream as the plugin does after Fastify's hooks have run. Resolves when the stream is open. */
 export async function startOn (registry: Registry, { stream, response }: FakeStream, key: StreamKey, order = registry.nextOrder()): Promise<void> {
   const started = stream.start()
-  register(registry, { key, stream, response: response.response, order, calledAt: performance.now(), retryAfter: {} })
+  register(registry, { key, stream, response: response.response, order, retryAfter: {} })
   await started
   stream.isReceived = true
 }

@@ -22,21 +22,11 @@ export interface Entry {
   readonly member: MemoryMember
   /** When the claim was made, as a count of all claims. */
   readonly order: number
-  readonly calledAt: number
-}
-
-interface Eviction {
-  readonly scopeId: string
-  readonly tabId: string | undefined
-  readonly member: MemoryMember
-  /** All members share a clock. Members of several processes must compare times by the clock of the store. */
-  readonly at: number
 }
 
 export class MemoryStore {
   readonly entries = new Map<string, Entry>()
   readonly members = new Set<MemoryMember>()
-  readonly evictions: Eviction[] = []
   /** The scopes that are marked as online, by their ids, and the members that count each scope as online. */
   readonly online = new Map<string, { readonly scope: string, readonly members: Set<MemoryMember> }>()
   orders = 0
@@ -61,8 +51,8 @@ export class MemoryMember implements Cluster {
     store.members.add(this)
   }
 
-  claim (claim: ClusterClaim, calledAt = performance.now()): Promise<unknown> | undefined {
-    const entry = { id: this.idOf(claim.key), scopeId: this.scopeId(claim.key.scope), claim, member: this, order: ++this.store.orders, calledAt }
+  claim (claim: ClusterClaim): Promise<unknown> | undefined {
+    const entry = { id: this.idOf(claim.key), scopeId: this.scopeId(claim.key.scope), claim, member: this, order: ++this.store.orders }
     this.own.set(claim, entry)
     return this.make(entry)
   }
@@ -70,7 +60,6 @@ export class MemoryMember implements Cluster {
   async make (entry: Entry): Promise<unknown> {
     await hop()
     if (this.isAway || !this.own.has(entry.claim)) return
-    if (this.isEvicted(entry)) return entry.claim.end('evicted')
     const previous = this.swap(entry)
     if (previous !== undefined && previous.member !== this) await this.endElsewhere(previous, 'replaced')
   }
@@ -95,17 +84,9 @@ export class MemoryMember implements Cluster {
   async evict (scope: string, tabId?: string): Promise<number> {
     await hop()
     if (this.isAway) throw new Error('the store is unreachable')
-    this.store.evictions.push({ scopeId: this.scopeId(scope), tabId, member: this, at: performance.now() })
     const evicted = this.others(scope).filter(({ claim: { key } }) => this.isOfTab(key, tabId))
     if (!await within(Promise.all(evicted.map(entry => this.endElsewhere(entry, 'evicted'))), this.context.replaceTimeout)) throw new Error('a claim is not released')
     return evicted.length
-  }
-
-  /** Whether another member has evicted the claim since the start was called. */
-  isEvicted ({ scopeId, claim, calledAt }: Entry): boolean {
-    return this.store.evictions.some(eviction => (
-      eviction.scopeId === scopeId && eviction.member !== this && eviction.at > calledAt && this.isOfTab(claim.key, eviction.tabId)
-    ))
   }
 
   isOfTab (key: StreamKey, tabId: string | undefined): boolean {

@@ -86,12 +86,11 @@ class Call {
   }
 
   claim (): Reply {
-    const [key, [,, field, number, lease, recordLease,,, calledAt]] = [this.#keys[1]!, this.#args] as [string, string[]]
+    const [key, [,, field, number, lease, recordLease]] = [this.#keys[1]!, this.#args] as [string, string[]]
     const countsFrom = this.#countsFrom(6)
     if (countsFrom === undefined) return ['late', integer(this.#now)]
     const ops = this.#countOperation(Number(recordLease))
     if (countsFrom < this.#now && this.#evictorOf(key, field!, countsFrom) !== undefined) return ['superseded', integer(this.#now), ops, 'evicted']
-    if (Number(calledAt) > 0 && (this.#evictorOf(key, field!, Number(calledAt)) ?? this.#member) !== this.#member) return ['superseded', integer(this.#now), ops, 'evicted']
     const value = this.#store.hget(key, field!)
     const entry: Entry = { token: countsFrom, number: Number(number), member: this.#member, before: [] }
     const listed: Reply = []

@@ -163,7 +163,7 @@ class World {
         run.passed = ++this.#passed
         run.passedAt = this.now
       }
-      register(this.registry, { key, stream, response: response.response, order, calledAt: performance.now(), retryAfter: {} })
+      register(this.registry, { key, stream, response: response.response, order, retryAfter: {} })
     }
     if (step.hook === 'none') handOver()
     else setTimeout(handOver, 120)
