@@ -43,8 +43,8 @@ else await testQuickly()
 async function testQuickly () {
   // The linter and the compiler run beside the tests. What they print comes last, where it is seen.
   const checks = ['lint', 'test:types'].map(script => collect('npm', ['run', '--silent', script]))
-  const [built] = await Promise.all([run('npm', ['run', '--silent', 'build']), canStripTypes || stripAllTypes()])
-  const codes = [built === 0 ? await tapWithoutLoader(quickFiles, { OCTA_TESTS: 'quick' }) : built]
+  const [built] = await Promise.all([run('npm', ['run', '--silent', 'build']), canStripTypes || stripTypesOnce()])
+  const codes = [built === 0 ? await tapQuickFiles() : built]
   for (const { code, output } of await Promise.all(checks)) {
     process.stdout.write(output)
     codes.push(code)
@@ -91,11 +91,12 @@ async function tap (args, env) {
 }
 
 /**
- * Runs test files with tap, without the loader that tap's runner puts into each process to see which files the test loads. The loader takes
- * longer to start than many files take to run.
+ * Runs the quick test files with tap, without the loader that tap's runner puts into each process to see which files the test loads. The loader
+ * takes longer to start than many files take to run.
  */
-async function tapWithoutLoader (files, env) {
+async function tapQuickFiles () {
   const { t } = await import('tap')
+  // Each file has its own limit.
   t.setTimeout(0)
   // Many tests wait for timers and sockets, so there are more jobs than processor cores.
   t.jobs = 3
@@ -105,10 +106,10 @@ async function tapWithoutLoader (files, env) {
     reported = once(reporter, 'exit')
     t.pipe(reporter.stdin)
   }
-  for (const file of files) {
+  for (const file of quickFiles) {
     // tap passes the loader on in NODE_OPTIONS.
     const command = [`NODE_OPTIONS=${process.env.NODE_OPTIONS ?? ''}`, process.execPath, ...nodeOptions, file]
-    t.spawn('env', command, { env: { ...process.env, ...env, TAP_TIMEOUT: timeout }, timeout: timeout * 1000, buffered: true }, file)
+    t.spawn('env', command, { env: { ...process.env, OCTA_TESTS: 'quick', TAP_TIMEOUT: timeout }, timeout: timeout * 1000, buffered: true }, file)
   }
   t.end()
   await t.promise()
@@ -116,10 +117,10 @@ async function tapWithoutLoader (files, env) {
   return t.passing() ? 0 : 1
 }
 
-/** Keeps the JavaScript of all files on disk. Otherwise each test process starts a compiler of its own. */
-async function stripAllTypes () {
+/** Keeps the JavaScript of the quick test files and the sources on disk. Otherwise each test process starts a compiler of its own. */
+async function stripTypesOnce () {
   const { stripped } = await import('./kit/stripped.js')
-  const sources = ['lib', 'types', 'test'].flatMap(folder => readdirSync(folder, { recursive: true }).map(name => `${folder}/${name}`)).filter(name => /(?<!\.d)\.ts$/.test(name))
+  const sources = ['lib', 'types', 'test'].flatMap(folder => readdirSync(folder, { recursive: true }).map(name => `${folder}/${name}`)).filter(name => /(?<!\.d)\.ts$/.test(name) && !ONLY_IN_TEST_ALL.includes(name))
   // A file with a mistake fails when a test loads the file.
   await Promise.allSettled(sources.map(name => stripped(pathToFileURL(name).href)))
 }

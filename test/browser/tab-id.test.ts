@@ -140,7 +140,7 @@ const closeStream = (tab: Tab) => tab.run(() => { (globalThis as Page).source?.c
 
 /**
  * Opens the first page in a tab, goes to the second page, and comes back by the back/forward cache. A browser decides each time whether
- * it takes the page from there: tries again until it does.
+ * the page comes from that cache, so this function goes there and back until the page does.
  */
 async function restoredTab (t: Test, browser: Browser, { url, idOf }: Site): Promise<Tab> {
   const tab = await browser.newTab(url('/'))

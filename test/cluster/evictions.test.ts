@@ -10,7 +10,7 @@ import { repeatWith, seed } from '../kit/seed.ts'
 const SITES = 4
 const EVICTIONS = 200 / SITES
 // All times are in milliseconds.
-/** How long an eviction may take after the network and Redis are whole again, if there was no outage. */
+/** How long an eviction may take after the network and Redis are whole again, without an outage. */
 const LONGEST = 5_000
 /** The longest outage of a quarter of the restarts. */
 const OUTAGE = 3_000
