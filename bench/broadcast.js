@@ -65,8 +65,9 @@ function withStreams (servers, streams, contestantsOf, { rounds, warmUp }) {
       const audience = keep(await startServer('audience'))
       await audience.ask('open', { port: server.port, route, streams })
       const broadcast = async () => {
+        await audience.ask('expect', EVENTS)
         await server.ask('broadcast', EVENTS)
-        await audience.ask('received', EVENTS)
+        await audience.ask('received')
         return await server.ask('spent') / EVENTS
       }
       started[name] = { server, broadcast }

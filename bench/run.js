@@ -36,6 +36,8 @@ else await measureAll()
 async function measureAll () {
   // The loop ends with this process, whatever happens: see kit/busy.js.
   const busyLoop = options['beside-a-busy-loop'] ? fork(here('kit/busy.js')) : undefined
+  // For `awake` in kit/wire.js.
+  if (busyLoop !== undefined) process.env.BENCH_BUSY_LOOP = '1'
   const results = []
   for (const name of names) {
     const start = performance.now()

@@ -1,11 +1,12 @@
 // The clients of a broadcast, in a separate process. One process cannot open enough files for the clients of several servers.
-import { forEach, streamPath, Wire } from '../kit/wire.js'
+import { awake, forEach, streamPath, Wire } from '../kit/wire.js'
 import { serve } from '../kit/processes.js'
 
 let wires = []
 let received = 0
 let expected = 0
-let allReceived = () => {}
+let allReceived
+let complete
 
 serve(0, {
   /** Opens `streams` streams, and from then on checks that each client gets each event once and in order. */
@@ -27,9 +28,11 @@ serve(0, {
     }
     await forEach(wires, 100, wire => wire.open(streamPath(route)))
   },
-  /** Resolves when each client has got `count` more events. */
-  async received (count) {
+  /** From now on each client expects `count` more events. */
+  expect (count) {
     expected += count * wires.length
-    if (received < expected) await new Promise(resolve => { allReceived = resolve })
-  }
+    complete = awake(() => new Promise(resolve => { allReceived = resolve }))
+  },
+  /** Resolves when each client has got all the events that it expected. */
+  received: () => complete
 })
