@@ -23,7 +23,10 @@ export function keyFor (from: string, scopeKey: ScopeKey, tabId: string | undefi
 /** Encodes a scope key as a string: the same string for equal keys, different strings for different keys. */
 export function canonical (scopeKey: ScopeKey, from: string): string {
   // Most scope keys are strings, which need no closure.
-  if (typeof scopeKey === 'string') return JSON.stringify(scopeKey)
+  return typeof scopeKey === 'string' ? JSON.stringify(scopeKey) : encodeScopeKey(scopeKey, from)
+}
+
+function encodeScopeKey (scopeKey: ScopeKey, from: string): string {
   return encode(scopeKey, 'it', [])
 
   function encode (value: unknown, path: string, parents: object[]): string {
