@@ -10,7 +10,7 @@ export interface RedisClaim extends Place {
   readonly madeAt: number
   /** Orders the claims on a key. 0 until CLAIM returns the token, or until the member estimates the token because CLAIM has failed. */
   token: number
-  /** Whether the claim was sent, so that Redis may store an entry. */
+  /** Whether this claim, or an older claim of this process on the key, was sent, so that Redis may store an entry. */
   isSent: boolean
   /** True while CLAIM is in flight. Do not RESTATE the claim then: with an estimated token the claim could lose to the predecessor. */
   isClaiming: boolean
@@ -95,10 +95,12 @@ export class RedisClaims {
     const digest = digestOf(clusterClaim.key.scope)
     const bucket = this.bucket(digest)
     const field = fieldName(clusterClaim.key, this.#member, number)
-    const added: RedisClaim = { clusterClaim, number, digest, field, bucket, madeAt: performance.now(), token: 0, isSent: false, isClaiming: false, round: 0 }
+    const id = idOf({ digest, field })
+    const isSent = bucket.newest.get(id)?.isSent ?? false
+    const added: RedisClaim = { clusterClaim, number, digest, field, bucket, madeAt: performance.now(), token: 0, isSent, isClaiming: false, round: 0 }
     this.#byNumber.set(number, added)
     this.#numbers.set(clusterClaim, number)
-    bucket.newest.set(idOf(added), added)
+    bucket.newest.set(id, added)
     const scope = this.#scopes.get(digest)
     if (scope === undefined) this.#scopes.set(digest, { claims: 1, newest: number, isListed: false })
     else {
@@ -153,6 +155,6 @@ export class RedisClaims {
   }
 }
 
-function idOf ({ digest, field }: Place): string {
+function idOf ({ digest, field }: Pick<Place, 'digest' | 'field'>): string {
   return `${digest} ${field}`
 }

@@ -407,7 +407,8 @@ for i = 2, #KEYS do
   local value, holders = stored[1], stored[2]
   local entry = value and parseEntry(value)
   if entry and entry.member == member then
-    if entry.number == number then
+    -- A smaller number if Redis never got the claim, or refused the claim: an older claim of the member, which is gone too.
+    if entry.number <= number then
       local left = notGone(entry.before, member)
       local last = table.remove(left)
       -- A process that leaves does not wait for the predecessors. Whoever comes next must.

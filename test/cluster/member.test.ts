@@ -129,6 +129,11 @@ function restatedBy (sent: Sent[]): number {
   return sent.filter(({ name }) => name === 'RESTATE').reduce((sum, { keys }) => sum + keys.length - 1, 0)
 }
 
+/** The names of the keys in Redis, apart from the records and the index of members. */
+function storedScopes ({ redis }: ModelConnection): string[] {
+  return Object.keys(redis.dump()).filter(name => !name.includes(':member'))
+}
+
 // A claim that was answered NOSCRIPT was sent again after a newer claim of the same process. Redis took the old claim for the newest. If
 // a claim of another process came between the two claims, both processes waited until replaceTimeout.
 t.test('a claim that must be sent again is dropped once its process has made a newer claim', async t => {
@@ -906,7 +911,40 @@ t.test('a process is listed for a scope as long as the process has a claim there
   member.release(two)
   member.release(one)
   await run(10)
-  t.strictSame(Object.keys(connection.redis.dump()).filter(name => !name.includes(':member')), [key])
+  t.strictSame(storedScopes(connection), [key])
+})
+
+// The older claim stayed in Redis, and was counted, for as long as others used the scope.
+t.test('the last release of a key forgets an older claim that Redis still stores, if Redis has refused the newer claim', async t => {
+  const { member, connection, run } = await joined(t)
+  const [old, refused] = [claimOf('ann', 'a'), claimOf('ann', 'a')]
+  member.claim(old)
+  await run(10)
+  connection.answer = ({ name, keys, args }) => name === 'CLAIM' ? new Promise(resolve => setTimeout(() => resolve(connection.redis.run(scripts.CLAIM, keys, args)), 2_000)) : undefined
+  member.claim(refused)
+  member.release(old)
+  member.release(refused)
+  await run(5_000)
+  t.strictSame(storedScopes(connection), [])
+})
+
+t.test('the last release of a key forgets an older claim that Redis still stores, if Redis was away when the newer claim was made', async t => {
+  const { member, connection, run } = await joined(t)
+  const [old, unsent] = [claimOf('ann', 'a'), claimOf('ann', 'a')]
+  member.claim(old)
+  member.claim(claimOf('ann', 'b'))
+  await run(10)
+  connection.canSend = false
+  await run(5_000)
+  t.ok(member.isAway)
+  member.claim(unsent)
+  member.release(old)
+  member.release(unsent)
+  connection.canSend = true
+  member.onReady(true)
+  await run(5_000)
+  t.notOk(member.isAway)
+  t.strictSame(Object.values(connection.redis.dump()[storedScopes(connection)[0]!]!.fields).length, 2, 'the claim on the other tab, and the holders')
 })
 
 // In a Redis Cluster a command that was first sent to the wrong node arrives behind later commands.

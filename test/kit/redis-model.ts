@@ -215,7 +215,7 @@ class Call {
       const value = this.#store.hget(key, field)
       const entry = value === undefined ? undefined : parseEntry(value)
       if (entry?.member === this.#member) {
-        if (entry.number === number) {
+        if (entry.number <= number) {
           const left = this.#notGone(entry.before, this.#member)
           const last = left.pop()
           if (last === undefined) this.#store.hdel(key, field)
