@@ -155,7 +155,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     // The start may fail before the handler awaits the promise, for example because the request is refused or the client disconnects. An
     // unhandled rejection would end the process.
     const current = this[kStreamRequest]
-    if (current !== undefined) started.then(stream => { (stream as LiveStream).isReceived = true }, error => { current.startError = error })
+    if (current !== undefined) started.then(markReceived, error => { current.startError = error })
     return started
   })
 
@@ -373,6 +373,10 @@ function warnOfMistake ({ log }: Reply, { route, startError, isRefused }: Stream
   const isCausedByRequest = isRefused || (startError as FastifyError | undefined)?.statusCode! < 500
   if (startError === undefined || isCausedByRequest) return
   log.warn({ err: startError, route }, `startStream failed in the handler of ${route}, and the handler neither threw the error nor returned an answer`)
+}
+
+function markReceived (stream: Stream): void {
+  (stream as LiveStream).isReceived = true
 }
 
 function isStreamRequest ({ sse }: RouteOptions, accept = ''): boolean {

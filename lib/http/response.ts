@@ -28,8 +28,17 @@ const RESOLVED = Promise.resolve()
 const UNWATCHED_MS = 1_000
 const unwatched = new DelayQueue<StreamResponse>(UNWATCHED_MS, response => response.watch())
 
-// For each interval the responses that send heartbeats, each due after the interval.
+// For each interval the responses that send heartbeats, each due after the interval. A timer for each response, as in @fastify/sse, would take
+// more memory and time.
 const heartbeats = new Map<number, DelayQueue<StreamResponse>>()
+
+function heartbeatsEvery (interval: number): DelayQueue<StreamResponse> | undefined {
+  // Node treats a longer delay as 1 ms.
+  if (!(interval > 0 && interval < 2 ** 31)) return undefined
+  let queue = heartbeats.get(interval)
+  if (queue === undefined) heartbeats.set(interval, queue = new DelayQueue(interval, response => response.beat()))
+  return queue
+}
 
 // A closure for each response would take more memory.
 const kResponse = Symbol('octa-star-streams.response')
@@ -143,13 +152,11 @@ export class StreamResponse {
     // Without this @fastify/sse would end the response as soon as the handler settles.
     sse.keepAlive()
     // An application that registers @fastify/sse itself may have passed anything.
-    const heartbeatInterval = Number(sse.heartbeatInterval ?? 0)
+    this.#heartbeats = heartbeatsEvery(Number(sse.heartbeatInterval ?? 0))
     // The response sends the heartbeats itself.
     sse.heartbeatInterval = 0
     writeHead(this.#raw, sse, this.headers ?? {})
     this.headers = undefined
-    // Node treats a longer delay as 1 ms.
-    if (heartbeatInterval > 0 && heartbeatInterval < 2 ** 31) this.#beatAfter(heartbeatInterval)
     // After the microtasks of this turn, in which the handler goes on and sends the first events. The tick queue alone may run
     // before the microtasks: https://nodejs.org/api/process.html#when-to-use-queuemicrotask-vs-processnexttick
     RESOLVED.then(() => { process.nextTick(flush, this) })
@@ -161,9 +168,10 @@ export class StreamResponse {
    * https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
    */
   flush (): void {
-    if (this.#raw.writableEnded || this.#raw.destroyed) return
+    if (this.#closed || this.#raw.writableEnded || this.#raw.destroyed) return
     if (!this.#hasBody) writeFirstByte(this.#raw)
     this.#isFlushed = true
+    this.#beatLater()
     if (this.#raw.stream === undefined) discardRequestBody(this.#raw)
     if (this.#awaitsDrain || timesOutWithin(this.#raw, UNWATCHED_MS)) this.watch()
     else this.#unwatched = unwatched.add(this)
@@ -307,22 +315,19 @@ export class StreamResponse {
     this.#unwatched = undefined
   }
 
-  /** Sends a comment, so that nobody on the way takes a quiet connection for dead, and again after `interval` milliseconds. */
-  beat (interval: number): void {
+  /** Sends a comment, so that nobody on the way takes a quiet connection for dead, and again after the interval. */
+  beat (): void {
     if (!this.#isSevered) this.#put(': heartbeat\n\n')
-    this.#beatAfter(interval)
+    this.#beatLater()
   }
 
-  // A timer for each response, as in @fastify/sse, would take more memory and time.
-  #beatAfter (interval: number): void {
-    let queue = heartbeats.get(interval)
-    if (queue === undefined) heartbeats.set(interval, queue = new DelayQueue(interval, response => response.beat(interval)))
-    this.#heartbeats = queue
-    this.#heartbeat = queue.add(this)
+  #beatLater (): void {
+    this.#heartbeat = this.#heartbeats?.add(this)
   }
 
   #stopHeartbeat (): void {
     if (this.#heartbeat !== undefined) this.#heartbeats!.delete(this.#heartbeat)
+    // A response that has ended before its first heartbeat was due must not begin to beat.
     this.#heartbeat = this.#heartbeats = undefined
   }
 
