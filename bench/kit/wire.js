@@ -141,8 +141,8 @@ async function rates (server, ask) {
 }
 
 /**
- * Calls `task`. Until its promise resolves, the event loop of this process polls and never sleeps. Beside a busy loop no processor sleeps, so the
- * process does not poll: polling would take time from the server.
+ * Calls `task`. Until the task's promise resolves, this process polls and never sleeps. Beside a busy loop the process does not poll, because the
+ * server would get too little of two cores.
  */
 export async function awake (task) {
   if (process.env.BENCH_BUSY_LOOP !== undefined) return await task()

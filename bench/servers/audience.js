@@ -28,7 +28,7 @@ serve(0, {
     }
     await forEach(wires, 100, wire => wire.open(streamPath(route)))
   },
-  /** From now on each client expects `count` more events. */
+  /** From now on each client expects `count` more events, and this process does not sleep before all events have come. */
   expect (count) {
     expected += count * wires.length
     complete = awake(() => new Promise(resolve => { allReceived = resolve }))

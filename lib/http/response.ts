@@ -327,7 +327,7 @@ export class StreamResponse {
 
   #stopHeartbeat (): void {
     if (this.#heartbeat !== undefined) this.#heartbeats!.delete(this.#heartbeat)
-    // A response that has ended before its first heartbeat was due must not begin to beat.
+    // A response that is over before its head was flushed must not begin to beat.
     this.#heartbeat = this.#heartbeats = undefined
   }
 

@@ -112,22 +112,15 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
     return true
   }
 
-  /** Ends the holder, which from now on has `replaceTimeout` to be gone. */
-  end (reason: CloseReason): void {
-    this.endHolder(reason)
-    this.startDeadline()
-  }
-
-  /**
-   * Ends the holder. Call `startDeadline` a moment later: most holders are gone at once, and need no deadline. `successor` is the holder that
-   * waits for the end, if the successor is in this process.
-   */
-  endHolder (reason: CloseReason, successor?: Holder): void {
+  /** Ends the holder. `successor` is the holder that waits for the end, if the successor is in this process. */
+  end (reason: CloseReason, successor?: Holder): void {
     if (this.#state === 'ending' || this.#state === 'released') return
     if (reason === 'replaced' && this.#state === 'holding' && !this.isEnding) reportReplace(this.#holder, successor, this.since)
     this.#state = 'ending'
     this.#owner.claimEnding(this)
     this.#callHolder('close', reason)
+    // Most of the holders that have a successor are gone at once. The successor starts the deadline of the others.
+    if (successor === undefined) this.startDeadline()
   }
 
   /** The holder has begun to end. */
@@ -136,7 +129,7 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
     this.startDeadline()
   }
 
-  /** From now on the holder has `replaceTimeout` to be gone. Does nothing if the holder is gone. */
+  /** From now on the holder has `replaceTimeout` to be gone. */
   startDeadline (): void {
     if (this.#deadline === undefined && this.#state !== 'released') this.#deadline = this.#owner.deadlines.add(this)
   }

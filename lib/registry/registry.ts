@@ -162,7 +162,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     // Set before anybody is told to end: an end may set off the next claim on this key, and so the end of this claim.
     claim.isBehindOthers = true
     if (predecessor !== undefined) this.#replace(predecessor, claim)
-    evictee?.endHolder('evicted', claim.holder)
+    evictee?.end('evicted', claim.holder)
     // A claim whose holder is gone at once is released during this await, and needs no deadline and no promise.
     await undefined
     evictee?.startDeadline()
@@ -180,7 +180,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   }
 
   #replace (predecessor: Claim, claim: Claim): void {
-    predecessor.endHolder('replaced', claim.holder)
+    predecessor.end('replaced', claim.holder)
     if (claim.countReplacement(predecessor)) this.#reportFlapping(claim.key)
   }
 
@@ -315,7 +315,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     if (!await within(endAll(claims, 'shutdown'), timeout)) {
       await inTurns(claims, claim => {
         // A timeout may be too short for ending many claims.
-        claim.endHolder('shutdown')
+        claim.end('shutdown')
         claim.giveUp()
       })
     }
@@ -354,10 +354,9 @@ async function endAll (claims: readonly Claim[], reason: CloseReason): Promise<v
   let left = claims.length
   const onRelease = () => { if (--left === 0) allReleased.resolve() }
   await inTurns(claims, claim => {
-    claim.endHolder(reason)
+    claim.end(reason)
     claim.whenReleased(onRelease)
   })
-  await inTurns(claims, claim => claim.startDeadline())
   if (left > 0) await allReleased.promise
 }
 
