@@ -223,10 +223,10 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   async evict (scopeKey: ScopeKey, tabId?: string): Promise<number> {
     const scope = canonical(scopeKey, 'streamRegistry.evict')
     // The call decides which claims are evicted. A large scope ends over several turns, in which new streams may start.
-    const isMeant = (key: StreamKey) => key.scope === scope && (tabId === undefined || key.tabId === tabId)
-    const claims = this.#claims.scope(scope).filter(({ key }) => isMeant(key))
+    const isMeant = ({ key }: { readonly key: StreamKey }) => tabId === undefined || key.tabId === tabId
+    const claims = this.#claims.scope(scope).filter(isMeant)
     // A stream with an observer has a claim.
-    const starting = this.#starting.toArray().filter(({ key, stream }) => isMeant(key) && stream[kObserver] === undefined)
+    const starting = this.#starting.toArray().filter(start => start.key.scope === scope && isMeant(start) && start.stream[kObserver] === undefined)
     const ended = [this.#endAll(claims, 'evicted'), this.#endStarting(starting)]
     const [[others]] = await Promise.all([Promise.allSettled([this.cluster?.evict(scope, tabId)]), ...ended])
     if (others.status === 'rejected') throw evictError(others.reason)
