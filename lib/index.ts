@@ -108,7 +108,9 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     // The order of the calls decides who is the newest, whatever hooks and waits come in between.
     const order = registry.nextOrder()
 
+    let isTakenOver = false
     const onTakeover = (headers: OutgoingHttpHeaders) => {
+      isTakenOver = true
       // From here on the response belongs to the stream: Fastify must neither time out nor reply.
       this.hijack()
       response.headers = headers
@@ -119,15 +121,15 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     this.header('content-type', 'text/event-stream').send(new TakeoverPayload(this.raw, route, onTakeover))
     const started = stream.start()
     if (started !== undefined) {
-      const waiting = limitWait(this, stream)
+      const stopLimit = limitWait(this, stream)
       const starting = registry.addStarting(key, stream)
       try {
         await started
       } catch (error) {
-        if (current.isFramed && !this.sent && response.isDisconnected) guardReply(this.hijack(), response, stream)
+        if (current.isFramed && !isTakenOver && response.isDisconnected) guardReply(this.hijack(), response, stream)
         throw error
       } finally {
-        clearTimeout(waiting)
+        stopLimit?.()
         registry.deleteStarting(starting)
       }
     }
@@ -236,10 +238,28 @@ function closeTimeout ({ initialConfig: { pluginTimeout } }: FastifyInstance, { 
   return pluginTimeout ? Math.min(replaceTimeout, pluginTimeout / 2) : replaceTimeout
 }
 
-// Fastify stops its own timer for a response that is not its own, and would answer 503, at which an EventSource never comes back:
-// https://fastify.dev/docs/latest/Reference/Server/#handlertimeout
-function limitWait ({ elapsedTime, routeOptions: { handlerTimeout = 0 } }: FastifyReply, stream: LiveStream): NodeJS.Timeout | undefined {
-  if (handlerTimeout > 0) return setTimeout(() => stream.handlerTimedOut(handlerTimeout), handlerTimeout - elapsedTime)
+/**
+ * Breaks the connection off when the handler's time is up and the stream still waits for its start. Fastify would reply 503, at which an
+ * EventSource never comes back: https://fastify.dev/docs/latest/Reference/Server/#handlertimeout. Returns a function that stops the limit.
+ */
+function limitWait (reply: FastifyReply, stream: LiveStream): (() => void) | undefined {
+  const { request, elapsedTime, routeOptions: { handlerTimeout = 0 } } = reply
+  if (handlerTimeout === 0) return undefined
+  const timeOut = () => {
+    // Fastify leaves a hijacked reply alone.
+    reply.hijack()
+    stream.handlerTimedOut(handlerTimeout)
+  }
+  // Fastify's timer runs until the onSend hooks have run, and may be due a moment before our timer. Fastify aborts the signal first.
+  const { signal } = request
+  const onAbort = () => { if (signal.reason?.code === 'FST_ERR_HANDLER_TIMEOUT') timeOut() }
+  signal.addEventListener('abort', onAbort)
+  const timer = setTimeout(timeOut, handlerTimeout - elapsedTime)
+  return () => {
+    clearTimeout(timer)
+    // A store of sessions may keep the request, and nothing may lead from the request to the stream.
+    signal.removeEventListener('abort', onAbort)
+  }
 }
 
 /** Warns if the server's timeout of quiet connections breaks off streams that have nothing to send. */

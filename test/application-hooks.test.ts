@@ -1,5 +1,5 @@
 // The application's own hooks, error handler and timeouts around a stream: which of these run, and how the stream ends when they throw.
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import net from 'node:net'
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -185,6 +185,48 @@ t.test('a handlerTimeout while a stream waits for its predecessor breaks the con
   t.equal((await third).status, 200, 'a client that comes back gets a stream')
   t.strictSame([...app.fastify.streamRegistry], [streams[1]])
   streams[1]!.close()
+})
+
+for (const [what, isRouteHook, message] of [
+  ['a hook of the application that returns', false, undefined],
+  ['a hook of the application that throws', false, 'a fault in onSend'],
+  ['a hook of another plugin, which runs last', true, undefined]
+] as const) {
+  t.test(`a handlerTimeout while onSend hooks run breaks the connection off: ${what}`, async t => {
+    const { app } = await hooked(t, [], { fastify: { handlerTimeout: 1_000 } })
+    const warnings = () => app.log.filter(line => line.level >= LEVELS.warn)
+    const hook = new EventEmitter()
+    const slow = async () => {
+      while (warnings().length === 0) await turn()
+      hook.emit('done')
+      if (message !== undefined) throw new Error(message)
+    }
+    if (isRouteHook) app.fastify.addHook('onRoute', route => { if (route.sse) route.onSend = [...[route.onSend ?? []].flat(), slow] })
+    else app.fastify.addHook('onSend', slow)
+    streamRoute(app)
+    await app.listen()
+    const hookDone = once(hook, 'done')
+    await t.rejects(connect(app.url(path)), { code: 'ECONNRESET' })
+    t.match(warnings()[0], { level: LEVELS.warn, msg: 'a stream on GET /stream/:scope waited for onSend hooks when handlerTimeout, 1000 ms, was over, so the connection was broken off' })
+    await hookDone
+    for (let turns = 0; turns < 3; turns++) await turn()
+    t.strictSame(errors(app).slice(0, 1).map(([msg]) => msg), message === undefined ? [] : [message])
+    t.equal(app.fastify.streamRegistry.size, 0)
+    t.equal(await app.fastify.streamRegistry.count('ann'), 0)
+  })
+}
+
+t.test('a handlerTimeout while onSend hooks run breaks the connection off although the timer of Fastify is due first', async t => {
+  const { app } = await hooked(t, [], { fastify: { handlerTimeout: 500 } })
+  app.fastify.addHook('onSend', async (_request, reply) => {
+    // The time that Fastify measures for the reply begins when the process comes to the request, and the timer of Fastify before that.
+    Object.defineProperty(reply, 'elapsedTime', { value: 0 })
+    while (app.log.every(({ level }) => level < LEVELS.warn)) await turn()
+  })
+  streamRoute(app)
+  await app.listen()
+  await t.rejects(connect(app.url(path)), { code: 'ECONNRESET' })
+  t.strictSame(app.log.filter(line => line.level >= LEVELS.warn).length, 1)
 })
 
 t.test('after a handlerTimeout before the start, startStream rejects because the reply was sent, and touches no holder', async t => {

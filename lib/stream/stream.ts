@@ -316,14 +316,17 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     this.close(this.#context.response.buffered > 0 ? 'stalled' : 'expired')
   }
 
-  /** Called if the stream still waits for its predecessor when the time of the handler is up. */
+  /** Called if the stream has not opened when the time of the handler is up. Breaks the connection off. */
   handlerTimedOut (handlerTimeout: number): void {
-    const { log, route, key } = this.#context
+    if (this.closing) return
+    const { response, log, route, key } = this.#context
+    const waitedFor = this.#ownsResponse ? 'its predecessor' : 'onSend hooks'
     log.warn(
       { streamId: this.id, scope: key.scope, tabId: key.tabId, route },
-      `a stream on ${route} waited for its predecessor when handlerTimeout, ${handlerTimeout} ms, was over, so the connection was broken off`
+      `a stream on ${route} waited for ${waitedFor} when handlerTimeout, ${handlerTimeout} ms, was over, so the connection was broken off`
     )
     this.close('failed')
+    response.abort()
   }
 
   messageFailed (err: unknown): void {
