@@ -53,6 +53,15 @@ for (const transport of TRANSPORTS) {
     t.notOk(streams[0]!.signal.aborted)
   })
 
+  t.test(`${transport}: a stream that is broken off in the turn of its opening leaves no heartbeat behind`, transportOptions(transport), async t => {
+    const { app, streams } = await listen(t, transport, stream => stream.close('failed'))
+    const tab = app.session().request({ ':path': withSignals('/stream/ann', { tabId: 'a' }), accept: 'text/event-stream' })
+    await once(tab.resume().on('error', () => {}), 'close')
+    await streams[0]!.gone
+    // A response with a heartbeat keeps the process alive.
+    t.notOk(process.getActiveResourcesInfo().includes('Timeout'))
+  })
+
   t.test(`${transport}: a stream whose peer does not read is reset after closeGrace, and its neighbour goes on`, transportOptions(transport), async t => {
     const { app, streams } = await listen(t, transport, stream => stream.onReplaced(() => stream.send('a last word')))
     const session = app.session()
