@@ -181,7 +181,10 @@ export async function forEach (items, atOnce, task) {
 // Several processes may open streams on the same server.
 let lastTab = process.pid * 1_000_000
 
-/** The path of a request for a stream. Without `tab`, the request comes from a new tab. */
+/**
+ * The path of a request for a stream. Without `tab`, the request comes from a new tab. The tab id is a UUID, as in the browser module: V8 puts
+ * shorter strings of JSON into a table of all strings, which takes longer.
+ */
 export function streamPath (route, tab = ++lastTab) {
-  return `/${route}/user${tab}?datastar=%7B%22tabId%22%3A%22tab${tab}%22%7D`
+  return `/${route}/user${tab}?datastar=%7B%22tabId%22%3A%2200000000-0000-4000-8000-${String(tab).padStart(12, '0')}%22%7D`
 }
