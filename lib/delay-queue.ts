@@ -51,15 +51,16 @@ export class DelayQueue<T> {
 
   #handleDue (): void {
     const now = performance.now()
-    this.#timer = undefined
-    for (let entry = this.#entries.first; entry !== undefined; entry = this.#entries.first) {
-      if (entry.due > now) {
-        this.#wakeAt(entry.due)
-        return
+    try {
+      for (let entry = this.#entries.first; entry !== undefined && entry.due <= now; entry = this.#entries.first) {
+        const value = entry.value!
+        this.delete(entry)
+        this.#onDue(value)
       }
-      const value = entry.value!
-      this.delete(entry)
-      this.#onDue(value)
+    } finally {
+      // Not before: an entry that `onDue` adds must not start a second timer.
+      this.#timer = undefined
+      if (this.#entries.first !== undefined) this.#wakeAt(this.#entries.first.due)
     }
   }
 }

@@ -103,7 +103,8 @@ export class Call {
     if (this.status !== 200) return
     const blocks = (this.#unparsed + text).split('\n\n')
     this.#unparsed = blocks.pop()
-    for (const block of blocks) if (!block.startsWith(':')) this.#take(block)
+    // A head without events comes with an empty line. If the server stood still, a heartbeat may be the next that comes.
+    for (const block of blocks.map(block => block.replace(/^\n/, ''))) if (!block.startsWith(':')) this.#take(block)
   }
 
   #take (block) {

@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import { DelayQueue } from '../lib/delay-queue.ts'
 
 /** A queue with a delay of 100 ms, on a clock that the test moves. */
-function fakeQueue (t: Test) {
+function fakeQueue (t: Test, onDue: (value: string, queue: DelayQueue<string>) => void = () => {}) {
   const clock = FakeTimers.install({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
   t.teardown(() => clock.uninstall())
   const due: string[] = []
@@ -13,7 +13,11 @@ function fakeQueue (t: Test) {
     clock.tick(milliseconds)
     await turn()
   }
-  return { queue: new DelayQueue<string>(100, value => { due.push(value) }), due, pass, timers: () => clock.countTimers() }
+  const queue: DelayQueue<string> = new DelayQueue(100, value => {
+    due.push(value)
+    onDue(value, queue)
+  })
+  return { queue, due, pass, timers: () => clock.countTimers() }
 }
 
 t.test('entries are due in their order, each after the delay, and once', async t => {
@@ -53,20 +57,32 @@ t.test('any number of entries takes a single timer', async t => {
   t.equal(timers(), 0)
 })
 
-t.test('an entry that is added while another is handled is due as well', async t => {
-  const clock = FakeTimers.install({ toFake: ['setTimeout', 'performance'] })
-  t.teardown(() => clock.uninstall())
-  const due: number[] = []
-  const queue = new DelayQueue<number>(10, value => {
-    due.push(value)
-    if (value < 3) queue.add(value + 1)
-  })
-  queue.add(1)
-  for (let i = 0; i < 3; i++) {
-    clock.tick(10)
-    await turn()
+t.test('entries that are added while others are handled are due as well, and take no further timer', async t => {
+  const { due, pass, timers, queue } = fakeQueue(t, (value, queue) => { queue.add(value) })
+  queue.add('a')
+  await pass(50)
+  queue.add('b')
+  for (let halves = 0; halves < 20; halves++) {
+    await pass(50)
+    t.equal(timers(), 1)
   }
-  t.strictSame(due, [1, 2, 3])
+  t.strictSame(due, Array(10).fill(['a', 'b']).flat())
+})
+
+t.test('an error of the callback does not stop the queue', async t => {
+  const clock = FakeTimers.install({ toFake: ['setTimeout', 'setImmediate', 'performance'] })
+  t.teardown(() => clock.uninstall())
+  const due: string[] = []
+  const queue = new DelayQueue<string>(10, value => {
+    due.push(value)
+    if (value === 'a') throw new Error('a fault')
+  })
+  queue.add('a')
+  queue.add('b')
+  clock.tick(10)
+  t.throws(() => clock.runToLast(), { message: 'a fault' })
+  clock.runAll()
+  t.strictSame(due, ['a', 'b'])
 })
 
 t.test('the queue keeps the process alive while it has entries, and not afterwards', async t => {
