@@ -1,12 +1,12 @@
 // A claim: when `released` resolves, and what stays referenced after the release.
 import t from 'tap'
 import { DelayQueue } from '../lib/delay-queue.ts'
-import { Claim } from '../lib/registry/claim.ts'
+import { Claim, type Deadline } from '../lib/registry/claim.ts'
 import { streamKey } from '../lib/registry/stream-key.ts'
 import { memoryLog } from './kit/memory-log.ts'
 import { PlainHolder } from './kit/plain-holder.ts'
 
-const deadlines = new DelayQueue<Claim>(50, () => {})
+const deadlines = new DelayQueue<Deadline>(50, () => {})
 const owner = { log: memoryLog().log, deadlines, claimEnding () {}, holderGone () {}, giveUp () {} }
 const claimOf = (holder: PlainHolder) => new Claim(streamKey('ann', 'a'), holder, 1, owner)
 

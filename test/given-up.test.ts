@@ -4,8 +4,13 @@ import { setImmediate as turn } from 'node:timers/promises'
 import FakeTimers from '@sinonjs/fake-timers'
 import t, { type Test } from 'tap'
 import type { CloseReason, Stream } from '../lib/index.ts'
+import { defaults } from '../lib/options.ts'
+import { Registry } from '../lib/registry/registry.ts'
+import { streamKey } from '../lib/registry/stream-key.ts'
 import { buildApp, LEVELS, withSignals, type App, type AppOptions } from './kit/app.ts'
 import { connect } from './kit/client.ts'
+import { memoryLog } from './kit/memory-log.ts'
+import { PlainHolder } from './kit/plain-holder.ts'
 
 interface HangingApp extends App {
   streams: Stream[]
@@ -160,6 +165,25 @@ for (const property of ['closed', 'gone'] as const) {
     t.equal(app.fastify.streamRegistry.size, 0)
   })
 }
+
+t.test('an eviction gives up a holder that waits for its predecessor after the predecessor, never before', async t => {
+  for (let round = 0; round < 100; round++) {
+    const registry = new Registry({ ...defaults, onLimit: 'replace-oldest', replaceTimeout: 1 }, memoryLog().log)
+    const destroyed: string[] = []
+    const holder = (name: string) => Object.assign(new PlainHolder(), { destroy: () => { destroyed.push(name) } })
+    const [first, second] = [holder('first'), holder('second')]
+    const key = streamKey('ann', 'a')
+    await registry.replaceAndRegister(key, first)
+    const started = registry.replaceAndRegister(key, second)
+    t.equal(await registry.evict('ann'), 1)
+    t.strictSame(destroyed, ['first', 'second'])
+    t.equal(await started, false)
+    t.equal(registry.givenUp, 2)
+    for (const holder of [first, second]) holder.leave()
+    await turn()
+    t.equal(registry.givenUp, 0)
+  }
+})
 
 t.test('a handler may wait for stream.closed', async t => {
   const app = await hangingApp(t, { replaceTimeout: 60_000 })

@@ -2,7 +2,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import { DelayQueue } from '../lib/delay-queue.ts'
-import { Claim } from '../lib/registry/claim.ts'
+import { Claim, type Deadline } from '../lib/registry/claim.ts'
 import { Seats } from '../lib/registry/seats.ts'
 import { streamKey } from '../lib/registry/stream-key.ts'
 import { buildApp, holdUp, streamRoute, withSignals } from './kit/app.ts'
@@ -84,7 +84,7 @@ t.test('while the server closes, the accepted types decide on a route that serve
 })
 
 t.test('a claim that has left the waiting line of its scope leaves nothing in the line, whenever the claim is released', async t => {
-  const owner = { log: memoryLog().log, deadlines: new DelayQueue<Claim>(5_000, () => {}), claimEnding () {}, holderGone () {}, giveUp () {} }
+  const owner = { log: memoryLog().log, deadlines: new DelayQueue<Deadline>(5_000, () => {}), claimEnding () {}, holderGone () {}, giveUp () {} }
   const [first, second] = ['a', 'b'].map(tab => new Claim(streamKey('ann', tab), new PlainHolder(), 1, owner)) as [Claim, Claim]
   const seats = new Seats(1)
   t.equal(seats.enter(first, undefined), true)
@@ -101,7 +101,7 @@ t.test('a claim that has left the waiting line of its scope leaves nothing in th
 t.test('a claim whose holder is gone is not given up while the claim waits for its predecessors', async t => {
   const given: Claim[] = []
   const { log, lines } = memoryLog()
-  const owner = { log, deadlines: new DelayQueue<Claim>(5_000, () => {}), claimEnding () {}, holderGone () {}, giveUp: (claim: Claim) => given.push(claim) }
+  const owner = { log, deadlines: new DelayQueue<Deadline>(5_000, () => {}), claimEnding () {}, holderGone () {}, giveUp: (claim: Claim) => given.push(claim) }
   const holder = new PlainHolder()
   const claim = new Claim(streamKey('ann', 'a'), holder, 1, owner)
   holder.leave()

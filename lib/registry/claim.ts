@@ -10,11 +10,16 @@ import type { Linked } from '../list.ts'
 import type { ClusterClaim } from '../../types/cluster.ts'
 import type { CloseReason, Holder, Stream, StreamKey } from '../../types/stream.ts'
 
+/** A claim, or several claims with the same deadline. */
+export interface Deadline {
+  giveUp (): void
+}
+
 /** What a claim needs of the registry. */
 export interface ClaimOwner {
   readonly log: FastifyBaseLogger
-  /** Gives a claim up `replaceTimeout` after the end of its holder began. */
-  readonly deadlines: DelayQueue<Claim>
+  /** Gives claims up `replaceTimeout` after the end of their holders began. */
+  readonly deadlines: DelayQueue<Deadline>
   /** The holder has begun to end. */
   claimEnding (claim: Claim): void
   /** The holder is gone. Also called for a holder that was given up and is gone after all. */
@@ -50,7 +55,7 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
   readonly since = performance.now()
   readonly #owner: ClaimOwner
   /** Set when the end begins. */
-  #deadline: Delayed<Claim> | undefined
+  #deadline: Delayed<Deadline> | undefined
   /** `true` if nothing of the holder runs any more, although the claim may still wait for others. */
   isHolderGone = false
   scopeEntry: ScopeEntry<Claim> | undefined

@@ -7,7 +7,7 @@ import type { Serializer } from '../event.ts'
 import { List, type Linked } from '../list.ts'
 import { kObserver } from '../observer.ts'
 import { deferred, within } from '../wait.ts'
-import { Claim, isReporting, type ClaimOwner, type ReportingHolder } from './claim.ts'
+import { Claim, isReporting, type ClaimOwner, type Deadline, type ReportingHolder } from './claim.ts'
 import { FLAPPING_MS, FLAPPING_TIMES } from './flapping.ts'
 import { inTurns } from './in-turns.ts'
 import { LocalClaims } from './local-claims.ts'
@@ -48,7 +48,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   /** Connects the registries of several processes. Set before the first claim. Without a cluster nobody else can hold a key. */
   cluster: Cluster | undefined
   readonly log: FastifyBaseLogger
-  readonly deadlines: DelayQueue<Claim>
+  readonly deadlines: DelayQueue<Deadline>
   readonly #claims = new LocalClaims<Claim>()
   readonly #options: RegistryOptions
   readonly #seats: Seats<Claim> | undefined
@@ -64,7 +64,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   constructor (options: RegistryOptions, log: FastifyBaseLogger) {
     this.#options = options
     this.log = log
-    this.deadlines = new DelayQueue(options.replaceTimeout, claim => claim.giveUp())
+    this.deadlines = new DelayQueue(options.replaceTimeout, due => due.giveUp())
     this.#presence = new Presence(this, options.offlineDelay)
     this.#reach = new Reach(this, options.serialize)
     if (options.maxStreamsPerScope !== Infinity) this.#seats = new Seats(options.maxStreamsPerScope)
@@ -242,11 +242,12 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
       claim.endHolder(reason)
       claim.whenReleased(onRelease)
     })
-    // One deadline for all: most holders are gone by now.
-    if (left > 0 && !await within(allReleased.promise, this.replaceTimeout)) {
-      await inTurns(claims, claim => claim.giveUp())
-      await allReleased.promise
-    }
+    if (left === 0) return
+    // One deadline for all, because most holders are gone by now. In the queue of the other deadlines, because a claim that waits must not be
+    // given up before its predecessor.
+    const deadline = this.deadlines.add({ giveUp: () => { inTurns(claims, claim => claim.giveUp()) } })
+    await allReleased.promise
+    this.deadlines.delete(deadline)
   }
 
   /** Ends streams that have no claim, and so no deadline. Resolves when these streams are gone, or after `replaceTimeout`. */
