@@ -121,7 +121,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
     this.header('content-type', 'text/event-stream').send(new TakeoverPayload(this.raw, route, onTakeover))
     const started = stream.start()
     if (started !== undefined) {
-      const stopLimit = limitWait(this, stream)
+      const waiting = limitWait(this, stream)
       const starting = registry.addStarting(key, stream)
       try {
         await started
@@ -129,7 +129,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
         if (current.isFramed && !isTakenOver && response.isDisconnected) guardReply(this.hijack(), response, stream)
         throw error
       } finally {
-        stopLimit?.()
+        clearTimeout(waiting)
         registry.deleteStarting(starting)
       }
     }
@@ -238,28 +238,23 @@ function closeTimeout ({ initialConfig: { pluginTimeout } }: FastifyInstance, { 
   return pluginTimeout ? Math.min(replaceTimeout, pluginTimeout / 2) : replaceTimeout
 }
 
-/**
- * Breaks the connection off when the handler's time is up and the stream still waits for its start. Fastify would reply 503, at which an
- * EventSource never comes back: https://fastify.dev/docs/latest/Reference/Server/#handlertimeout. Returns a function that stops the limit.
- */
-function limitWait (reply: FastifyReply, stream: LiveStream): (() => void) | undefined {
-  const { request, elapsedTime, routeOptions: { handlerTimeout = 0 } } = reply
+// Fastify would reply 503, at which an EventSource never comes back: https://fastify.dev/docs/latest/Reference/Server/#handlertimeout
+/** Breaks the connection off when the handler's time is up and the stream still waits for its start. Clear the timer when the wait is over. */
+function limitWait (reply: FastifyReply, stream: LiveStream): NodeJS.Timeout | undefined {
+  const { raw, request: { signal }, elapsedTime, routeOptions: { handlerTimeout = 0 } } = reply
   if (handlerTimeout === 0) return undefined
   const timeOut = () => {
     // Fastify leaves a hijacked reply alone.
     reply.hijack()
     stream.handlerTimedOut(handlerTimeout)
   }
-  // Fastify's timer runs until the onSend hooks have run, and may be due a moment before our timer. Fastify aborts the signal first.
-  const { signal } = request
+  // Fastify's timer runs as long as onSend hooks run, may be due a moment before our timer, and does not know that a stream has ended meanwhile.
+  // Fastify aborts the signal before it replies.
   const onAbort = () => { if (signal.reason?.code === 'FST_ERR_HANDLER_TIMEOUT') timeOut() }
   signal.addEventListener('abort', onAbort)
-  const timer = setTimeout(timeOut, handlerTimeout - elapsedTime)
-  return () => {
-    clearTimeout(timer)
-    // A store of sessions may keep the request, and nothing may lead from the request to the stream.
-    signal.removeEventListener('abort', onAbort)
-  }
+  // A store of sessions may keep the request, and nothing may lead from the request to a stream that is gone.
+  raw.once('close', () => signal.removeEventListener('abort', onAbort))
+  return setTimeout(timeOut, handlerTimeout - elapsedTime)
 }
 
 /** Warns if the server's timeout of quiet connections breaks off streams that have nothing to send. */

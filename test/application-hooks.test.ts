@@ -1,5 +1,6 @@
 // The application's own hooks, error handler and timeouts around a stream: which of these run, and how the stream ends when they throw.
 import { EventEmitter, once } from 'node:events'
+import http from 'node:http'
 import net from 'node:net'
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -227,6 +228,36 @@ t.test('a handlerTimeout while onSend hooks run breaks the connection off althou
   await app.listen()
   await t.rejects(connect(app.url(path)), { code: 'ECONNRESET' })
   t.strictSame(app.log.filter(line => line.level >= LEVELS.warn).length, 1)
+})
+
+t.test('a stream that ends while onSend hooks run longer than handlerTimeout is answered as if there were no handlerTimeout', async t => {
+  const { app } = await hooked(t, [], { fastify: { handlerTimeout: 100 } })
+  const hooks = new EventEmitter()
+  app.fastify.addHook('onSend', async ({ url }, reply) => {
+    if (url === '/plain') return
+    hooks.emit('run')
+    while (!reply.sent) await turn()
+  })
+  streamRoute(app)
+  app.fastify.get('/forgets', { sse: 'only' }, async (_request, reply) => { reply.startStream('ann').catch(() => {}) })
+  app.fastify.get('/plain', async () => 'plain')
+  await app.listen()
+  const socket = new http.Agent({ keepAlive: true, maxSockets: 1 })
+  t.teardown(() => socket.destroy())
+
+  const run = once(hooks, 'run')
+  const evicted = connect(app.url(path), { agent: socket })
+  await run
+  t.equal(await app.fastify.streamRegistry.evict('ann'), 1)
+  t.equal((await evicted).status, 204)
+  const empty = await connect(app.url('/forgets'), { agent: socket })
+  t.equal(await empty.ended, 'clean')
+  t.strictSame([empty.status, empty.text], [200, ''])
+  for (const client of [await evicted, empty]) t.notOk('content-length' in client.headers, 'the head of a 503 of Fastify is not mixed in')
+  const plain = await connect(app.url('/plain'), { agent: socket })
+  await plain.ended
+  t.equal(plain.text, 'plain')
+  t.strictSame(errors(app), [])
 })
 
 t.test('after a handlerTimeout before the start, startStream rejects because the reply was sent, and touches no holder', async t => {
