@@ -76,6 +76,20 @@ t.test('a close that returns a rejected promise causes a warning, and the succes
   next.leave()
 })
 
+for (const [what, close] of Object.entries({
+  'throws an error': () => { throw new Error('a fault in close') },
+  'rejects with an error': async () => { throw new Error('a fault in close') }
+})) {
+  t.test(`a holder that is registered after the server has closed is refused, although its close ${what}`, async t => {
+    const app = await buildApp(t, { errorsExpected: true })
+    await app.fastify.close()
+    const holds = await app.fastify.streamRegistry.replaceAndRegister(streamKey('ann', 'a'), { close, gone: Promise.resolve() })
+    t.equal(holds, false)
+    await turn()
+    t.match(app.log.filter(line => line.level === LEVELS.warn), [{ msg: "a holder's close() failed", err: { message: 'a fault in close' } }])
+  })
+}
+
 t.test('the registry shows no stream before its head is sent, neither on a channel nor in an onClose callback', async t => {
   const app = await buildApp(t)
   const { streamRegistry } = app.fastify

@@ -132,7 +132,7 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
     if (reason === 'replaced' && this.#state === 'holding' && !this.isEnding) reportReplace(this.#holder, successor, this.since)
     this.#state = 'ending'
     this.#owner.claimEnding(this)
-    this.#callHolder('close', reason)
+    callHolder(this.#owner.log, this.key, this.#holder, 'close', reason)
   }
 
   /** The holder has begun to end. */
@@ -156,9 +156,9 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
     // A claim whose holder is gone only waits for its predecessors, which have deadlines of their own.
     if (this.#state === 'released' || this.isHolderGone) return
     // A stream's `destroy` writes a warning that names the route and what still runs.
-    if (!isReporting(this.#holder)) this.#warn(undefined, 'a holder was not gone within replaceTimeout and is not waited for any longer')
+    if (!isReporting(this.#holder)) warn(this.#owner.log, this.key, undefined, 'a holder was not gone within replaceTimeout and is not waited for any longer')
     this.isGivenUp = true
-    this.#callHolder('destroy')
+    callHolder(this.#owner.log, this.key, this.#holder, 'destroy')
     this.#owner.giveUp(this)
   }
 
@@ -181,23 +181,24 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
     this.#replacements = predecessor.#replacements ?? new Replacements()
     return this.#replacements.add(this.since)
   }
+}
 
-  // The holder may be the application's. An error in a holder must not prevent the end of other holders or the start of a
-  // successor, and a rejected promise must not end the process.
-  #callHolder (method: 'close' | 'destroy', reason?: CloseReason): void {
-    const holder: { close (reason?: CloseReason): unknown, destroy? (): unknown } = this.#holder
-    try {
-      const result = holder[method]?.(reason)
-      if (result instanceof Promise) result.catch(err => this.#warn(err, `a holder's ${method}() failed`))
-    } catch (err) {
-      this.#warn(err, `a holder's ${method}() failed`)
-    }
+/**
+ * Calls a method of a holder, which may be the application's. An error in a holder must not prevent the end of other holders or the start of a
+ * successor, and a rejected promise must not end the process.
+ */
+export function callHolder (log: FastifyBaseLogger, key: StreamKey, holder: Holder, method: 'close' | 'destroy', reason?: CloseReason): void {
+  const { [method]: call }: { close (reason?: CloseReason): unknown, destroy? (): unknown } = holder
+  try {
+    const result = call?.call(holder, reason)
+    if (result instanceof Promise) result.catch(err => warn(log, key, err, `a holder's ${method}() failed`))
+  } catch (err) {
+    warn(log, key, err, `a holder's ${method}() failed`)
   }
+}
 
-  #warn (err: unknown, message: string): void {
-    const { scope, tabId, name } = this.key
-    this.#owner.log.warn({ ...err === undefined ? {} : { err }, scope, tabId, name }, message)
-  }
+function warn (log: FastifyBaseLogger, { scope, tabId, name }: StreamKey, err: unknown, message: string): void {
+  log.warn({ ...err === undefined ? {} : { err }, scope, tabId, name }, message)
 }
 
 export function isReporting (holder: Holder): holder is ReportingHolder {

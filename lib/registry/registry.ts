@@ -7,7 +7,7 @@ import type { Serializer } from '../event.ts'
 import { List, type Linked } from '../list.ts'
 import { kObserver } from '../observer.ts'
 import { deferred, within } from '../wait.ts'
-import { Claim, isReporting, type ClaimOwner, type Deadline, type ReportingHolder } from './claim.ts'
+import { callHolder, Claim, isReporting, type ClaimOwner, type Deadline, type ReportingHolder } from './claim.ts'
 import { FLAPPING_MS, FLAPPING_TIMES } from './flapping.ts'
 import { inTurns } from './in-turns.ts'
 import { LocalClaims } from './local-claims.ts'
@@ -144,7 +144,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   register (key: StreamKey, holder: Holder, order: number, newest = this.#claims.get(key)): boolean | Promise<boolean> {
     const isSuperseded = newest !== undefined && newest.order > order && !newest.isEnding
     if (this.#isClosed || isSuperseded) {
-      holder.close(this.#isClosed ? 'shutdown' : 'replaced')
+      callHolder(this.log, key, holder, 'close', this.#isClosed ? 'shutdown' : 'replaced')
       return false
     }
     this.checkLimit(key)
