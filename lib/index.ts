@@ -187,7 +187,7 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   // https://fastify.dev/docs/latest/Reference/Hooks/#preclose
   fastify.addHook('preClose', async () => {
     await registry.close(closeTimeout(fastify, options))
-    state.sessions.close(options.closeGrace)
+    await state.sessions.close(options.closeGrace)
   })
   fastify.addHook('onClose', async () => { await registry.cluster?.leave() })
 }

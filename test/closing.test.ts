@@ -1,7 +1,7 @@
 // After the call of close(), a request for a stream is broken off before the first byte, and the client reconnects to the next server.
 import dns from 'node:dns'
 import { EventEmitter, once } from 'node:events'
-import { constants, connect as connectHttp2 } from 'node:http2'
+import { constants, connect as connectHttp2, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2'
 import net, { type AddressInfo } from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
 import { EventSource } from 'eventsource'
@@ -128,6 +128,49 @@ t.test('a request that comes in the turn in which close() is called is broken of
   await server.finish()
   t.match(await asked, /^(HTTP\/1.1 200 .*)?$/s)
   if (!socket.closed) await once(socket, 'close')
+})
+
+// Node goes on to use a stream whose request it reads when that stream is reset, and resets each stream that arrives in a closed session:
+// https://github.com/nodejs/node/blob/v20.x/src/node_http2.cc
+t.test('over HTTP/2 no stream is reset in the turn of its request, and no session is closed before Node has sent a GOAWAY', async t => {
+  const server = await closingServer(t, { http2: true })
+  let turns = 0
+  let counting = setImmediate(function count () {
+    turns++
+    counting = setImmediate(count)
+  })
+  t.teardown(() => clearImmediate(counting))
+  const calls: Array<[name: string, turn: number]> = []
+  server.fastify.server.on('session', (session: ServerHttp2Session) => {
+    for (const name of ['goaway', 'close'] as const) {
+      const original: () => void = session[name]
+      session[name] = () => {
+        calls.push([name, turns])
+        original.call(session)
+      }
+    }
+  })
+  const session = connectHttp2(`http://127.0.0.1:${server.port}`)
+  session.on('error', () => {})
+  t.teardown(() => session.destroy())
+  const request = () => session.request({ ':path': '/stream', accept: 'text/event-stream' }).on('error', () => {})
+  await once(request(), 'response')
+  const reset = new Promise<number>(resolve => {
+    server.fastify.server.prependListener('stream', (stream: ServerHttp2Stream) => {
+      const [began, { close }] = [turns, stream]
+      stream.close = code => {
+        resolve(turns - began)
+        close.call(stream, code)
+      }
+    })
+  })
+  await server.close()
+  request().on('response', () => t.fail('a head was sent'))
+  t.ok(await reset > 0)
+  await server.finish()
+  const [[first, goaway], [second, close]] = calls as [[string, number], [string, number]]
+  t.strictSame([first, second], ['goaway', 'close'])
+  t.ok(close > goaway)
 })
 
 t.test('while a server closes, a request for a stream over HTTP/2 is refused, and other requests of the session get 503', async t => {

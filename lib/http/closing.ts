@@ -13,9 +13,16 @@ export function refuseRequest (request: IncomingMessage | Http2ServerRequest): v
     request.socket.destroy()
     return
   }
-  // REFUSED_STREAM tells the client that the request was not processed and can be repeated (RFC 9113, section 8.7).
-  request.stream.close(constants.NGHTTP2_REFUSED_STREAM)
-  request.stream.destroy()
+  const { stream } = request
+  // Fastify replies 503 in this turn.
+  Object.assign(stream, { respond () {}, write: () => true, end: () => stream })
+  // Not while Node reads the request: a reset frees the stream, which Node goes on to use, https://github.com/nodejs/node/blob/v20.x/src/node_http2.cc
+  // (`SubmitRstStream`).
+  setImmediate(() => {
+    // REFUSED_STREAM tells the client that the request was not processed and can be repeated (RFC 9113, section 8.7).
+    stream.close(constants.NGHTTP2_REFUSED_STREAM)
+    stream.destroy()
+  })
 }
 
 /** The HTTP/2 sessions that carry or have carried streams, with their sockets. */
@@ -36,7 +43,11 @@ export class StreamSessions {
    * connection too, and `fastify.close()` waits for Node. So a client that has not done so after `grace` milliseconds, or twice as many
    * at most, is cut off.
    */
-  close (grace: number): void {
+  async close (grace: number): Promise<void> {
+    // Node sends a GOAWAY frame in the next check phase of the event loop, and then ignores new requests (RFC 9113, section 6.8). If a session is
+    // closed before that, a request that arrives meanwhile makes Node free memory that is in use: see `refuseRequest`.
+    for (const session of this.#sockets.keys()) if (!session.destroyed) session.goaway()
+    await new Promise(resolve => setImmediate(resolve))
     for (const [session, socket] of this.#sockets) {
       session.close()
       let hasEnded = false
