@@ -6,6 +6,8 @@ import { clock, CONCURRENT, CROWDED, HEAL, LIMITS, SLACK } from './settings.js'
 
 /** How long words are kept back, so that the words of all processes come in order. Unit: milliseconds. */
 const DELAY = 2_000
+/** How many timers may keep a process alive: so many for each live stream, and so many for all else, such as streams that were given up. */
+const TIMERS = { each: 3, plus: 200 }
 /** The name under which the ledger counts the keys that came to rest. */
 export const AT_REST = 'keys looked at, at rest'
 const WARNINGS = [/use the same tab id/, /^Redis (node \S+ )?is away/, /^another process did not end a stream within replaceTimeout/, /^this process receives no messages of Redis/]
@@ -61,8 +63,14 @@ export class Checks {
     for (const [id, { to }] of this.#evictions) if (to < upTo - 60_000) this.#evictions.delete(id)
   }
 
+  #sample (sample) {
+    this.samples.push(sample)
+    const { process, live, timers } = sample
+    if (timers > TIMERS.each * live + TIMERS.plus) this.#ledger.lost('timers', `process ${process}: ${timers} timers for ${live} streams`)
+  }
+
   #take (word) {
-    if (word.event === 'sample') return this.samples.push(word)
+    if (word.event === 'sample') return this.#sample(word)
     if (word.event === 'fault') return this.#ledger.lost('faults', `process ${word.process}: ${word.what}: ${word.error}`)
     if (word.event === 'log') return this.#log(word)
     if (word.event === 'away' || word.event === 'back') return this.#cluster(word)

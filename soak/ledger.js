@@ -22,7 +22,8 @@ export const RULES = {
   limit: 'streams beyond maxStreamsPerScope',
   faults: 'unhandled errors, and lines in the log that nobody asked for',
   rest: 'things left behind when all had gone',
-  memory: 'memory curves that rise'
+  memory: 'memory curves that rise',
+  timers: 'seconds with more timers than the streams need'
 }
 
 export class Ledger {

@@ -133,7 +133,9 @@ const sampling = setInterval(() => {
   const [p99, max] = [delay.percentile(99) / 1e6, delay.max / 1e6]
   gc()
   const { rss, heapUsed } = process.memoryUsage()
-  say({ event: 'sample', rss, heapUsed, p99, max, live: fastify.streamRegistry.size })
+  // Timers that keep the process alive.
+  const timers = process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
+  say({ event: 'sample', rss, heapUsed, p99, max, live: fastify.streamRegistry.size, timers })
   // Leaves out the collection above.
   setImmediate(() => delay.reset())
 }, SAMPLE_MS)
