@@ -1,5 +1,6 @@
 // A registry in this process, with keys and holders for many calls of `replaceAndRegister`.
 import { readFileSync } from 'node:fs'
+import { setTimeout as pause } from 'node:timers/promises'
 import Fastify from 'fastify'
 import octaStarStreams, { streamKey } from 'octa-star-streams'
 
@@ -48,13 +49,17 @@ export async function cpuTime (task) {
 
 /**
  * As `cpuTime`, but of the main thread alone. After a forced collection V8 compiles code again on other threads, which a program without forced
- * collections does once. Linux updates the time every few milliseconds: https://www.kernel.org/doc/html/latest/scheduler/sched-stats.html.
- * Other systems count all threads.
+ * collections does once. Systems other than Linux count all threads.
  */
 export async function mainThreadTime (task) {
   if (process.platform !== 'linux') return cpuTime(task)
-  const now = () => Number(readFileSync(`/proc/self/task/${process.pid}/schedstat`, 'latin1').split(' ')[0]) / 1e6
-  const before = now()
+  const before = await threadTime()
   await task()
-  return now() - before
+  return await threadTime() - before
+}
+
+// Linux brings the time up to date when the thread sleeps: https://www.kernel.org/doc/html/latest/scheduler/sched-stats.html
+async function threadTime () {
+  await pause(1)
+  return Number(readFileSync(`/proc/self/task/${process.pid}/schedstat`, 'latin1').split(' ')[0]) / 1e6
 }
