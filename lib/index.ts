@@ -238,8 +238,10 @@ function closeTimeout ({ initialConfig: { pluginTimeout } }: FastifyInstance, { 
   return pluginTimeout ? Math.min(replaceTimeout, pluginTimeout / 2) : replaceTimeout
 }
 
-// Fastify would reply 503, at which an EventSource never comes back: https://fastify.dev/docs/latest/Reference/Server/#handlertimeout
-/** Breaks the connection off when the handler's time is up and the stream still waits for its start. Clear the timer when the wait is over. */
+/**
+ * Breaks the connection off when the handler's time is up and the stream still waits for its start. Fastify would reply 503, after which an
+ * EventSource never reconnects: https://fastify.dev/docs/latest/Reference/Server/#handlertimeout. Clear the timer when the wait is over.
+ */
 function limitWait (reply: FastifyReply, stream: LiveStream): NodeJS.Timeout | undefined {
   const { raw, request: { signal }, elapsedTime, routeOptions: { handlerTimeout = 0 } } = reply
   if (handlerTimeout === 0) return undefined
@@ -248,8 +250,8 @@ function limitWait (reply: FastifyReply, stream: LiveStream): NodeJS.Timeout | u
     reply.hijack()
     stream.handlerTimedOut(handlerTimeout)
   }
-  // Fastify's timer runs as long as onSend hooks run, may be due a moment before our timer, and does not know that a stream has ended meanwhile.
-  // Fastify aborts the signal before it replies.
+  // Fastify's own timer runs until the reply is hijacked. That timer may be due a moment before ours, or after the stream has ended. Fastify
+  // aborts the signal before it replies.
   const onAbort = () => { if (signal.reason?.code === 'FST_ERR_HANDLER_TIMEOUT') timeOut() }
   signal.addEventListener('abort', onAbort)
   // A store of sessions may keep the request, and nothing may lead from the request to a stream that is gone.

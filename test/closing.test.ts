@@ -130,8 +130,8 @@ t.test('a request that comes in the turn in which close() is called is broken of
   if (!socket.closed) await once(socket, 'close')
 })
 
-// Node goes on to use a stream whose request it reads when that stream is reset, and resets each stream that arrives in a closed session:
-// https://github.com/nodejs/node/blob/v20.x/src/node_http2.cc
+// If a stream is reset while Node reads the stream's request, Node uses memory that was freed (https://github.com/nodejs/node/blob/v20.x/src/node_http2.cc).
+// Node itself resets each stream that arrives after the session was closed.
 t.test('over HTTP/2 no stream is reset in the turn of its request, and no session is closed before Node has sent a GOAWAY', async t => {
   const server = await closingServer(t, { http2: true })
   let turns = 0

@@ -14,10 +14,10 @@ export function refuseRequest (request: IncomingMessage | Http2ServerRequest): v
     return
   }
   const { stream } = request
-  // Fastify replies 503 in this turn.
+  // Fastify replies 503 in this turn. The client must not see that reply.
   Object.assign(stream, { respond () {}, write: () => true, end: () => stream })
-  // Not while Node reads the request: a reset frees the stream, which Node goes on to use, https://github.com/nodejs/node/blob/v20.x/src/node_http2.cc
-  // (`SubmitRstStream`).
+  // In a later turn, because Node is reading the request now. A reset frees memory that Node uses when this turn goes on (`SubmitRstStream` in
+  // https://github.com/nodejs/node/blob/v20.x/src/node_http2.cc).
   setImmediate(() => {
     // REFUSED_STREAM tells the client that the request was not processed and can be repeated (RFC 9113, section 8.7).
     stream.close(constants.NGHTTP2_REFUSED_STREAM)
@@ -44,8 +44,8 @@ export class StreamSessions {
    * at most, is cut off.
    */
   async close (grace: number): Promise<void> {
-    // Node sends a GOAWAY frame in the next check phase of the event loop, and then ignores new requests (RFC 9113, section 6.8). If a session is
-    // closed before that, a request that arrives meanwhile makes Node free memory that is in use: see `refuseRequest`.
+    // After a GOAWAY frame Node ignores new requests (RFC 9113, section 6.8), but Node sends the frame only at the end of this turn. If a session
+    // is closed earlier, Node itself resets the requests that arrive in between, with the fault that `refuseRequest` avoids.
     for (const session of this.#sockets.keys()) if (!session.destroyed) session.goaway()
     await new Promise(resolve => setImmediate(resolve))
     for (const [session, socket] of this.#sockets) {
