@@ -55,16 +55,19 @@ export class RedisHealth {
   /**
    * Runs `command` and calls `onReply` with the reply, even if the reply arrives after `replyTimeout`. `sentAt` is for
    * {@link RedisClock.learn}. Resolves to `true` when `onReply` is done. Resolves to `false` if the reply did not arrive in
-   * time: then `buckets` are away.
+   * time: then `buckets` are away, and the owner makes up for the command when `buckets` are back. But a command that was sent
+   * while `buckets` were away begins no outage, and nothing makes up for the command: check {@link checkReachable} before.
    */
   run<Reply> (buckets: readonly Bucket[], { script, keys, args, parse }: Command<Reply>, onReply: (reply: Reply, sentAt: number) => unknown, { isWanted, onSettled }: RunOptions = {}): Promise<boolean> {
     const { promise, resolve } = deferred<boolean>()
+    const wasAway = buckets.every(({ isAway }) => isAway)
     this.#locate(buckets)
     const sentAt = ownTime()
     const running = this.#connection.run(script, keys, args, isWanted)
     const fail = (error: Error): void => {
-      // Without a Redis Cluster the same server answers for all buckets.
-      this.markAway(this.#connection.countsReceivers ? this.#options.buckets : buckets, error)
+      // While a slot migrates, a client repeats a refused command after a pause. So a command of the outage may fail when a later command has
+      // shown that the outage is over. Without a Redis Cluster the same server answers for all buckets.
+      if (!wasAway) this.markAway(this.#connection.countsReceivers ? this.#options.buckets : buckets, error)
       resolve(false)
     }
     const deadline = this.#deadlines.add(fail)

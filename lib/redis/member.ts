@@ -117,7 +117,8 @@ export class Member implements Cluster, ConnectionListener {
     await this.#health.run([bucket], claimCommand(this.#sender, claim, timing), async (reply, sentAt) => {
       this.#clock.learn(reply.now, sentAt)
       if (reply.outcome === 'late') {
-        if (this.#claims.isNewest(claim)) await this.#sendClaim(claim, this.#clock.lateTiming(claim.madeAt))
+        // While Redis is away, the claim is left to the restating.
+        if (this.#claims.isNewest(claim) && this.#health.checkReachable(bucket)) await this.#sendClaim(claim, this.#clock.lateTiming(claim.madeAt))
         return
       }
       this.#losses.onCounted(bucket, reply.ops)

@@ -51,6 +51,7 @@ export class Restating {
 
   async #restateRound (bucket: Bucket, round: number): Promise<void> {
     const { clock } = this.#options
+    if (bucket.isAway) return
     // The time of a claim that was never sent is an estimate. After a standstill the last reply may have told an old time, so this
     // round begins with a new reply.
     for (const { token } of bucket.newest.values()) {

@@ -520,6 +520,60 @@ t.test('a Redis that answers two probes at once is reported back once', async t 
   t.equal(restatedBy(connection.sent), 1)
 })
 
+// A client that follows a slot in migration sends a refused probe again after a pause, so a later probe may be answered first.
+for (const [name, answer] of [['fails', 'refuse'], ['has no reply in time', 'ignore']] as const) {
+  t.test(`a probe that ${name} after another probe has succeeded begins no new outage`, async t => {
+    const { member, connection, lines, run } = await joined(t)
+    connection.answer = () => Promise.reject(new Error('Connection is closed.'))
+    member.claim(claimOf('ann', 'a'))
+    await run(100)
+    const probes: Array<() => void> = []
+    connection.answer = ({ name }) => name === 'PROBE' ? new Promise((_resolve, reject) => probes.push(() => reject(new Error('TRYAGAIN')))) : undefined
+    while (probes.length < 1) await run(100)
+    connection.answer = () => undefined
+    await run(1_000)
+    t.match(lines.slice(1), [{ level: 'info', details: 'Redis is back' }])
+    if (answer === 'refuse') for (const refuse of probes) refuse()
+    await run(5_000)
+    t.equal(lines.length, 2)
+  })
+}
+
+t.test('a claim that Redis calls late while Redis is away is not sent again, and is restated when Redis is back', async t => {
+  const { member, connection, lines, run } = await joined(t)
+  let answerLate!: () => void
+  connection.answer = ({ name }) => name === 'CLAIM' ? new Promise(resolve => { answerLate = () => resolve(['late', String(1_800_000_000_000_000)]) }) : Promise.reject(new Error('Connection is closed.'))
+  member.claim(claimOf('ann', 'a'))
+  await run(1_000)
+  t.match(lines, [{ message: /^Redis is away/ }])
+  connection.sent.length = 0
+  answerLate()
+  await run(1_000)
+  t.notOk(connection.names().includes('CLAIM'))
+  connection.answer = () => undefined
+  await run(1_000)
+  t.match(lines.slice(1), [{ details: 'Redis is back' }])
+  t.equal(restatedBy(connection.sent), 1)
+})
+
+t.test('if Redis goes away again while a bucket is restated, nothing is sent for the next bucket until Redis is back', async t => {
+  const { member, connection, lines, run } = await joined(t)
+  connection.answer = () => Promise.reject(new Error('Connection is closed.'))
+  const scopes = ['ann', 'bea', 'eve']
+  t.equal(new Set(scopes.map(scope => bucketOf(digestOf(streamKey(scope, 'a').scope)))).size, scopes.length)
+  for (const scope of scopes) member.claim(claimOf(scope, 'a'))
+  await run(100)
+  connection.sent.length = 0
+  connection.answer = ({ name }) => name === 'RESTATE' ? Promise.reject(new Error('Connection is closed.')) : undefined
+  while (lines.length < 3) await run(10)
+  connection.answer = () => Promise.reject(new Error('Connection is closed.'))
+  await run(100)
+  t.equal(connection.names().filter(name => name === 'RESTATE').length, 1)
+  connection.answer = () => undefined
+  await run(1_000)
+  t.equal(restatedBy(connection.sent), scopes.length)
+})
+
 // The member used the reply to BEAT after the reply to RESTATE. The count in RESTATE was greater, which looked like a loss.
 t.test('replies that arrive together are not taken for a loss', async t => {
   const { member, connection, run } = await joined(t, 1_000)
