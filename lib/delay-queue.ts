@@ -17,19 +17,21 @@ export interface Delayed<T> extends Linked<Delayed<T>> {
 export class DelayQueue<T> {
   readonly #delay: number
   readonly #onDue: (value: T) => void
+  readonly #keepsAlive: boolean
   // In the order of `due`, because every entry waits for the same time.
   readonly #entries = new List<Delayed<T>>()
   #timer: NodeJS.Timeout | undefined
 
-  /** Unit of `delay`: milliseconds. */
-  constructor (delay: number, onDue: (value: T) => void) {
+  /** Unit of `delay`: milliseconds. `keepsAlive` says whether entries keep the process alive. */
+  constructor (delay: number, onDue: (value: T) => void, keepsAlive = true) {
     this.#delay = delay
     this.#onDue = onDue
+    this.#keepsAlive = keepsAlive
   }
 
   add (value: T): Delayed<T> {
     const entry: Delayed<T> = { value, due: performance.now() + this.#delay, previous: undefined, next: undefined }
-    if (this.#entries.size === 0) this.#timer?.ref()
+    if (this.#entries.size === 0 && this.#keepsAlive) this.#timer?.ref()
     this.#entries.add(entry)
     if (this.#timer === undefined) this.#wakeAt(entry.due)
     return entry
@@ -47,6 +49,7 @@ export class DelayQueue<T> {
   #wakeAt (due: number): void {
     // Node rounds a delay down to whole milliseconds.
     this.#timer = setTimeout(() => afterReading(() => this.#handleDue()), Math.ceil(due - performance.now()))
+    if (!this.#keepsAlive) this.#timer.unref()
   }
 
   #handleDue (): void {

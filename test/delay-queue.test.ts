@@ -100,3 +100,19 @@ t.test('the queue keeps the process alive while it has entries, and not afterwar
   t.equal(timers(), before + 1)
   queue.delete(last)
 })
+
+t.test('entries keep the process alive unless the queue says otherwise', async t => {
+  const isAlive = () => process.getActiveResourcesInfo().includes('Timeout')
+  const own = isAlive()
+  const idle = new DelayQueue(60_000, () => {}, false)
+  for (let i = 0; i < 2; i++) {
+    const entry = idle.add('a')
+    t.equal(isAlive(), own)
+    idle.delete(entry)
+  }
+  const keeping = new DelayQueue(60_000, () => {})
+  const entry = keeping.add('a')
+  t.ok(isAlive())
+  keeping.delete(entry)
+  t.equal(isAlive(), own)
+})

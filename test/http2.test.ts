@@ -90,6 +90,23 @@ for (const transport of TRANSPORTS) {
   })
 }
 
+for (const isEnding of [false, true]) {
+  t.test(`a stream ${isEnding ? 'that is ending ' : ''}whose client resets the stream without an error while data waits is gone, and does not keep the session`, async t => {
+    const { app, streams } = await listen(t, 'in the clear')
+    const session = app.session()
+    const leaver = await openIn(session, 'leaver')
+    leaver.pause()
+    const stream = streams[0]!
+    const sent = stream.send('x'.repeat(1024 * 1024))
+    if (isEnding) stream.close('evicted')
+    leaver.close(NGHTTP2_NO_ERROR)
+    await t.rejects(sent, { name: 'AbortError' })
+    t.equal(await stream.gone, isEnding ? 'evicted' : 'disconnected')
+    t.equal(app.fastify.streamRegistry.size, 0)
+    await app.fastify.close()
+  })
+}
+
 for (const forceCloseConnections of [true, false]) {
   t.test(`close() ends a session that has carried a stream, although its client keeps its half of the connection open, with forceCloseConnections: ${forceCloseConnections}`, async t => {
     const app = await http2App(t, 'in the clear', { closeGrace: 20, fastify: { forceCloseConnections } })

@@ -95,7 +95,7 @@ t.test('the socket of a stream whose client keeps up has no timeout, and the ser
   app.fastify.server.on('timeout', () => t.fail('a quiet stream timed out'))
   await app.listen()
   const client = await rawClient(t, app.port(), '/stream/ann')
-  await once(probing, 'call')
+  while (probing.calls.length === 0) await once(probing, 'call')
   t.notOk(probing.socket!.timeout)
   await pause(200)
   streams[0]!.send('news')
@@ -225,6 +225,48 @@ for (const stallTimeout of [30_000, Infinity]) {
   })
 }
 
+t.test('a client that reads nothing ends as stalled, however little waits for the client, and no heartbeat is queued behind', async t => {
+  const app = await buildApp(t, { stallTimeout: 300, sse: { heartbeatInterval: 10 } })
+  const streams = streamRoute(app)
+  const probing = watchProbing(app.fastify.server)
+  await app.listen()
+  const client = await rawClient(t, app.port(), '/stream/ann')
+  client.pause()
+  const stream = streams[0]!
+  const socket = probing.socket!
+  // Until the buffers of the kernel are full.
+  while (socket.writableLength === 0) {
+    await stream.send('x'.repeat(4_000))
+    await pause(1)
+  }
+  let most = 0
+  const watching = setInterval(() => { most = Math.max(most, socket.writableLength) }, 1)
+  t.equal(await stream.closed, 'stalled')
+  clearInterval(watching)
+  t.ok(most < socket.writableHighWaterMark, `${most} bytes`)
+})
+
+t.test('over HTTP/2 a client that reads nothing ends as stalled, however little waits for the client', async t => {
+  const { session, streams } = await http2Session(t, { stallTimeout: 300, sse: { heartbeatInterval: 10 } }, { initialWindowSize: 0 })
+  const client = session.request({ ':path': '/stream', accept: 'text/event-stream' })
+  client.on('error', () => {})
+  await once(client, 'response')
+  await streams[0]!.send('news')
+  t.equal(await streams[0]!.closed, 'stalled')
+})
+
+t.test('over HTTP/2 a client that reads each event at once does not end as stalled', async t => {
+  const { session, streams } = await http2Session(t, { stallTimeout: 200 })
+  const client = session.request({ ':path': '/stream', accept: 'text/event-stream' })
+  await once(client, 'response')
+  client.resume()
+  for (let i = 0; i < 50; i++) {
+    streams[0]!.send('news')
+    await pause(20)
+  }
+  t.notOk(streams[0]!.closing)
+})
+
 t.test('if 500 clients stop reading while 10 MB are sent to each, memory stays bounded, and other clients miss nothing', async t => {
   const CLIENTS = 500
   const HEALTHY = 20
@@ -271,7 +313,7 @@ async function rawClient (t: Test, port: number, path: string): Promise<Socket> 
   return socket
 }
 
-async function http2Session (t: Test, options: OctaStarStreamsOptions) {
+async function http2Session (t: Test, options: OctaStarStreamsOptions, settings: http2.Settings = {}) {
   const fastify = Fastify({ http2: true }) as unknown as FastifyInstance
   await fastify.register(octaStarStreams, options)
   const streams: Stream[] = []
@@ -281,7 +323,7 @@ async function http2Session (t: Test, options: OctaStarStreamsOptions) {
     stream.keepAlive()
   })
   await fastify.listen({ port: 0, host: '127.0.0.1' })
-  const session = http2.connect(fastify.listeningOrigin)
+  const session = http2.connect(fastify.listeningOrigin, { settings })
   t.teardown(async () => {
     session.destroy()
     await fastify.close()

@@ -28,17 +28,29 @@ const RESOLVED = Promise.resolve()
 const UNWATCHED_MS = 1_000
 const unwatched = new DelayQueue<StreamResponse>(UNWATCHED_MS, response => response.watch())
 
-// For each interval the responses that send heartbeats, each due after the interval. A timer for each response, as in @fastify/sse, would take
-// more memory and time.
-const heartbeats = new Map<number, DelayQueue<StreamResponse>>()
+// A timer for each response, as in @fastify/sse, would take more memory and time.
+class Recurring {
+  readonly #queues = new Map<number, DelayQueue<StreamResponse>>()
+  readonly #onDue: (response: StreamResponse) => void
+  readonly #keepsAlive: boolean
 
-function heartbeatsEvery (interval: number): DelayQueue<StreamResponse> | undefined {
-  // Node treats a longer delay as 1 ms.
-  if (!(interval > 0 && interval < 2 ** 31)) return undefined
-  let queue = heartbeats.get(interval)
-  if (queue === undefined) heartbeats.set(interval, queue = new DelayQueue(interval, response => response.beat()))
-  return queue
+  constructor (onDue: (response: StreamResponse) => void, keepsAlive: boolean) {
+    this.#onDue = onDue
+    this.#keepsAlive = keepsAlive
+  }
+
+  /** The responses that have something to do after `interval` milliseconds. `undefined` if `interval` is not a delay. */
+  every (interval: number): DelayQueue<StreamResponse> | undefined {
+    // Node treats a longer delay as 1 ms.
+    if (!(interval > 0 && interval < 2 ** 31)) return undefined
+    let queue = this.#queues.get(interval)
+    if (queue === undefined) this.#queues.set(interval, queue = new DelayQueue(interval, this.#onDue, this.#keepsAlive))
+    return queue
+  }
 }
+
+const heartbeats = new Recurring(response => response.beat(), true)
+const stallChecks = new Recurring(response => response.checkStall(), false)
 
 // A closure for each response would take more memory.
 const kResponse = Symbol('octa-star-streams.response')
@@ -55,12 +67,14 @@ export class StreamResponse {
   #unwatched: Delayed<StreamResponse> | undefined
   #heartbeats: DelayQueue<StreamResponse> | undefined
   #heartbeat: Delayed<StreamResponse> | undefined
+  /** Set while nothing is known to wait for the client. */
+  #stallCheck: Delayed<StreamResponse> | undefined
   #watching = false
   #watchesStalls = false
   #awaitsDrain = false
-  /** Over HTTP/2, while the client does not keep up. */
+  /** Over HTTP/2, while data waits for the client. */
   #stallTimer: NodeJS.Timeout | undefined
-  #onPieceSent: (() => void) | undefined
+  #onPieceSent: ((error?: Error | null) => void) | undefined
   #finishTimer: NodeJS.Timeout | undefined
   /** The turn of the last write to the socket itself. */
   #writtenIn = 0
@@ -79,7 +93,10 @@ export class StreamResponse {
     const listened = raw as Listened
     listened[kResponse] = this
     listened.on('close', StreamResponse.onClose)
-    if (raw.stream !== undefined) this.#onPieceSent = () => { this.#stallTimer?.refresh() }
+    if (raw.stream !== undefined) {
+      this.#onPieceSent = error => { if (!error) this.#noteProgress() }
+      raw.stream.once('aborted', destroyReset)
+    }
   }
 
   // HTTP/2's compatibility layer has neither `destroyed` nor `writableNeedDrain`, but the HTTP/2 stream has both:
@@ -91,7 +108,8 @@ export class StreamResponse {
   // True if the connection is cut, or about to be, although `close` has not come yet. After a `Connection: close` answer
   // Node hands the ended socket to the next pipelined request: ending that response would throw and end the process.
   get #isSevered (): boolean {
-    return this.#carrier.destroyed || (this.#raw.stream === undefined && this.#raw.socket?.writable === false)
+    const { stream } = this.#raw
+    return stream === undefined ? this.#raw.destroyed || this.#raw.socket?.writable === false : stream.destroyed || stream.closed
   }
 
   // HTTP/2 buffers unsent data in the session, which `writableLength` does not count: never assume that the data was handed over.
@@ -152,7 +170,7 @@ export class StreamResponse {
     // Without this @fastify/sse would end the response as soon as the handler settles.
     sse.keepAlive()
     // An application that registers @fastify/sse itself may have passed anything.
-    this.#heartbeats = heartbeatsEvery(Number(sse.heartbeatInterval ?? 0))
+    this.#heartbeats = heartbeats.every(Number(sse.heartbeatInterval ?? 0))
     // The response sends the heartbeats itself.
     sse.heartbeatInterval = 0
     writeHead(this.#raw, sse, this.headers ?? {})
@@ -173,11 +191,11 @@ export class StreamResponse {
     this.#isFlushed = true
     this.#beatLater()
     if (this.#raw.stream === undefined) discardRequestBody(this.#raw)
-    if (this.#awaitsDrain || timesOutWithin(this.#raw, UNWATCHED_MS)) this.watch()
+    if (this.#awaitsDrain || this.#options!.stallTimeout < UNWATCHED_MS || timesOutWithin(this.#raw, UNWATCHED_MS)) this.watch()
     else this.#unwatched = unwatched.add(this)
   }
 
-  /** Starts to watch for a dead client. */
+  /** Starts to watch for a client that is dead or reads nothing. */
   watch (): void {
     this.#cancelWatch()
     if (this.#watching) return
@@ -186,11 +204,25 @@ export class StreamResponse {
     watchPeer(this.#raw, this.#options!)
     // To the server a quiet stream is an idle socket.
     if (timesOutWithin(this.#raw, Infinity)) this.#watchStalls()
+    else this.checkStall()
+  }
+
+  /**
+   * Watches for stalls if data waits for the client. Called every `stallTimeout`, because Node tells only of more than `writableHighWaterMark`
+   * that waits, and a client may also leave less unread. A timeout of the socket would be simpler, but the server would emit `timeout` for
+   * each quiet stream.
+   */
+  checkStall (): void {
+    this.#stallCheck = undefined
+    if (this.buffered === 0) this.#stallCheck = stallChecks.every(this.#options!.stallTimeout)?.add(this)
+    else if (this.#raw.stream === undefined) this.#watchStalls()
+    else this.#watchStallsOverHttp2(this.#raw.stream)
   }
 
   #watchStalls (): void {
     if (this.#watchesStalls) return
     this.#watchesStalls = true
+    this.#cancelStallCheck()
     if (this.#options!.stallTimeout !== Infinity) this.#raw.off('timeout', StreamResponse.onServerTimeout)
     watchStalls(this.#raw, this.#options!, StreamResponse.onTimeout)
   }
@@ -236,6 +268,7 @@ export class StreamResponse {
     this.#sse?.close()
     this.#isEnding = false
     this.#cancelWatch()
+    this.#cancelStallCheck()
     this.#stopHeartbeat()
     if (this.#watching) restoreSocket(this.#raw, this.#options!)
     // If the kernel has taken everything, `close` follows by itself.
@@ -280,6 +313,7 @@ export class StreamResponse {
     if (this.headSent && !this.#isFlushed && !this.#raw.writableEnded) flushHead(this.#raw)
     denyAbort(this.#raw)
     if (this.#raw.stream === undefined) breakOff(this.#raw, this.headSent)
+    else if (this.#raw.stream.closed) this.#raw.stream.destroy()
     else this.#raw.stream.close(constants.NGHTTP2_CANCEL)
     // Not left to `close`, which a queued pipelined response never emits.
     this.#markClosed()
@@ -305,6 +339,7 @@ export class StreamResponse {
     clearTimeout(this.#finishTimer)
     this.#stopStallTimer()
     this.#cancelWatch()
+    this.#cancelStallCheck()
     this.#stopHeartbeat()
     this.#listener?.responseClosed()
   }
@@ -315,9 +350,16 @@ export class StreamResponse {
     this.#unwatched = undefined
   }
 
+  #cancelStallCheck (): void {
+    if (this.#stallCheck === undefined) return
+    stallChecks.every(this.#options!.stallTimeout)!.delete(this.#stallCheck)
+    this.#stallCheck = undefined
+  }
+
   /** Sends a comment, so that nobody on the way takes a quiet connection for dead, and again after the interval. */
   beat (): void {
-    if (!this.#isSevered) this.#put(': heartbeat\n\n')
+    // A connection on which data waits is not quiet.
+    if (!this.#isSevered && this.buffered === 0) this.#put(': heartbeat\n\n')
     this.#beatLater()
   }
 
@@ -338,7 +380,6 @@ export class StreamResponse {
     else this.#watchStallsOverHttp2(this.#raw.stream)
     this.#raw.once('drain', () => {
       this.#awaitsDrain = false
-      this.#stopStallTimer()
       this.#listener?.responseDrained()
     })
   }
@@ -346,17 +387,39 @@ export class StreamResponse {
   /** Node's timeout of an HTTP/2 stream restarts when any stream of the session sends, and cannot show that this stream stalls. */
   #watchStallsOverHttp2 (stream: ServerHttp2Stream): void {
     const { stallTimeout } = this.#options!
-    if (stallTimeout === Infinity) return
+    if (stallTimeout === Infinity || this.#stallTimer !== undefined) return
+    this.#cancelStallCheck()
     // Otherwise Node would pass on all queued pieces as one write, which is complete only when the client has read every piece:
     // https://nodejs.org/api/stream.html#writable_writevchunks-callback
     stream._writev = undefined
     this.#stallTimer = setTimeout(() => this.#listener?.clientStalled(), stallTimeout).unref()
   }
 
+  /** Over HTTP/2 the client has read a piece. */
+  #noteProgress (): void {
+    if (this.#stallTimer === undefined) return
+    if (this.buffered > 0) {
+      this.#stallTimer.refresh()
+      return
+    }
+    this.#stopStallTimer()
+    if (this.#watching) this.checkStall()
+  }
+
   #stopStallTimer (): void {
     clearTimeout(this.#stallTimer)
     this.#stallTimer = undefined
   }
+}
+
+/**
+ * When a client resets a stream with NO_ERROR while data waits for the client, Node neither destroys the stream nor emits `close`, and the
+ * session never ends (`kMaybeDestroy` in https://github.com/nodejs/node/blob/v20.x/lib/internal/http2/core.js). After any other reset Node
+ * destroys the stream itself, and must first have sent a reset of our own.
+ */
+function destroyReset (this: ServerHttp2Stream): void {
+  // Not in the turn in which Node reads the reset, see `refuseRequest`.
+  if (this.rstCode === constants.NGHTTP2_NO_ERROR) setImmediate(() => this.destroy())
 }
 
 function writeFirstByte (raw: RawResponse): void {
