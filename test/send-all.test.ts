@@ -233,6 +233,27 @@ for (const [name, source] of Object.entries({
   })
 }
 
+for (const [name, end] of Object.entries({
+  done: () => ({ done: true, value: undefined }),
+  rejected: async () => { throw new Error('the source is dry') },
+  thrown: () => { throw new Error('the source is dry') }
+})) {
+  t.test(`a source that has closed itself is not closed again: ${name}`, async t => {
+    const { stream } = await openStream()
+    const asked: string[] = []
+    const source = {
+      [Symbol.asyncIterator]: () => ({
+        next: () => asked.push('next') < 3 ? { done: false, value: 'item' } : end(),
+        return: () => new Promise(() => { asked.push('return') })
+      })
+    }
+    const sent = stream.sendAll(source as unknown as AsyncIterable<string>)
+    if (name === 'done') t.equal(await sent, 2)
+    else await t.rejects(sent, { message: 'the source is dry' })
+    t.strictSame(asked, ['next', 'next', 'next'])
+  })
+}
+
 t.test('a source that throws fails the stream with its error, once', async t => {
   const { app, client, stream, outcome } = await sending(t, async function * () {
     yield 'one'

@@ -19,6 +19,14 @@ export async function sendEach (source: MessageSource, options: SendAllOptions |
   let sent = 0
   let sending: Promise<void> | undefined
   let isPending = false
+  // True once the source is done or has failed. As with `for await`, the source has then closed itself, and `return` is not called.
+  let isOver = false
+  const next = async () => {
+    isOver = true
+    const result = await iterator.next()
+    isOver = result.done === true
+    return result
+  }
   let rejectNext: ((reason: unknown) => void) | undefined
   let stopped: { readonly reason: unknown } | undefined
   const close = async () => { await iterator.return?.() }
@@ -39,7 +47,7 @@ export async function sendEach (source: MessageSource, options: SendAllOptions |
       isPending = true
       const { done, value } = await new Promise<IteratorResult<Message>>((resolve, reject) => {
         rejectNext = reject
-        Promise.resolve(iterator.next()).then(resolve, reject)
+        next().then(resolve, reject)
       }).finally(() => { isPending = stopped !== undefined })
       if (done === true) {
         await sending
@@ -55,7 +63,7 @@ export async function sendEach (source: MessageSource, options: SendAllOptions |
     // If the stream had ended before the first message, `return` does not reach the Readable.
     if (source instanceof Readable) source.destroy()
     // Suspended at a `yield`, the source can clean up at once, and the stream is not gone before that.
-    if (!isPending) await close()
+    if (!isPending && !isOver) await close()
   }
 }
 
@@ -71,7 +79,11 @@ function iterate (source: MessageSource): Iterates {
 function iterateWebStream (source: ReadableStream<Message>): Iterates {
   const reader = source.getReader()
   return {
-    next: () => reader.read() as Promise<IteratorResult<Message>>,
+    async next () {
+      const result = await reader.read()
+      if (result.done) reader.releaseLock()
+      return result as IteratorResult<Message>
+    },
     async return () {
       const cancelled = reader.cancel()
       reader.releaseLock()
