@@ -171,3 +171,15 @@ t.test('pipelined behind a stream, a stream that breaks off before its turn brea
   await closed
   t.match(text(), /\r\n0\r\n\r\n/, 'the first stream ended cleanly')
 })
+
+t.test('a client that asks for the end of the connection gets the end behind a stream', async t => {
+  const { app, streams } = await listen(t)
+  const socket = net.connect(app.port(), '127.0.0.1')
+  let text = ''
+  socket.setEncoding('latin1').on('data', data => { text += data })
+  socket.write(`GET ${path} HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\nconnection: close\r\n\r\n`)
+  await until(() => streams.length === 1)
+  streams[0]!.close()
+  await once(socket, 'end')
+  t.match(text, /^connection: close\r$/mi)
+})

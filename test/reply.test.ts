@@ -1,6 +1,6 @@
 // A stream is an ordinary reply: cookies, sessions, headers and hooks of common plugins work as on any route.
 import { once } from 'node:events'
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import { Agent, type IncomingMessage, type ServerResponse } from 'node:http'
 import { createRequire } from 'node:module'
 import net, { type AddressInfo, type Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
@@ -265,8 +265,11 @@ t.test('the head has the headers of @fastify/sse, unless the application has set
   }
   await app.listen()
   const common = { 'content-type': 'text/event-stream', 'transfer-encoding': 'chunked' }
+  // A client without an agent asks for the end of the connection.
+  const agent = new Agent({ keepAlive: true })
+  t.teardown(() => agent.destroy())
   const head = async (url: string) => {
-    const { date, ...headers } = (await connect(app.url(url))).headers
+    const { date, ...headers } = (await connect(app.url(url), { agent })).headers
     return headers
   }
   t.strictSame(await head('/defaults'), { ...common, 'cache-control': 'no-cache, no-transform', 'x-accel-buffering': 'no', connection: 'keep-alive' })
