@@ -4,7 +4,8 @@ import t from 'tap'
 import { defaults } from '../lib/options.ts'
 import { Registry } from '../lib/registry/registry.ts'
 import { streamKey } from '../lib/registry/stream-key.ts'
-import { buildApp, streamRoute, withSignals } from './kit/app.ts'
+import { deferred } from '../lib/wait.ts'
+import { buildApp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 import { pendingStream, startOn } from './kit/fake-stream.ts'
 import { memoryLog } from './kit/memory-log.ts'
@@ -70,6 +71,28 @@ t.test('there are never more streams between opened and gone than the limit allo
   t.equal(most, LIMIT)
   await registry.evict('ann')
   t.equal(registry.size, 0)
+})
+
+t.test('a start that is refused after slow onSend hooks gets a 429, and nothing is logged as an error', async t => {
+  const app = await buildApp(t, { maxStreamsPerScope: 1, onLimit: 'reject' })
+  // All starts have passed the first check of the limit when the first start goes on.
+  const { promise: allChecked, resolve: goOn } = deferred<void>()
+  let starts = 0
+  app.fastify.addHook('onSend', async () => {
+    if (++starts === 3) goOn()
+    await allChecked
+  })
+  streamRoute(app)
+  await app.listen()
+  const clients = await Promise.all(['a', 'b', 'c'].map(tabId => connect(app.url(withSignals('/stream/ann', { tabId })))))
+  t.strictSame(clients.map(({ status }) => status).sort(), [200, 429, 429])
+  for (const client of clients) {
+    if (client.status === 200) continue
+    await client.ended
+    t.match(JSON.parse(client.text), { code: 'FST_ERR_OCTA_STAR_LIMIT', statusCode: 429 })
+    t.ok(Number(client.headers['retry-after']) > 0)
+  }
+  t.strictSame(app.log.filter(({ level }) => level >= LEVELS.warn), [])
 })
 
 t.test('a navigation or an embedded resource of another site starts no stream and ends no holder', async t => {

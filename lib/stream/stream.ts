@@ -64,7 +64,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   #cleanups: Cleanups | undefined
   #onReplaced: Array<() => unknown> | undefined
   /** The registry's error, if the scope was full. */
-  #refusal: Error | undefined
+  #refusal: Error & { statusCode?: number } | undefined
   // Settle the promise of `start`. Dropped when the stream opens.
   #resolveStart: (() => void) | undefined
   #rejectStart: ((error: unknown) => void) | undefined
@@ -246,7 +246,7 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
   /** ... or has thrown. Returns `false` if Fastify has to reply with the error. The cleanups call `#checkGone` too. */
   handlerThrew (error: unknown): boolean {
     this.#isHandlerSettled = true
-    const isNormalEnd = this.closing && isAbort(error)
+    const isNormalEnd = this.closing && (isAbort(error) || this.#isAnsweredRefusal(error))
     const isTakenOver = this.#ownsResponse
     if (!isNormalEnd) this.#failure = error
     if (!isNormalEnd && isTakenOver) {
@@ -342,6 +342,11 @@ export class LiveStream implements Stream, ResponseListener, SendingStream {
     this.#context.response.answer(error.statusCode ?? 500, { 'content-type': 'application/json; charset=utf-8', ...headers }, JSON.stringify(error))
     this.#ownsResponse = false
     this.close('finished')
+  }
+
+  /** Whether the client has been told of `error` already. A fault of the server must still be logged. */
+  #isAnsweredRefusal (error: unknown): boolean {
+    return error === this.#refusal && (this.#refusal?.statusCode ?? 500) < 500
   }
 
   /** The error for everything that still waits for this stream. */
