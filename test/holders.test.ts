@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import { streamKey, type Holder, type Stream, type StreamKey, type StreamOpenEvent, type StreamReplaceEvent } from '../lib/index.ts'
 import { buildApp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
-import { PlainHolder } from './kit/plain-holder.ts'
+import { ObedientHolder, PlainHolder } from './kit/plain-holder.ts'
 
 function subscribe<T> (t: Test, name: string, onEvent: (event: T) => void): void {
   const listener = (event: unknown) => onEvent(event as T)
@@ -59,6 +59,26 @@ t.test('registering the same holder twice does nothing', async t => {
   t.equal(streamRegistry.size, 1)
   holder.leave()
 })
+
+for (const isReplaced of [false, true]) {
+  t.test(`registering a holder twice that waits resolves both times when the wait is over: ${isReplaced ? 'false after a replacement' : 'true'}`, async t => {
+    const { fastify: { streamRegistry } } = await buildApp(t)
+    const [present, waiting, newest] = [new PlainHolder(), new ObedientHolder(), new ObedientHolder()]
+    const key = streamKey('ann', 'a')
+    const register = (holder: Holder) => streamRegistry.replaceAndRegister(key, holder)
+    await register(present)
+    const settled: boolean[] = []
+    const registered = [register(waiting), register(waiting), register(waiting)]
+    for (const each of registered) each.then(holds => settled.push(holds))
+    for (let i = 0; i < 3; i++) await turn()
+    t.strictSame(settled, [])
+    const last = isReplaced ? register(newest) : undefined
+    present.leave()
+    t.strictSame(await Promise.all(registered), Array(3).fill(!isReplaced))
+    await last
+    await streamRegistry.evict('ann')
+  })
+}
 
 t.test('a close that returns a rejected promise causes a warning, and the successor starts', async t => {
   const app = await buildApp(t)

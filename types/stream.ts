@@ -42,7 +42,7 @@ export type CloseReason = 'replaced' | 'evicted' | 'finished' | 'shutdown' | 'fa
  * holders, for example WebSockets, with {@link StreamRegistry.replaceAndRegister}.
  */
 export interface Holder {
-  /** Begin to end because of `reason`, and return at once. The registry calls this at most once. */
+  /** Begin to end because of `reason`, and return at once. The registry calls this at most once for each key. */
   close (reason: CloseReason): void
   /** Settles when nothing of the holder runs any more. The successor starts only then. */
   readonly gone: Promise<unknown>

@@ -7,6 +7,7 @@ import type { LimitedClaim, ScopeEntry } from './seats.ts'
 import type { Delayed, DelayQueue } from '../delay-queue.ts'
 import type { SharedEvent } from '../event.ts'
 import type { Linked } from '../list.ts'
+import type { Deferred } from '../wait.ts'
 import type { ClusterClaim } from '../../types/cluster.ts'
 import type { CloseReason, Holder, Stream, StreamKey } from '../../types/stream.ts'
 
@@ -43,6 +44,8 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
   #state: 'waiting' | 'holding' | 'ending' | 'released' = 'waiting'
   /** `true` while this claim waits for predecessors, in this process and in the cluster, or for a seat. */
   isBehindOthers = false
+  /** Set if the holder is registered once more while the claim waits. Resolves to whether the claim has taken the key. */
+  held: Deferred<boolean> | undefined
   /** `true` if the stream was counted as present in the scope, see presence.ts. */
   isPresent = false
   /** `true` if the claim was released although the holder was not gone. */

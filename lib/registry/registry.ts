@@ -96,7 +96,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     try {
       checkStreamKey(key)
       const newest = this.#claims.get(key)
-      if (newest !== undefined && newest.holder === holder) return Promise.resolve(!newest.isEnding)
+      if (newest !== undefined && newest.holder === holder) return holdsAgain(newest)
       checkHolder(holder)
       return Promise.resolve(this.register(key, holder, this.nextOrder(), newest))
     } catch (error) {
@@ -175,6 +175,7 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
     if (elsewhere !== undefined) await within(elsewhere, Math.max(0, claim.since + this.replaceTimeout - performance.now()))
     claim.isBehindOthers = false
     const holds = this.#hold(claim)
+    claim.held?.resolve(holds)
     if (claim.isHolderGone && !claim.isReleased) this.#release(claim)
     return holds
   }
@@ -347,6 +348,13 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
       `a stream key was replaced more than ${FLAPPING_TIMES} times in ${FLAPPING_MS / 1000} s. Most likely two tabs use the same tab id`
     )
   }
+}
+
+/** The result for a holder that is registered once more on the same key. */
+function holdsAgain (claim: Claim): Promise<boolean> {
+  if (!claim.isBehindOthers) return Promise.resolve(!claim.isEnding)
+  claim.held ??= deferred()
+  return claim.held.promise
 }
 
 /** The error of `evict`. An adapter may reject with any error. */
