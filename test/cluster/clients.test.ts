@@ -2,6 +2,8 @@
 import { hash } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import { inspect } from 'node:util'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { Cluster, Redis } from 'ioredis'
 import { Cluster as Cluster5, Redis as Redis5 } from 'ioredis-5'
 import { Redis as Valkey } from 'iovalkey'
@@ -62,6 +64,9 @@ function node (redis: RedisClient & { connect (): Promise<unknown>, destroy (): 
   redis.on('error', () => {})
   return { redis, connect: () => redis.connect(), close: () => { if (redis.isOpen) redis.destroy() } }
 }
+
+setFlagsFromString('--expose-gc')
+const gc = runInNewContext('gc') as () => void
 
 const host = '127.0.0.1'
 // Applications use these options for commands of their own.
@@ -225,6 +230,62 @@ for (const [name, kind] of Object.entries(kinds)) {
     })
   })
 }
+
+interface Copy {
+  destroy (): void
+}
+
+/** Watches the clients that drivers make for connections of their own. Only these clients never reconnect, and are made by `duplicate`. */
+function watchCopies (t: Test, client: object): Array<WeakRef<Copy>> {
+  const copies: Array<WeakRef<Copy>> = []
+  let prototype = Object.getPrototypeOf(client)
+  while (!Object.hasOwn(prototype, 'duplicate')) prototype = Object.getPrototypeOf(prototype)
+  const { duplicate } = prototype
+  prototype.duplicate = function (overrides?: { socket?: { reconnectStrategy?: unknown } }) {
+    const copy = duplicate.call(this, overrides)
+    if (overrides?.socket?.reconnectStrategy === false) copies.push(new WeakRef(copy))
+    return copy
+  }
+  t.teardown(() => { prototype.duplicate = duplicate })
+  return copies
+}
+
+t.test('a connection of a client of redis that failed or broke leaves nothing in memory', redisOptions, async t => {
+  const owning = ['a pool of redis', 'redis with Sentinel', 'redis 5 with Sentinel']
+  for (const name of ['redis', 'redis 5', ...owning, 'redis with a Redis Cluster', 'redis 5 with a Redis Cluster']) {
+    t.test(name, async t => {
+      const { port, servers } = await kinds[name]!.start(t)
+      await Promise.all(servers.map(server => server.client().call('ACL', 'SETUSER', 'app', 'on', '>secret', '~*', '+@all', 'resetchannels')))
+      const { redis, connect, close } = kinds[name]!.make(port, { username: 'app', password: 'secret' })
+      t.teardown(close)
+      await connect()
+      const copies = watchCopies(t, name.startsWith('redis 5') ? createClient5() : createClient())
+      const driver = driverOf(redis)!()
+      t.teardown(() => driver.close())
+      const ownConnections = owning.includes(name) ? 1 : 0
+      for (let i = 0; i < 5 * ownConnections; i++) {
+        await until(() => driver.canSend)
+        copies.at(-1)!.deref()!.destroy()
+        await until(() => !driver.canSend)
+      }
+      await until(() => driver.canSend)
+      async function subscribe () {
+        const attempt = new AbortController()
+        await t.rejects(driver.subscribe({ channel: 'ch', signal: attempt.signal, onMessage () {}, onLost () {} }), { message: /NOPERM/ })
+        attempt.abort()
+      }
+      for (let i = 0; i < 20; i++) await subscribe()
+      t.equal(copies.length, 20 + 6 * ownConnections)
+      const alive = () => copies.filter(copy => copy.deref() !== undefined).length
+      // A socket needs a moment to close.
+      for (let i = 0; i < 100 && alive() > ownConnections; i++) {
+        await pause(20)
+        gc()
+      }
+      t.equal(alive(), ownConnections)
+    })
+  }
+})
 
 t.test('with Sentinel, commands and the subscription follow the master', redisOptions, async t => {
   for (const name of ['ioredis with Sentinel', 'redis with Sentinel', 'redis 5 with Sentinel']) {

@@ -74,15 +74,14 @@ export class NodeRedisDriver implements RedisDriver {
   readonly #client: NodeRedisClient
   // What sends commands, with the default type mapping: the application's client, or a connection of our own.
   #commands: Commands | undefined
-  readonly #closed = new AbortController()
-  // Aborts when Sentinel names another master.
-  #masterChange = new AbortController()
+  #isClosed = false
+  // One controller for each connection of our own. The abort destroys the connection and removes the controller. A signal of
+  // AbortSignal.any() with a long-lived source would keep the connection for ever: https://github.com/nodejs/node/issues/64476
+  readonly #connections = new Set<AbortController>()
   readonly #readyListeners = new Set<() => void>()
   // A master that does not answer keeps its connections. https://github.com/redis/node-redis/blob/master/docs/sentinel.md#sentinel-client-api
   readonly #onTopologyChange = ({ type }: { type: string }) => {
-    if (type !== 'MASTER_CHANGE') return
-    this.#masterChange.abort()
-    this.#masterChange = new AbortController()
+    if (type === 'MASTER_CHANGE') this.#abortConnections()
   }
 
   readonly #onReady = () => { for (const listener of this.#readyListeners) listener() }
@@ -126,7 +125,9 @@ export class NodeRedisDriver implements RedisDriver {
   async subscribe ({ channel, signal, onMessage, onLost }: SubscribeRequest): Promise<void> {
     const node = await this.#borrow(signal)
     signal.throwIfAborted()
-    const subscriber = duplicate(node, AbortSignal.any([signal, this.#masterChange.signal]))
+    const connection = this.#addConnection()
+    signal.addEventListener('abort', () => connection.abort())
+    const subscriber = duplicate(node, connection.signal)
     // Without a listener for 'error' the process would end: https://github.com/redis/node-redis#events
     subscriber.on('error', onLost)
     subscriber.on('end', () => onLost(new Error('the connection of the subscription was closed')))
@@ -138,7 +139,19 @@ export class NodeRedisDriver implements RedisDriver {
     this.#client.off('ready', this.#onReady)
     this.#client.off('connect', this.#onReady)
     this.#client.off('topology-change', this.#onTopologyChange)
-    this.#closed.abort()
+    this.#isClosed = true
+    this.#abortConnections()
+  }
+
+  #addConnection (): AbortController {
+    const connection = new AbortController()
+    this.#connections.add(connection)
+    connection.signal.addEventListener('abort', () => this.#connections.delete(connection))
+    return connection
+  }
+
+  #abortConnections (): void {
+    for (const connection of this.#connections) connection.abort()
   }
 
   #connected (): Commands {
@@ -158,11 +171,12 @@ export class NodeRedisDriver implements RedisDriver {
    * a break, a new connection goes to the server that is the master by then.
    */
   async #keepOwnConnection (client: PoolClient | SentinelClient): Promise<void> {
-    const { signal } = this.#closed
-    while (!signal.aborted) {
+    while (!this.#isClosed) {
+      const connection = this.#addConnection()
+      const { signal } = connection
       try {
         // Both put their prefix before keys themselves, so the clients of their connections do not know the prefix.
-        const own = duplicate(await this.#borrow(signal), AbortSignal.any([signal, this.#masterChange.signal]), { keyPrefix: client._keyPrefix })
+        const own = duplicate(await this.#borrow(signal), signal, { keyPrefix: client._keyPrefix })
         const lost = new Promise<void>(resolve => { for (const event of ['error', 'end']) own.on(event, () => resolve()) })
         // A client that is destroyed while it connects may never settle.
         await Promise.race([own.connect(), lost])
@@ -171,11 +185,11 @@ export class NodeRedisDriver implements RedisDriver {
           this.#onReady()
           await lost
         }
-        // After an error that left the connection open. Throws if the connection is closed already.
-        own.destroy()
       } catch {
         // RedisHealth reports that commands cannot be sent.
       }
+      // An error may have left the connection open.
+      connection.abort()
       this.#commands = undefined
       await pause(RECONNECT_MS, undefined, { ref: false })
     }
