@@ -214,7 +214,14 @@ async function joinCluster (adapter: ClusterAdapter, context: Omit<ClusterContex
   let place = 1
   while (taken.has(place)) place++
   taken.add(place)
-  const cluster = await adapter.join({ ...context, ...place === 1 ? {} : { namespace: String(place) } })
+  let cluster: Cluster
+  try {
+    cluster = await adapter.join({ ...context, ...place === 1 ? {} : { namespace: String(place) } })
+  } catch (error) {
+    // The application may register the plugin again, and must then get the same namespace.
+    taken.delete(place)
+    throw error
+  }
   const leave = cluster.leave.bind(cluster)
   cluster.leave = async () => {
     taken.delete(place)

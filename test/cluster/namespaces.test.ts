@@ -1,10 +1,11 @@
 // Two contexts that share a cluster adapter have separate registries, as without an adapter.
 import Fastify from 'fastify'
 import t from 'tap'
-import octaStarStreams, { type StreamRegistry } from '../../lib/index.ts'
+import octaStarStreams, { type ClusterAdapter, type StreamRegistry } from '../../lib/index.ts'
 import { redisCluster } from '../../lib/redis/index.ts'
 import { withSignals } from '../kit/app.ts'
 import { connect } from '../kit/client.ts'
+import { memoryCluster, MemoryStore } from '../kit/memory-cluster.ts'
 import { redisOptions, redisServer } from '../kit/redis.ts'
 
 t.test('two contexts of a process that share one adapter stay apart, and each shares its streams with the same context in another process', redisOptions, async t => {
@@ -35,4 +36,21 @@ t.test('two contexts of a process that share one adapter stay apart, and each sh
   await two.open('shop')
   t.equal(await shop.ended, 'clean')
   t.match(shop.events, [{ data: 'replaced' }])
+})
+
+t.test('a registration that failed to join the cluster leaves the namespace to the next attempt', async t => {
+  const { join } = memoryCluster(new MemoryStore())
+  const namespaces: Array<string | undefined> = []
+  const cluster: ClusterAdapter = {
+    async join (context) {
+      namespaces.push(context.namespace)
+      if (namespaces.length <= 2) throw new Error('the store is away')
+      return await join(context)
+    }
+  }
+  for (let attempt = 1; attempt <= 2; attempt++) await t.rejects(async () => await Fastify().register(octaStarStreams, { cluster }), { message: 'the store is away' })
+  const fastify = Fastify()
+  t.teardown(() => fastify.close())
+  await fastify.register(octaStarStreams, { cluster })
+  t.strictSame(namespaces, [undefined, undefined, undefined])
 })
