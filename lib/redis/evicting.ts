@@ -1,5 +1,6 @@
 // Evicts scopes and tabs: asks all processes but this process to end their claims, and waits until the claims are gone.
 import { FST_ERR_OCTA_STAR_EVICT } from '../errors.ts'
+import { deferred, within } from '../wait.ts'
 import type { Bucket, Eviction, RedisClaims } from './claims.ts'
 import type { RedisClock } from './clock.ts'
 import type { PendingEnds } from './ends.ts'
@@ -18,6 +19,9 @@ export interface EvictingOptions {
 
 export class Evicting {
   readonly #options: EvictingOptions
+  // The functions that end the waits of `#waitUnlessStopped`.
+  readonly #waits = new Set<() => void>()
+  #isStopped = false
 
   constructor (options: EvictingOptions) {
     this.#options = options
@@ -37,7 +41,7 @@ export class Evicting {
       // Redis may have lost data that not all processes have restated yet.
       const restatedIn = losses.restatedIn(bucket)
       if (restatedIn > 0) {
-        await new Promise(resolve => setTimeout(resolve, restatedIn))
+        if (!await this.#waitUnlessStopped(restatedIn)) throw new FST_ERR_OCTA_STAR_EVICT('this process leaves the cluster')
         const restated = await this.#sendAgain(bucket, eviction)
         if (restated === undefined) throw new FST_ERR_OCTA_STAR_EVICT('Redis does not answer')
         const known = new Set(asked.map(nameOf))
@@ -54,6 +58,22 @@ export class Evicting {
   /** Redis has lost data of `bucket`: makes the marks of the evictions again that are not finished. */
   onLost (bucket: Bucket): void {
     for (const eviction of bucket.evictions) if (eviction.token > 0) this.#sendAgain(bucket, eviction)
+  }
+
+  /** This process leaves: the evictions that wait for the restating of other processes reject. */
+  stop (): void {
+    this.#isStopped = true
+    for (const endWait of this.#waits) endWait()
+  }
+
+  /** Resolves to `true` after the wait, or to `false` as soon as this process leaves. */
+  async #waitUnlessStopped (milliseconds: number): Promise<boolean> {
+    if (this.#isStopped) return false
+    const { promise, resolve } = deferred<void>()
+    this.#waits.add(resolve)
+    const isStopped = await within(promise, milliseconds)
+    this.#waits.delete(resolve)
+    return !isStopped
   }
 
   #sendAgain (bucket: Bucket, eviction: Eviction): Promise<Asked[] | undefined> {

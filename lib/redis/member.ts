@@ -178,7 +178,7 @@ export class Member implements Cluster, ConnectionListener {
   async leave (): Promise<void> {
     this.#hasLeft = true
     clearInterval(this.#ticking)
-    for (const part of [this.#health, this.#beating, this.#restating, this.#reaching, this.#marking]) part.stop()
+    for (const part of [this.#health, this.#beating, this.#restating, this.#evicting, this.#reaching, this.#marking]) part.stop()
     const { buckets } = this.#claims
     for (const released of this.#claims.clear()) this.#claims.bucket(released.digest).released.push(released)
     await Promise.all(buckets.map(bucket => this.#releasing.send(bucket)))

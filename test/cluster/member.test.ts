@@ -393,6 +393,28 @@ t.test('an eviction after a new connection looks twice, and rejects if Redis doe
   t.match(outcome, { code: 'FST_ERR_OCTA_STAR_EVICT' })
 })
 
+t.test('an eviction that waits for the claims of other processes after a new connection rejects as soon as the member leaves, and leaves no timer', async t => {
+  const { member, connection, run } = await joined(t)
+  connection.listener.onReady(true)
+  const timers = watchTimers()
+  const evictions = ['"ann"', '"bob"'].map(scope => outcomeOf(member.evict(scope).catch(error => error)))
+  await run(100)
+  t.strictSame(evictions.map(({ now }) => now), ['pending', 'pending'])
+  member.leave()
+  await run(1)
+  for (const { now } of evictions) t.match(now, { code: 'FST_ERR_OCTA_STAR_EVICT', message: /this process leaves the cluster/ })
+  t.equal(timers(), 0, 'no timer keeps the process alive')
+})
+
+t.test('an eviction that Redis answers after the member has left rejects at once', async t => {
+  const { member, connection, run } = await joined(t)
+  connection.listener.onReady(true)
+  const eviction = outcomeOf(member.evict('"ann"').catch(error => error))
+  member.leave()
+  await run(1)
+  t.match(eviction.now, { code: 'FST_ERR_OCTA_STAR_EVICT', message: /this process leaves the cluster/ })
+})
+
 // The clients of both processes wait longer after each failed attempt to connect, and the client of the owner has just failed.
 for (const notices of [true, false]) {
   t.test(`after an outage of 4 s an eviction waits for a process whose client connects 4 s later, ${notices ? 'and Redis has lost data' : 'and this process does not know whether Redis has lost data'}`, async t => {
