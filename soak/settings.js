@@ -12,7 +12,7 @@ export const LIMITS = {
 /** By number of processes. Across processes, Redis may take half of `replaceTimeout` for a reply, on a busy machine too. */
 export const replaceTimeoutOf = processes => processes === 1 ? 1_000 : 2_000
 /** How long Redis keeps the keys of scopes that no process renews. */
-export const LEASE = 6_000
+export const LEASE = 12_000
 /** How long two streams of a key, opened while Redis was away, may both stay after Redis has returned. The tests of faults state the same time. */
 export const HEAL = 5_000
 /** How late a busy machine may be when a bound of the plugin is checked. */

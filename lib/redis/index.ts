@@ -4,6 +4,7 @@ import { FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_UNKNOWN_OPTION, show } from
 import { driverOf, type RedisClient } from './clients/index.ts'
 import { DrivenConnection } from './connection.ts'
 import { Member } from './member.ts'
+import { MIN_LEASE } from './protocol.ts'
 import { checkVersion } from './version.ts'
 import type { ClusterAdapter } from '../../types/index.ts'
 
@@ -40,7 +41,7 @@ export interface RedisClusterOptions {
   /**
    * How long Redis keeps the keys of a scope that no process renews, for example because the process was killed. The streams
    * of a killed process do not count any longer after 2.5 s, whatever the lease. A process renews the keys twice per
-   * lease, so a longer lease costs Redis fewer commands. Unit: milliseconds, a whole number from 1000 to 3600000. Default: `600000`.
+   * lease, so a longer lease costs Redis fewer commands. Unit: milliseconds, a whole number from 12000 to 3600000. Default: `600000`.
    */
   lease?: number | undefined
   /**
@@ -78,8 +79,8 @@ export function redisCluster (options: RedisClusterOptions): ClusterAdapter {
   const makeDriver = driverOf(redis)
   if (makeDriver === undefined) throw new FST_ERR_OCTA_STAR_OPTION('cluster.redis', 'a client of ioredis, iovalkey or redis', show(redis))
   if (typeof prefix !== 'string' || /[{}\s]/.test(prefix)) throw new FST_ERR_OCTA_STAR_OPTION('cluster.prefix', 'a string without braces or spaces', show(prefix))
-  if (!Number.isSafeInteger(lease) || lease < 1_000 || lease > 3_600_000) {
-    throw new FST_ERR_OCTA_STAR_OPTION('cluster.lease', 'a whole number of milliseconds from 1000 to 3600000', show(lease))
+  if (!Number.isSafeInteger(lease) || lease < MIN_LEASE || lease > 3_600_000) {
+    throw new FST_ERR_OCTA_STAR_OPTION('cluster.lease', `a whole number of milliseconds from ${MIN_LEASE} to 3600000`, show(lease))
   }
   if (!Number.isSafeInteger(maxMessageBytes) || maxMessageBytes < 1 || maxMessageBytes > 134_217_728) {
     throw new FST_ERR_OCTA_STAR_OPTION('cluster.maxMessageBytes', 'a whole number of bytes from 1 to 134217728', show(maxMessageBytes))

@@ -214,6 +214,13 @@ export interface Sender {
  */
 export const RECORD_LEASE = 2_500
 
+/**
+ * The shortest allowed lease of a scope's key. A member renews the key when half of the lease is over, and a script renews a key only if less than
+ * three quarters of the lease are left. So a key may have a quarter of the lease left when its member stops. Even then the key must outlive the
+ * record of the member: a newcomer waits for a member that stands still, and learns from the key for which member. Unit: milliseconds.
+ */
+export const MIN_LEASE = 12_000
+
 /** How many claims one script handles. More would block Redis for longer than some milliseconds. */
 export const PAGE = 250
 

@@ -8,17 +8,13 @@ import { connect } from '../kit/client.ts'
 import { redisProxy } from '../kit/redis-proxy.ts'
 import { redisOptions, redisServer } from '../kit/redis.ts'
 
-interface Built extends AppOptions {
-  lease?: number
-}
-
 /** Two applications with the same Redis. Each application has a separate proxy to Redis. */
-async function build (t: Test, { lease = 2_000, ...options }: Built = {}) {
+async function build (t: Test, options: AppOptions = {}) {
   const server = await redisServer(t)
   const start = async () => {
     const proxy = await redisProxy(t, server.port)
     const redis = server.client({ port: proxy.port })
-    const app = await buildApp(t, { cluster: redisCluster({ redis, lease }), ...options })
+    const app = await buildApp(t, { cluster: redisCluster({ redis }), ...options })
     const streams = streamRoute(app)
     await app.listen()
     const open = (tab: string) => connect(app.url(withSignals('/stream/ann', { tabId: tab })))
@@ -99,7 +95,7 @@ for (const [fault, broken] of [['cut', 'resets'], ['freeze', 'answers nothing']]
 }
 
 t.test('a subscription that receives nothing is made again', redisOptions, async t => {
-  const { one, two } = await build(t, { replaceTimeout: 1_000, lease: 1_000 })
+  const { one, two } = await build(t, { replaceTimeout: 1_000 })
   await one.open('a')
   one.proxy.freeze('subscribers')
   await two.open('a')
@@ -181,7 +177,7 @@ t.test('a process that starts while Redis is away warns once, and joins when Red
 
 for (const [fault, mend] of [['cut', 'mend'], ['freeze', 'thaw']] as const) {
   t.test(`a claim that ended while Redis was away (${fault}) is removed from Redis when Redis is back`, redisOptions, async t => {
-    const { server, one, two } = await build(t, { lease: 60_000, replaceTimeout: 1_000 })
+    const { server, one, two } = await build(t, { replaceTimeout: 1_000 })
     const client = await one.open('a')
     one.proxy[fault]()
     client.leave()

@@ -3,7 +3,7 @@ import t, { type Test } from 'tap'
 import type { ConnectionListener, RedisConnection } from '../../lib/redis/connection.ts'
 import { Member } from '../../lib/redis/member.ts'
 import {
-  beatCommand, bucketOf, claimCommand, digestOf, fieldName, listText, parseMessage, releaseCommand, replyCommand, restateCommand, sendText, type Command, type Message, type ReplyPage
+  beatCommand, bucketOf, claimCommand, digestOf, fieldName, listText, MIN_LEASE, parseMessage, recordKey, releaseCommand, replyCommand, restateCommand, scopeKey, sendText, type Command, type Message, type ReplyPage
 } from '../../lib/redis/protocol.ts'
 import * as scripts from '../../lib/redis/scripts.ts'
 import type { Script } from '../../lib/redis/scripts.ts'
@@ -613,6 +613,28 @@ t.test('replies that arrive together are not taken for a loss', async t => {
   for (const { answer } of held) answer()
   await run(100)
   t.strictSame(connection.names(), [])
+})
+
+// A newcomer found no claim of a process that stood still, and started beside the stream of that process.
+t.test('with the shortest lease, the key of a scope outlives the record of the process, whenever the process stops', async t => {
+  const { member, connection, run } = await joined(t, MIN_LEASE)
+  const digests: string[] = []
+  let shortest = Infinity
+  for (let step = 0; step < 300; step++) {
+    // Each scope begins at another time between two renewals.
+    if (step < 100) {
+      const scope = `user ${step}`
+      member.claim(claimOf(scope, 'a'))
+      digests.push(digestOf(streamKey(scope).scope))
+    }
+    await run(100)
+    const keys = connection.redis.dump()
+    for (const digest of digests) {
+      const left = (key: string) => keys[key]?.ttl ?? 0
+      shortest = Math.min(shortest, left(scopeKey('', digest)) - left(recordKey('', bucketOf(digest), member.id)))
+    }
+  }
+  t.ok(shortest > 0, `${shortest} ms`)
 })
 
 // Messages to streams of another process.

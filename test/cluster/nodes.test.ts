@@ -18,7 +18,7 @@ t.test('a lost node of a Redis Cluster causes one warning, and when the node ret
     const redis = new Cluster([{ host: '127.0.0.1', port: nodes[0]!.port }])
     redis.on('error', () => {})
     t.teardown(() => redis.disconnect())
-    const app = await buildApp(t, { cluster: redisCluster({ redis, lease: 2_000 }) })
+    const app = await buildApp(t, { cluster: redisCluster({ redis }) })
     const streams = streamRoute(app)
     await app.listen()
     return {

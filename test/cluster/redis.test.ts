@@ -146,7 +146,7 @@ t.test('a claim that is released twice, or after its process has left, is forgot
 t.test('an option of the adapter that is not valid, or that does not exist, is refused at once', async t => {
   const redis = { createBuiltinCommand () {}, duplicate () {} } as never
   const code = 'FST_ERR_OCTA_STAR_OPTION'
-  for (const options of [undefined, {}, { redis: {} }, { redis: null }, { redis, prefix: '{a}' }, { redis, prefix: 'a b' }, { redis, prefix: 1 }, { redis, lease: 999 }, { redis, lease: 1.5e3 + 0.5 }, { redis, lease: 3_600_001 }, { redis, maxMessageBytes: 0 }, { redis, maxMessageBytes: 134_217_729 }]) {
+  for (const options of [undefined, {}, { redis: {} }, { redis: null }, { redis, prefix: '{a}' }, { redis, prefix: 'a b' }, { redis, prefix: 1 }, { redis, lease: 11_999 }, { redis, lease: 60_000.5 }, { redis, lease: 3_600_001 }, { redis, maxMessageBytes: 0 }, { redis, maxMessageBytes: 134_217_729 }]) {
     t.throws(() => redisCluster(options as never), { code })
   }
   t.throws(() => redisCluster({ redis: new Map() } as never), { code, message: /option 'cluster.redis' must be a client of ioredis, iovalkey or redis, got an instance of Map/ })
@@ -154,7 +154,7 @@ t.test('an option of the adapter that is not valid, or that does not exist, is r
     code: 'FST_ERR_OCTA_STAR_UNKNOWN_OPTION',
     message: "octa-star-streams: unknown option 'cluster.leese'. Known options: redis, prefix, lease, maxMessageBytes, log"
   })
-  redisCluster({ redis, prefix: 'x:', lease: 1000, log: undefined } as never)
+  redisCluster({ redis, prefix: 'x:', lease: 12_000, log: undefined } as never)
 })
 
 // A claim that was answered NOSCRIPT was sent again after a newer claim of the same process, and Redis took the old claim for the newest.

@@ -5,13 +5,13 @@ import FakeTimers from '@sinonjs/fake-timers'
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import { redisCluster } from '../../lib/redis/index.ts'
+import { MIN_LEASE } from '../../lib/redis/protocol.ts'
 import { streamKey } from '../../lib/registry/stream-key.ts'
 import type { Cluster, ClusterClaim } from '../../types/cluster.ts'
 import { clusterContext } from '../kit/cluster-context.ts'
 import { redisOptions, redisServer } from '../kit/redis.ts'
 
 const STREAMS = 20_000
-const LEASE = 4_000
 /**
  * For how many leases the test counts renewals. Most buckets become due at once, so a count may have a round of all buckets more than the time says.
  * Over several leases that round is within the bound, and a third renewal per lease is not.
@@ -48,7 +48,7 @@ for (const [tabs, bytes] of [[1, DOCUMENTED.alone], [5, DOCUMENTED.ofFive]] as c
     const server = await redisServer(t)
     waitForRedis(t)
     const admin = server.client()
-    const cluster = await redisCluster({ redis: server.client(), lease: LEASE }).join(clusterContext())
+    const cluster = await redisCluster({ redis: server.client(), lease: MIN_LEASE }).join(clusterContext())
     const never = new Promise(() => {})
     const claims: ClusterClaim[] = Array.from({ length: STREAMS }, (_, i) => (
       { key: streamKey(`user-${Math.floor(i / tabs)}`, String(i).padEnd(32, 'x')), released: never, end () {} }
@@ -59,7 +59,7 @@ for (const [tabs, bytes] of [[1, DOCUMENTED.alone], [5, DOCUMENTED.ofFive]] as c
     const before = await memory(admin)
     // A timer of this process sends renewals at the same time. This timer has the same period, so a slow machine delays both timers alike.
     let beats = 0
-    const beating = setInterval(() => beats++, LEASE / 2 / BUCKETS)
+    const beating = setInterval(() => beats++, MIN_LEASE / 2 / BUCKETS)
     t.teardown(() => clearInterval(beating))
     const claimed: Cost[] = []
     for (let i = 1; i < STREAMS; i += BATCH) {
@@ -72,7 +72,7 @@ for (const [tabs, bytes] of [[1, DOCUMENTED.alone], [5, DOCUMENTED.ofFive]] as c
     t.ok(calls >= STREAMS - 1 && calls <= STREAMS + RENEWAL * (beats + 1), `${calls} commands, ${beats} beats`)
 
     beats = 0
-    await pause(LEASES * LEASE)
+    await pause(LEASES * MIN_LEASE)
     const renewed = await restart(admin)
     t.ok(renewed.calls > LEAST_RENEWAL * beats * 2 / 3 && renewed.calls <= RENEWAL * (beats + 2), `${renewed.calls} commands, ${beats} beats`)
 

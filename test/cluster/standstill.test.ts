@@ -33,7 +33,7 @@ async function build (t: Test) {
     const redis = server.client()
     const { log, lines } = memoryLog()
     const registry = new Registry({ ...defaults, replaceTimeout: REPLACE_TIMEOUT }, log)
-    const cluster = registry.cluster = await redisCluster({ redis, lease: 1_000 }).join(clusterContext({ log, replaceTimeout: REPLACE_TIMEOUT, registry }))
+    const cluster = registry.cluster = await redisCluster({ redis }).join(clusterContext({ log, replaceTimeout: REPLACE_TIMEOUT, registry }))
     t.teardown(async () => {
       await cluster.leave()
     })
