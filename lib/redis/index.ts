@@ -20,8 +20,8 @@ export interface RedisClusterOptions {
    *   `connect()` on a client of `redis`.
    *
    * The adapter sends commands through this client, opens one more connection with the same options to subscribe, and never
-   * closes the client. With `createSentinel()` and `createClientPool()`, the adapter opens a connection for commands too.
-   * Required.
+   * closes the client. With `createSentinel()` and `createClientPool()`, the adapter opens a connection for commands too. A
+   * command that the client refuses, for example after `commandTimeout` of ioredis, counts as an outage. Required.
    *
    * @example
    * import { createClient } from 'redis'
@@ -33,7 +33,9 @@ export interface RedisClusterOptions {
   redis: RedisClient
   /**
    * The beginning of the names of all keys and channels in Redis. All processes of an application need the same prefix. Two
-   * applications that share a Redis need different prefixes. A string without braces or spaces. Default: `'octa-star:'`.
+   * applications that share a Redis need different prefixes. Pass the same adapter to sibling contexts of a process: the plugin
+   * keeps their streams apart. Two adapters with the same prefix share their streams. A string without braces or spaces.
+   * Default: `'octa-star:'`.
    *
    * @example redisCluster({ redis: fastify.redis, prefix: 'shop:' })
    */
@@ -46,7 +48,9 @@ export interface RedisClusterOptions {
   lease?: number | undefined
   /**
    * The greatest event that `streamRegistry.send` and `broadcast` take. Redis holds a message for each process that the message goes to until the
-   * process has read it. Unit: bytes of the event as the clients receive it, a whole number from 1 to 134217728. Default: `1048576`.
+   * process has read it, and drops the message if more waits than `client-output-buffer-limit pubsub` of Redis allows. With the default of that limit,
+   * an event of about 30 MB or more never arrives in other processes. Unit: bytes of the event as the clients receive it, a whole number from 1 to
+   * 134217728. Default: `1048576`.
    */
   maxMessageBytes?: number | undefined
   /**
