@@ -50,6 +50,8 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
   isPresent = false
   /** `true` if the claim was released although the holder was not gone. */
   isGivenUp = false
+  /** `true` if another process has made a newer claim on the key. */
+  isReplacedElsewhere = false
   readonly key: StreamKey
   /** Orders the claims of a key by the calls that made the claims. */
   readonly order: number
@@ -120,8 +122,9 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
     return true
   }
 
-  /** Ends the holder, which from now on has `replaceTimeout` to be gone. */
+  /** Called by the cluster. Ends the holder, which from now on has `replaceTimeout` to be gone. */
   end (reason: CloseReason): void {
+    if (reason === 'replaced') this.isReplacedElsewhere = true
     this.endHolder(reason)
     this.startDeadline()
   }

@@ -260,7 +260,8 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
   async count (scopeKey: ScopeKey): Promise<number> {
     const scope = canonical(scopeKey, 'streamRegistry.count')
     const others = await this.cluster?.count(scope)
-    return this.#claims.countScope(scope) + (others ?? 0)
+    // The cluster counts the newer claim.
+    return this.#claims.scope(scope).filter(claim => !claim.isReplacedElsewhere).length + (others ?? 0)
   }
 
   send (scopeKey: ScopeKey, message: string | StreamMessage, options?: SendOptions): Promise<number> {
