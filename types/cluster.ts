@@ -128,8 +128,8 @@ export interface Cluster {
   markOnline (scope: string): Promise<boolean>
   /**
    * Called when this process has had no stream in `scope` for `offlineDelay`. If no process has a claim in the scope, and each
-   * process that has marked the scope has called `markOffline` since or has ended, removes the mark, and resolves to `true` if the
-   * mark was there. Resolves to `true` if the store is unreachable.
+   * process that has marked the scope has called `markOffline` since or has ended, removes the mark, and resolves to `true`. Resolves
+   * to `true` too if the mark is missing, because the store has lost the mark: otherwise nobody would report the scope. Resolves to `true` if the store is unreachable.
    */
   markOffline (scope: string): Promise<boolean>
   /**

@@ -472,7 +472,7 @@ export function markCommand (sender: Sender, bucket: number, marks: readonly Mar
   }
 }
 
-/** Replies with `true` if the mark was there, no member has claims in the scope, and no other member counts the scope as online. */
+/** Replies with `true` if the scope is not marked any longer: no member has claims in the scope, and no other member counts the scope as online, or Redis had lost the mark. */
 export function unmarkCommand (sender: Sender, digest: string): Command<boolean> {
   const { keys, args } = withMarks(sender, bucketOf(digest), [digest])
   return { script: UNMARK, keys: [...keys, scopeKey(sender.prefix, digest)], args, parse: output => output === 1 }

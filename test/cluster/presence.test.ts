@@ -196,3 +196,16 @@ t.test('a scope that went offline while Redis was away comes online again', redi
   await next(3)
   t.strictSame(events, ['online ann', 'offline ann', 'online ann'])
 })
+
+t.test('a scope whose mark Redis has lost goes offline', redisOptions, async t => {
+  const { server, events, next, join } = await site(t)
+  const one = await join()
+  const stream = await one.open('ann', 'a')
+  await next(1)
+  // No process learns of a loss of the mark alone, so the process has no time to make the mark anew.
+  const admin = server.client()
+  await admin.del(await admin.keys('octa-star:*:online'))
+  await one.close(stream)
+  await next(2)
+  t.strictSame(events, ['online ann', 'offline ann'])
+})

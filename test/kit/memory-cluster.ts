@@ -144,7 +144,9 @@ export class MemoryMember implements Cluster {
     if (this.isAway) return true
     const id = this.scopeId(scope)
     this.store.online.get(id)?.members.delete(this)
-    return !this.isOnline(id) && this.store.online.delete(id)
+    if (this.isOnline(id)) return false
+    this.store.online.delete(id)
+    return true
   }
 
   /** Whether a member has a claim in a scope, or counts the scope as online. */
