@@ -678,8 +678,8 @@ export async function testCluster<Adapter extends ClusterAdapter> (options: Clus
     const [one, two] = await stage.join(2)
     const { scope } = (await stage.start(one, streamKey('ann', 'a'))).key
     await stage.start(two, streamKey('ann', 'b'))
-    assert.deepEqual([await one.cluster.markOnline(scope), await two.cluster.markOnline(scope), await one.cluster.markOnline(scope)], [true, false, false])
-    assert.equal(await two.cluster.markOnline(streamKey('bob').scope), true, 'another scope')
+    assert.deepEqual([await one.cluster.markOnline(scope, () => {}), await two.cluster.markOnline(scope, () => {}), await one.cluster.markOnline(scope, () => {})], [true, false, false])
+    assert.equal(await two.cluster.markOnline(streamKey('bob').scope, () => {}), true, 'another scope')
   })
 
   rule('a scope is not offline while a process has a claim there, goes offline afterwards, and may come online again', async stage => {
@@ -688,14 +688,14 @@ export async function testCluster<Adapter extends ClusterAdapter> (options: Clus
     const second = await stage.start(two, streamKey('ann', 'b'))
     const { scope } = first.key
     // Without a mark of the second process, which has a claim.
-    await one.cluster.markOnline(scope)
+    await one.cluster.markOnline(scope, () => {})
     first.leave()
     await stage.counts(two, 'ann', 1)
     assert.equal(await one.cluster.markOffline(scope), false, 'the other process has a claim')
     second.leave()
     await stage.counts(one, 'ann', 0)
     assert.equal(await two.cluster.markOffline(scope), true)
-    assert.equal(await one.cluster.markOnline(scope), true)
+    assert.equal(await one.cluster.markOnline(scope, () => {}), true)
   })
 
   rule('a scope is offline when the last process that has marked the scope says so', async stage => {
@@ -703,7 +703,7 @@ export async function testCluster<Adapter extends ClusterAdapter> (options: Clus
     const first = await stage.start(one, streamKey('ann', 'a'))
     const second = await stage.start(two, streamKey('ann', 'b'))
     const { scope } = first.key
-    for (const { cluster } of [one, two]) await cluster.markOnline(scope)
+    for (const { cluster } of [one, two]) await cluster.markOnline(scope, () => {})
     for (const stream of [first, second]) stream.leave()
     for (const process of [one, two]) await stage.counts(process, 'ann', 0)
     assert.equal(await one.cluster.markOffline(scope), false, 'the other process had a stream a moment ago')
@@ -714,14 +714,14 @@ export async function testCluster<Adapter extends ClusterAdapter> (options: Clus
     const [one, two, three] = await stage.join(3)
     const left = await stage.start(one, streamKey(['left', '"'], 'a'))
     const kept = await stage.start(one, streamKey('kept', 'a'))
-    for (const { key } of [left, kept]) await one.cluster.markOnline(key.scope)
+    for (const { key } of [left, kept]) await one.cluster.markOnline(key.scope, () => {})
     await stage.start(two, streamKey('kept', 'b'))
     await stage.leaves(one)
     const reported = () => [...two.offline, ...three.offline]
     await stage.until(() => reported().length > 0, `\`wentOffline\` is called for ${left}`)
     await stage.exchange()
     assert.deepEqual(reported(), [left.key.scope])
-    assert.equal(await three.cluster.markOnline(kept.key.scope), false)
+    assert.equal(await three.cluster.markOnline(kept.key.scope, () => {}), false)
   })
 
   rule('messages and lists of different namespaces do not meet', async stage => {
@@ -847,11 +847,28 @@ export async function testCluster<Adapter extends ClusterAdapter> (options: Clus
       assert.ok(one.warnings <= 1, `a single warning, and not ${one.warnings}`)
     })
 
-    rule('while the store is unreachable, a scope comes online and goes offline as if the process were alone', async stage => {
-      const [one] = await stage.join(1)
-      const { scope } = streamKey('ann')
-      await disconnect(one.adapter)
-      assert.deepEqual([await stage.soon(one.cluster.markOnline(scope), '`markOnline` resolves'), await stage.soon(one.cluster.markOffline(scope), '`markOffline` resolves')], [true, true])
+    rule('while the store is unreachable, a scope comes online, and no scope goes offline before the store is reachable again', async stage => {
+      const [one, two] = await stage.join(2)
+      const [left, shared] = [await stage.start(one, streamKey('left', 'a')), await stage.start(one, streamKey('shared', 'a'))]
+      const kept = await stage.start(two, streamKey('shared', 'b'))
+      const { scope } = kept.key
+      for (const { key } of [left, shared]) await one.cluster.markOnline(key.scope, () => {})
+      await two.cluster.markOnline(scope, () => {})
+      const reconnect = await disconnect(one.adapter)
+      assert.equal(await stage.soon(one.cluster.markOnline(streamKey('new').scope, () => {}), '`markOnline` resolves'), true)
+      for (const holder of [left, shared]) {
+        holder.leave()
+        assert.equal(await stage.soon(one.cluster.markOffline(holder.key.scope), '`markOffline` resolves'), false)
+      }
+      assert.deepEqual(one.offline, [])
+      await reconnect()
+      await stage.until(() => one.offline.length > 0, `\`wentOffline\` is called for ${left}`)
+      await stage.exchange()
+      assert.deepEqual(one.offline, [left.key.scope], 'the other process has a claim in the other scope')
+      kept.leave()
+      await stage.counts(one, 'shared', 0)
+      const isReported = await two.cluster.markOffline(scope)
+      await stage.until(() => isReported || one.offline.length > 1, `one of the processes reports scope ${scope}`)
     })
 
     rule('messages and lists arrive again after an outage', async stage => {
@@ -917,7 +934,7 @@ class Process<Adapter> {
   takes: (message: ClusterMessage) => number = () => 1
   /** What `list` returns: the streams of this process. */
   streams: (scope: string) => StreamInfo[] = () => []
-  /** The scopes that were reported as offline, because another process has ended. */
+  /** The scopes that were reported as offline, because another process has ended, or after an outage. */
   readonly offline: string[] = []
 
   constructor (name: string, adapter: Adapter, registry: Registry) {
@@ -1044,9 +1061,9 @@ class Stage<Adapter extends ClusterAdapter> {
           return []
         }
       },
-      async markOnline (scope) {
+      async markOnline (scope, onlineAgain) {
         try {
-          return await cluster.markOnline(scope)
+          return await cluster.markOnline(scope, onlineAgain)
         } catch (error) {
           note('markOnline', error)
           return true

@@ -766,13 +766,13 @@ const FAULTS: Record<string, Record<string, typeof MemoryMember>> = {
   },
   'of the processes that mark a scope as online, the first is told so': {
     'tells every process that the scope is new': class extends MemoryMember {
-      override async markOnline (scope: string) { return await super.markOnline(scope) || true }
+      override async markOnline (scope: string, onlineAgain: () => void) { return await super.markOnline(scope, onlineAgain) || true }
     },
     'tells no process': class extends MemoryMember {
       override async markOnline () { return false }
     },
     'has one mark for all scopes': class extends MemoryMember {
-      override async markOnline () { return await super.markOnline('') }
+      override async markOnline () { return await super.markOnline('', () => {}) }
     },
     'rejects markOnline': class extends MemoryMember {
       override async markOnline (): Promise<boolean> { throw new Error('the store refuses') }
@@ -949,12 +949,21 @@ const FAULTS: Record<string, Record<string, typeof MemoryMember>> = {
       }
     }
   },
-  'while the store is unreachable, a scope comes online and goes offline as if the process were alone': {
+  'while the store is unreachable, a scope comes online, and no scope goes offline before the store is reachable again': {
     'says nothing of scopes while the store is unreachable': class extends MemoryMember {
-      override async markOnline (scope: string) { return !this.isAway && await super.markOnline(scope) }
+      override async markOnline (scope: string, onlineAgain: () => void) { return await super.markOnline(scope, onlineAgain) && !this.isAway }
     },
     'waits for the store before a scope goes offline': class extends MemoryMember {
       override async markOffline (scope: string) { return this.isAway ? await new Promise<never>(() => {}) : await super.markOffline(scope) }
+    },
+    'takes a scope for offline while the store is unreachable': class extends MemoryMember {
+      override async markOffline (scope: string) { return await super.markOffline(scope) || this.isAway }
+    },
+    'does not restate marks': class extends MemoryMember {
+      override restateMarks () {}
+    },
+    'takes each scope for offline after an outage': class extends MemoryMember {
+      override restateMarks () { for (const scope of this.staleMarks) this.context.wentOffline(scope) }
     }
   },
   'messages and lists arrive again after an outage': {

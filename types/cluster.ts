@@ -62,7 +62,7 @@ export interface ClusterContext {
   observesScopes (): boolean
   /**
    * Reports that `scope` is offline. Call it in one process that observes scopes, if a process has ended without `markOffline`, if the scope was marked
-   * as online, and if no process has had a claim in the scope for `offlineDelay`.
+   * as online, and if no process has had a claim in the scope for `offlineDelay`. Call it too after an outage, see {@link Cluster.markOffline}.
    */
   wentOffline (scope: string): void
 }
@@ -124,12 +124,20 @@ export interface Cluster {
   /**
    * Marks `scope` as online, because a stream of this process has opened there. Resolves to `true` if the scope was not marked.
    * Resolves to `true` if the store is unreachable.
+   *
+   * Until `markOffline`, call `onlineAgain` each time the store turns out to have no mark of the scope, after a loss of data, or
+   * because another process took this process for dead and removed the mark. In between, another process may have reported the
+   * scope as offline.
    */
-  markOnline (scope: string): Promise<boolean>
+  markOnline (scope: string, onlineAgain: () => void): Promise<boolean>
   /**
    * Called when this process has had no stream in `scope` for `offlineDelay`. If no process has a claim in the scope, and each
    * process that has marked the scope has called `markOffline` since or has ended, removes the mark, and resolves to `true`. Resolves
-   * to `true` too if the mark is missing, because the store has lost the mark: otherwise nobody would report the scope. Resolves to `true` if the store is unreachable.
+   * to `true` too if the mark is missing, because the store has lost the mark: otherwise nobody would report the scope.
+   *
+   * Resolves to `false` if the store is unreachable, because another process may have a stream in the scope. As soon as the store is
+   * reachable again, removes the mark on the same conditions, and calls {@link ClusterContext.wentOffline} instead, unless
+   * `markOnline` was called in between.
    */
   markOffline (scope: string): Promise<boolean>
   /**

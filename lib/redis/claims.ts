@@ -1,5 +1,5 @@
 // The claims of this process that are not gone: found by ClusterClaim, by number and by stream key, and grouped by bucket.
-import { BUCKETS, INDEX_BUCKET, bucketOf, digestOf, fieldName, type Place, type Released } from './protocol.ts'
+import { BUCKETS, INDEX_BUCKET, bucketOf, digestOf, fieldName, type Mark, type Place, type Released } from './protocol.ts'
 import type { ClusterClaim } from '../../types/index.ts'
 
 /** A claim of this process, and what Redis stores of the claim. */
@@ -26,6 +26,12 @@ export interface Eviction {
   token: number
 }
 
+/** A scope that this process has marked as online. */
+export interface OwnMark extends Mark {
+  /** Reports the scope as online again. */
+  readonly onlineAgain: () => void
+}
+
 /** What this process knows of a part of the keys in Redis. In a Redis Cluster each bucket may be on another node. */
 export class Bucket {
   readonly number: number
@@ -38,10 +44,10 @@ export class Bucket {
   /** Claims that are gone, and that Redis must be told of. */
   released: Released[] = []
   readonly evictions = new Set<Eviction>()
-  /** The scopes that this process counts as online, and has marked, by their digests. */
-  readonly marks = new Map<string, string>()
-  /** The digests of scopes that are offline, and whose marks this process could not remove. */
-  readonly staleMarks = new Set<string>()
+  /** The marks of this process, by their digests. */
+  readonly marks = new Map<string, OwnMark>()
+  /** The scopes that this process counts as offline, and whose marks Redis has not removed yet, by their digests. */
+  readonly staleMarks = new Map<string, string>()
   isAway = false
   /** The node of a Redis Cluster to which the last command went. While the bucket is away, the node that went away. */
   node: string | undefined

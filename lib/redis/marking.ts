@@ -28,44 +28,38 @@ export class Marking {
     this.#options = options
   }
 
-  async markOnline (scope: string): Promise<boolean> {
+  async markOnline (scope: string, onlineAgain: () => void): Promise<boolean> {
     const { sender, claims, health } = this.#options
     const digest = digestOf(scope)
     const bucket = claims.bucket(digest)
-    bucket.marks.set(digest, scope)
+    let isNew = true
     bucket.staleMarks.delete(digest)
+    bucket.marks.set(digest, { digest, scope, onlineAgain })
     // If this process ends before the next tick, the others must know that this process has made marks.
     this.watchDue()
-    let isNew = true
     if (health.checkReachable(bucket)) await health.run([bucket], markCommand(sender, bucket.number, [{ digest, scope }]), reply => { isNew = reply[0]! })
     return isNew
   }
 
   async markOffline (scope: string): Promise<boolean> {
-    const { claims, losses } = this.#options
     const digest = digestOf(scope)
-    const bucket = claims.bucket(digest)
-    bucket.marks.delete(digest)
-    const restatedIn = losses.restatedIn(bucket)
-    if (restatedIn > 0) await new Promise<void>(resolve => { setTimeout(resolve, restatedIn).unref() })
-    // The mark is left to the other processes.
-    if (this.#isStopped) return false
-    return await this.#unmark(bucket, digest) ?? true
+    const bucket = this.#options.claims.bucket(digest)
+    bucket.staleMarks.set(digest, scope)
+    return await this.#unmark(bucket, digest)
   }
 
-  /** Resolves to whether a mark was removed, or to `undefined` if Redis does not answer. */
-  async #unmark (bucket: Bucket, digest: string): Promise<boolean | undefined> {
-    const { sender, health } = this.#options
-    let isRemoved: boolean | undefined
-    // Otherwise the mark would stay, and the scope would never come online again.
-    bucket.staleMarks.add(digest)
-    if (health.checkReachable(bucket)) {
-      await health.run([bucket], unmarkCommand(sender, digest), reply => {
-        isRemoved = reply
-        bucket.staleMarks.delete(digest)
-      })
-    }
-    return isRemoved
+  /** Resolves to whether this process must report the scope as offline. If Redis does not answer, the mark stays stale, and `restate` tries again. */
+  async #unmark (bucket: Bucket, digest: string): Promise<boolean> {
+    const { sender, health, losses } = this.#options
+    // Until then, the marks of other processes may be missing.
+    const restatedIn = losses.restatedIn(bucket)
+    if (restatedIn > 0) await new Promise<void>(resolve => { setTimeout(resolve, restatedIn).unref() })
+    // The user may have come back. A process that leaves leaves the mark to the other processes.
+    if (!bucket.staleMarks.has(digest) || this.#isStopped || !health.checkReachable(bucket)) return false
+    bucket.marks.delete(digest)
+    let isOffline = false
+    const isAnswered = await health.run([bucket], unmarkCommand(sender, digest), reply => { isOffline = reply })
+    return isAnswered && bucket.staleMarks.delete(digest) && isOffline
   }
 
   /** This process leaves. */
@@ -75,16 +69,19 @@ export class Marking {
 
   /** Redis may have lost the marks of `bucket`, or was away when marks were made or removed. */
   async restate (bucket: Bucket): Promise<void> {
-    const { sender, health } = this.#options
+    const { sender, health, wentOffline } = this.#options
     // The list of the members that mark scopes may be lost too.
     this.#watchedAt = -Infinity
-    const marks = Array.from(bucket.marks, ([digest, scope]) => ({ digest, scope }))
+    const marks = [...bucket.marks.values()]
     // A page at a time, so that neither Redis nor the event loop stalls.
     for (let i = 0; i < marks.length && !bucket.isAway; i += PAGE) {
       const page = marks.slice(i, i + PAGE).filter(({ digest }) => bucket.marks.has(digest))
-      await health.run([bucket], markCommand(sender, bucket.number, page), () => {})
+      await health.run([bucket], markCommand(sender, bucket.number, page), reply => {
+        // A mark is missing if Redis has lost the mark, or if another process took this process for dead. That process may have reported the scope as offline.
+        for (const [n, { digest, onlineAgain }] of page.entries()) if (reply[n]! && !bucket.staleMarks.has(digest)) onlineAgain()
+      })
     }
-    for (const digest of bucket.staleMarks) if (!bucket.isAway) await this.#unmark(bucket, digest)
+    for (const [digest, scope] of bucket.staleMarks) if (!bucket.isAway && await this.#unmark(bucket, digest)) wentOffline(scope)
   }
 
   /** Looks for processes that have ended, if that is due, and reports their scopes. */

@@ -167,8 +167,8 @@ export class Member implements Cluster, ConnectionListener {
     return await this.#reaching.list(scope)
   }
 
-  async markOnline (scope: string): Promise<boolean> {
-    return await this.#marking.markOnline(scope)
+  async markOnline (scope: string, onlineAgain: () => void): Promise<boolean> {
+    return await this.#marking.markOnline(scope, onlineAgain)
   }
 
   async markOffline (scope: string): Promise<boolean> {

@@ -58,8 +58,9 @@ export class Presence {
 
   #onCame (scope: string, scopeKey: ScopeKey): void {
     const { cluster } = this.#registry
-    if (cluster === undefined) reportOnline({ scopeKey })
-    else this.#inTurn(scope, async () => { if (await cluster.markOnline(scope)) reportOnline({ scopeKey }) })
+    const report = () => reportOnline({ scopeKey })
+    if (cluster === undefined) report()
+    else this.#inTurn(scope, async () => { if (await cluster.markOnline(scope, report)) report() })
   }
 
   #onLeft ({ scope, scopeKey }: PresentScope): void {

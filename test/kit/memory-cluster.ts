@@ -41,6 +41,10 @@ export class MemoryMember implements Cluster {
   readonly siblings: readonly MemoryMember[]
   /** The claims of this member that are not released. */
   readonly own = new Map<ClusterClaim, Entry>()
+  /** What reports a scope as online again, for each scope that this member counts as online. */
+  readonly marks = new Map<string, () => void>()
+  /** The scopes for which `markOffline` was called while the store was unreachable. */
+  readonly staleMarks = new Set<string>()
   readonly left = deferred<void>()
   #back = deferred<void>()
 
@@ -130,9 +134,15 @@ export class MemoryMember implements Cluster {
     return [...this.store.members].filter(member => member !== this && member.context.namespace === this.context.namespace)
   }
 
-  async markOnline (scope: string): Promise<boolean> {
+  async markOnline (scope: string, onlineAgain: () => void): Promise<boolean> {
     await hop()
-    if (this.isAway) return true
+    this.marks.set(scope, onlineAgain)
+    this.staleMarks.delete(scope)
+    return this.isAway || this.mark(scope)
+  }
+
+  /** Returns whether the scope was not marked. */
+  mark (scope: string): boolean {
     const mark = this.store.online.get(this.scopeId(scope))
     if (mark === undefined) this.store.online.set(this.scopeId(scope), { scope, members: new Set([this]) })
     else mark.members.add(this)
@@ -141,12 +151,24 @@ export class MemoryMember implements Cluster {
 
   async markOffline (scope: string): Promise<boolean> {
     await hop()
-    if (this.isAway) return true
+    this.marks.delete(scope)
+    if (this.isAway) this.staleMarks.add(scope)
+    return !this.isAway && this.unmark(scope)
+  }
+
+  /** Returns whether the scope is not marked any longer. */
+  unmark (scope: string): boolean {
     const id = this.scopeId(scope)
     this.store.online.get(id)?.members.delete(this)
     if (this.isOnline(id)) return false
     this.store.online.delete(id)
     return true
+  }
+
+  restateMarks (): void {
+    for (const [scope, onlineAgain] of this.marks) if (this.mark(scope)) onlineAgain()
+    for (const scope of this.staleMarks) if (this.unmark(scope)) this.context.wentOffline(scope)
+    this.staleMarks.clear()
   }
 
   /** Whether a member has a claim in a scope, or counts the scope as online. */
@@ -205,6 +227,7 @@ export class MemoryMember implements Cluster {
     this.context.log.info('the store is reachable again')
     this.isAway = false
     this.reconcile()
+    this.restateMarks()
     this.#back.resolve()
   }
 
