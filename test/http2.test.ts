@@ -157,7 +157,7 @@ t.test('onRequestAbort runs when the client resets a stream, and does not run wh
 
 t.test('with one port for both, a stream over HTTP/2 replaces a stream over HTTP/1.1, and the other way round', transportOptions('over TLS'), async t => {
   const { app, streams } = await listen(t, 'over TLS')
-  const agent = new https.Agent({ rejectUnauthorized: false })
+  const agent = new https.Agent({ keepAlive: true, rejectUnauthorized: false })
   t.teardown(() => agent.destroy())
   const first = await connect(app.url(withSignals('/stream/ann', { tabId: 'a' })), { agent })
   t.equal(first.headers.connection, 'keep-alive')
