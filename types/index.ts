@@ -167,8 +167,8 @@ export interface OctaStarStreamsOptions {
   maxBufferedBytes?: number | undefined
   /**
    * How long a client may read nothing while data is queued before the stream ends as `'stalled'`: at least this long, and at most
-   * twice as long. Begins when more is queued than Node's own limit of 16 to 64 KiB, after the kernel's buffers are full. A client that reads
-   * slowly, and a client that has read everything, keep their streams. Unit: milliseconds, 1 to 2147483647, or `Infinity`.
+   * three times as long. Data is queued once the kernel's buffers are full. A client that reads slowly, and a client that has read
+   * everything, keep their streams. Unit: milliseconds, 1 to 2147483647, or `Infinity`.
    * Default: `30000`.
    */
   stallTimeout?: number | undefined
