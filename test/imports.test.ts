@@ -18,7 +18,7 @@ const ROOMS: Record<string, string[]> = {
   'lib/delay-queue.ts': ['lib/wait.ts', 'lib/list.ts'],
   'lib/diagnostics.ts': ['types'],
   'lib/event.ts': ['types', 'lib/errors.ts'],
-  'lib/http': ['types', 'lib/errors.ts', 'lib/delay-queue.ts', 'lib/event.ts'],
+  'lib/http': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/delay-queue.ts', 'lib/event.ts'],
   'lib/stream': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/diagnostics.ts', 'lib/event.ts', 'lib/observer.ts', 'lib/http'],
   'lib/registry': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/list.ts', 'lib/delay-queue.ts', 'lib/diagnostics.ts', 'lib/event.ts', 'lib/observer.ts'],
   'lib/redis': ['types', 'lib/errors.ts', 'lib/wait.ts', 'lib/delay-queue.ts', 'lib/diagnostics.ts'],

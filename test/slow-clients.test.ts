@@ -2,8 +2,9 @@
 import { EventEmitter, once } from 'node:events'
 import type { Server } from 'node:http'
 import http2 from 'node:http2'
-import net, { type Socket } from 'node:net'
-import { setTimeout as pause } from 'node:timers/promises'
+import net, { type AddressInfo, type Socket } from 'node:net'
+import { setImmediate as turn, setTimeout as pause } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import octaStarStreams, { type OctaStarStreamsOptions, type Stream } from '../lib/index.ts'
@@ -267,6 +268,32 @@ t.test('over HTTP/2 a client that reads each event at once does not end as stall
   t.notOk(streams[0]!.closing)
 })
 
+t.test('over HTTP/2 a standstill of the process does not pass for a client that reads nothing', async t => {
+  const stallTimeout = 300
+  const { session, streams, port } = await http2Session(t, { stallTimeout })
+  session.destroy()
+  // The client reads while this thread stands still.
+  const client = new Worker(`
+    const session = require('node:http2').connect('http://127.0.0.1:${port}')
+    session.on('error', () => {})
+    let read = 0
+    session.request({ ':path': '/stream', accept: 'text/event-stream' }).on('error', () => {}).on('data', data => {
+      read += data.length
+      if (read > 500_000) require('node:worker_threads').parentPort.postMessage('read')
+    })
+  `, { eval: true })
+  t.teardown(() => client.terminate())
+  while (streams.length === 0) await pause(1)
+  const sent = streams[0]!.send('x'.repeat(500_000))
+  // Behind `setImmediate` the event loop runs due timers before it reads.
+  await turn()
+  const until = performance.now() + 2 * stallTimeout
+  while (performance.now() < until);
+  await sent
+  await once(client, 'message')
+  t.notOk(streams[0]!.closing)
+})
+
 t.test('if 500 clients stop reading while 10 MB are sent to each, memory stays bounded, and other clients miss nothing', async t => {
   const CLIENTS = 500
   const HEALTHY = 20
@@ -328,5 +355,5 @@ async function http2Session (t: Test, options: OctaStarStreamsOptions, settings:
     session.destroy()
     await fastify.close()
   })
-  return { session, streams }
+  return { session, streams, port: (fastify.server.address() as AddressInfo).port }
 }

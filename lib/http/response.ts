@@ -5,6 +5,7 @@ import type { Socket } from 'node:net'
 import type { SSEReplyInterface } from '@fastify/sse'
 import { DelayQueue, type Delayed } from '../delay-queue.ts'
 import { chunkOf, type Serializer, type SharedEvent } from '../event.ts'
+import { afterReading } from '../wait.ts'
 import { breakOff, closeWithSocket, restoreSocket, timesOutWithin, watchPeer, watchStalls, type RawResponse, type SocketOptions } from './socket.ts'
 
 /** The events of a response. */
@@ -392,16 +393,20 @@ export class StreamResponse {
     // Otherwise Node would pass on all queued pieces as one write, which is complete only when the client has read every piece:
     // https://nodejs.org/api/stream.html#writable_writevchunks-callback
     stream._writev = undefined
-    this.#stallTimer = setTimeout(() => this.#listener?.clientStalled(), stallTimeout).unref()
+    this.#startStallTimer()
+  }
+
+  #startStallTimer (): void {
+    clearTimeout(this.#stallTimer)
+    // A standstill of this process must not pass for a standstill of the client.
+    const timer = setTimeout(() => afterReading(() => { if (this.#stallTimer === timer) this.#listener?.clientStalled() }), this.#options!.stallTimeout).unref()
+    this.#stallTimer = timer
   }
 
   /** Over HTTP/2 the client has read a piece. */
   #noteProgress (): void {
     if (this.#stallTimer === undefined) return
-    if (this.buffered > 0) {
-      this.#stallTimer.refresh()
-      return
-    }
+    if (this.buffered > 0) return this.#startStallTimer()
     this.#stopStallTimer()
     if (this.#watching) this.checkStall()
   }
