@@ -778,7 +778,7 @@ const FAULTS: Record<string, Record<string, typeof MemoryMember>> = {
       override async markOnline (): Promise<boolean> { throw new Error('the store refuses') }
     }
   },
-  'a scope is not offline while a process has a claim there, goes offline afterwards, and may come online again': {
+  'a scope is not offline while a process has a claim there, then offline once, and may come online again': {
     'ignores the claims of others': class extends MemoryMember {
       override isHeld () { return false }
     },
@@ -787,6 +787,9 @@ const FAULTS: Record<string, Record<string, typeof MemoryMember>> = {
     },
     'is never offline': class extends MemoryMember {
       override async markOffline () { return false }
+    },
+    'is offline twice': class extends MemoryMember {
+      override unmark (scope: string) { return super.unmark(scope, true) }
     },
     'rejects markOffline': class extends MemoryMember {
       override async markOffline (): Promise<boolean> { throw new Error('the store refuses') }

@@ -62,7 +62,7 @@ export interface ClusterContext {
   observesScopes (): boolean
   /**
    * Reports that `scope` is offline. Call it in one process that observes scopes, if a process has ended without `markOffline`, if the scope was marked
-   * as online, and if no process has had a claim in the scope for `offlineDelay`. Call it too after an outage, see {@link Cluster.markOffline}.
+   * as online, and if no process has had a claim in the scope for `offlineDelay`. {@link Cluster.markOffline} says when to call this method after an outage.
    */
   wentOffline (scope: string): void
 }
@@ -133,7 +133,8 @@ export interface Cluster {
   /**
    * Called when this process has had no stream in `scope` for `offlineDelay`. If no process has a claim in the scope, and each
    * process that has marked the scope has called `markOffline` since or has ended, removes the mark, and resolves to `true`. Resolves
-   * to `true` too if the mark is missing, because the store has lost the mark: otherwise nobody would report the scope.
+   * to `true` too if the mark of this process is missing, because the store has lost the mark: otherwise nobody would report the scope.
+   * Resolves to `false` if the scope was not marked by this process, and is not marked.
    *
    * Resolves to `false` if the store is unreachable, because another process may have a stream in the scope. As soon as the store is
    * reachable again, removes the mark on the same conditions, and calls {@link ClusterContext.wentOffline} instead, unless

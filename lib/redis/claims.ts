@@ -32,6 +32,13 @@ export interface OwnMark extends Mark {
   readonly onlineAgain: () => void
 }
 
+/** The mark of a scope that this process counts as offline. */
+export interface StaleMark {
+  readonly scope: string
+  /** Whether this process made the mark. Then a mark that is missing was lost, and no other process has reported the scope. */
+  readonly isOwn: boolean
+}
+
 /** What this process knows of a part of the keys in Redis. In a Redis Cluster each bucket may be on another node. */
 export class Bucket {
   readonly number: number
@@ -47,7 +54,7 @@ export class Bucket {
   /** The marks of this process, by their digests. */
   readonly marks = new Map<string, OwnMark>()
   /** The scopes that this process counts as offline, and whose marks Redis has not removed yet, by their digests. */
-  readonly staleMarks = new Map<string, string>()
+  readonly staleMarks = new Map<string, StaleMark>()
   isAway = false
   /** The node of a Redis Cluster to which the last command went. While the bucket is away, the node that went away. */
   node: string | undefined

@@ -44,7 +44,8 @@ export class Marking {
   async markOffline (scope: string): Promise<boolean> {
     const digest = digestOf(scope)
     const bucket = this.#options.claims.bucket(digest)
-    bucket.staleMarks.set(digest, scope)
+    // An earlier call may still wait for Redis.
+    bucket.staleMarks.set(digest, { scope, isOwn: bucket.marks.has(digest) || bucket.staleMarks.get(digest)?.isOwn === true })
     return await this.#unmark(bucket, digest)
   }
 
@@ -55,10 +56,11 @@ export class Marking {
     const restatedIn = losses.restatedIn(bucket)
     if (restatedIn > 0) await new Promise<void>(resolve => { setTimeout(resolve, restatedIn).unref() })
     // The user may have come back. A process that leaves leaves the mark to the other processes.
-    if (!bucket.staleMarks.has(digest) || this.#isStopped || !health.checkReachable(bucket)) return false
+    const stale = bucket.staleMarks.get(digest)
+    if (stale === undefined || this.#isStopped || !health.checkReachable(bucket)) return false
     bucket.marks.delete(digest)
     let isOffline = false
-    const isAnswered = await health.run([bucket], unmarkCommand(sender, digest), reply => { isOffline = reply })
+    const isAnswered = await health.run([bucket], unmarkCommand(sender, digest), reply => { isOffline = reply === 'removed' || (reply === 'missing' && stale.isOwn) })
     return isAnswered && bucket.staleMarks.delete(digest) && isOffline
   }
 
@@ -81,7 +83,7 @@ export class Marking {
         for (const [n, { digest, onlineAgain }] of page.entries()) if (reply[n]! && !bucket.staleMarks.has(digest)) onlineAgain()
       })
     }
-    for (const [digest, scope] of bucket.staleMarks) if (!bucket.isAway && await this.#unmark(bucket, digest)) wentOffline(scope)
+    for (const [digest, { scope }] of bucket.staleMarks) if (!bucket.isAway && await this.#unmark(bucket, digest)) wentOffline(scope)
   }
 
   /** Looks for processes that have ended, if that is due, and reports their scopes. */

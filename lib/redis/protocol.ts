@@ -472,10 +472,12 @@ export function markCommand (sender: Sender, bucket: number, marks: readonly Mar
   }
 }
 
-/** Replies with `true` if the scope is not marked any longer: no member has claims in the scope, and no other member counts the scope as online, or Redis had lost the mark. */
-export function unmarkCommand (sender: Sender, digest: string): Command<boolean> {
+/** A mark is removed if no member has claims in the scope, and no other member counts the scope as online. A mark is missing if there was none. */
+export type UnmarkReply = 'removed' | 'stays' | 'missing'
+
+export function unmarkCommand (sender: Sender, digest: string): Command<UnmarkReply> {
   const { keys, args } = withMarks(sender, bucketOf(digest), [digest])
-  return { script: UNMARK, keys: [...keys, scopeKey(sender.prefix, digest)], args, parse: output => output === 1 }
+  return { script: UNMARK, keys: [...keys, scopeKey(sender.prefix, digest)], args, parse: output => output === 1 ? 'removed' : output === 0 ? 'stays' : 'missing' }
 }
 
 export interface SweepReply {

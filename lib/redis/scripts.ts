@@ -632,11 +632,11 @@ return result
  *   KEYS[3]  scope
  *   ARGV[3]  digest of the scope
  *
- * Output: 1 if the scope is not marked any longer, also if Redis had lost the mark; else 0
+ * Output: 1 the mark was removed, 0 the mark stays, -1 there was no mark
  */
 export const UNMARK = script(MEMBERS, `${PRESENCE}
 local mark = redis.call('HGET', KEYS[2], ARGV[3])
-if not mark then return 1 end
+if not mark then return -1 end
 local others = othersOnline(mark)
 if #others == 0 and not isHeld(KEYS[3]) then return redis.call('HDEL', KEYS[2], ARGV[3]) end
 redis.call('HSET', KEYS[2], ARGV[3], table.concat(others, ' ') .. string.match(mark, '\\n.*$'))

@@ -249,7 +249,7 @@ t.test('a scope whose mark Redis has lost goes offline', redisOptions, async t =
   const one = await join()
   const stream = await one.open('ann', 'a')
   await next(1)
-  // No process learns of a loss of the mark alone, so the process has no time to make the mark anew.
+  // No process learns of a loss of the mark alone, so the process does not make the mark again.
   const admin = server.client()
   await admin.del(await admin.keys('octa-star:*:online'))
   await one.close(stream)

@@ -231,7 +231,7 @@ t.test('each script and its model give the same replies, send the same messages,
   t.strictSame([...outcomes].sort(), [
     'ask asked', 'ask dead or gone', 'ask lost', 'ask receivers 0', 'ask receivers 1', 'beat -1', 'beat requests', 'claim late', 'claim newest', 'claim receivers -1', 'claim receivers 0', 'claim receivers 1',
     'broadcast receivers 0', 'broadcast receivers 1', 'claim superseded', 'count', 'evict evicted', 'evict late', 'evict receivers 0', 'evict receivers 1', 'requests evicted', 'requests replaced', 'restate evicted', 'restate replaced', 'send receivers 0', 'send receivers 1',
-    'mark true', 'mark false', 'unmark true', 'unmark false', 'sweep', 'watch'
+    'mark true', 'mark false', 'unmark removed', 'unmark stays', 'unmark missing', 'sweep', 'watch'
   ].sort(), 'the runs have shown every outcome')
 })
 

@@ -151,23 +151,21 @@ export class MemoryMember implements Cluster {
 
   async markOffline (scope: string): Promise<boolean> {
     await hop()
-    this.marks.delete(scope)
+    const isOwn = this.marks.delete(scope)
     if (this.isAway) this.staleMarks.add(scope)
-    return !this.isAway && this.unmark(scope)
+    return !this.isAway && this.unmark(scope, isOwn)
   }
 
-  /** Returns whether the scope is not marked any longer. */
-  unmark (scope: string): boolean {
+  /** Returns whether the mark was removed, or is missing although this member made the mark. */
+  unmark (scope: string, isOwn: boolean): boolean {
     const id = this.scopeId(scope)
     this.store.online.get(id)?.members.delete(this)
-    if (this.isOnline(id)) return false
-    this.store.online.delete(id)
-    return true
+    return !this.isOnline(id) && (this.store.online.delete(id) || isOwn)
   }
 
   restateMarks (): void {
     for (const [scope, onlineAgain] of this.marks) if (this.mark(scope)) onlineAgain()
-    for (const scope of this.staleMarks) if (this.unmark(scope)) this.context.wentOffline(scope)
+    for (const scope of this.staleMarks) if (this.unmark(scope, true)) this.context.wentOffline(scope)
     this.staleMarks.clear()
   }
 

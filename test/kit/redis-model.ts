@@ -308,7 +308,7 @@ class Call {
     const [, marks, scope] = this.#keys as [string, string, string]
     const digest = this.#args[2]!
     const mark = this.#store.hget(marks, digest)
-    if (mark === undefined) return 1
+    if (mark === undefined) return -1
     const others = this.#othersOnline(mark)
     if (others.length === 0 && !this.#isHeld(scope)) this.#store.hdel(marks, digest)
     else this.#store.hset(marks, digest, others.join(' ') + mark.slice(mark.indexOf('\n')))
