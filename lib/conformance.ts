@@ -867,8 +867,8 @@ export async function testCluster<Adapter extends ClusterAdapter> (options: Clus
       assert.deepEqual(one.offline, [left.key.scope], 'the other process has a claim in the other scope')
       kept.leave()
       await stage.counts(one, 'shared', 0)
-      const isReported = await two.cluster.markOffline(scope)
-      await stage.until(() => isReported || one.offline.length > 1, `one of the processes reports scope ${scope}`)
+      const reports = Number(await two.cluster.markOffline(scope))
+      await stage.until(() => reports + one.offline.length === 2, `one of the processes reports scope ${scope}`)
     })
 
     rule('messages and lists arrive again after an outage', async stage => {

@@ -44,8 +44,7 @@ export class Marking {
   async markOffline (scope: string): Promise<boolean> {
     const digest = digestOf(scope)
     const bucket = this.#options.claims.bucket(digest)
-    // An earlier call may still wait for Redis.
-    bucket.staleMarks.set(digest, { scope, isOwn: bucket.marks.has(digest) || bucket.staleMarks.get(digest)?.isOwn === true })
+    bucket.staleMarks.set(digest, { scope, isOwn: bucket.marks.has(digest) })
     return await this.#unmark(bucket, digest)
   }
 

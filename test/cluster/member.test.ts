@@ -3,7 +3,7 @@ import t, { type Test } from 'tap'
 import type { ConnectionListener, RedisConnection } from '../../lib/redis/connection.ts'
 import { Member } from '../../lib/redis/member.ts'
 import {
-  beatCommand, bucketOf, claimCommand, digestOf, fieldName, listText, MIN_LEASE, parseMessage, recordKey, releaseCommand, replyCommand, restateCommand, scopeKey, sendText, type Command, type Message, type ReplyPage
+  beatCommand, bucketOf, claimCommand, digestOf, fieldName, listText, markCommand, MIN_LEASE, parseMessage, recordKey, releaseCommand, replyCommand, restateCommand, scopeKey, sendText, watchCommand, type Command, type Message, type ReplyPage
 } from '../../lib/redis/protocol.ts'
 import * as scripts from '../../lib/redis/scripts.ts'
 import type { Script } from '../../lib/redis/scripts.ts'
@@ -14,7 +14,7 @@ import { RedisModel } from '../kit/redis-model.ts'
 import { Owner, VirtualTime } from '../kit/virtual-time.ts'
 import type { ClusterClaim, ClusterContext, ClusterMessage } from '../../types/index.ts'
 
-type Name = 'CLAIM' | 'BEAT' | 'PROBE' | 'REQUESTS' | 'ASK' | 'RESTATE' | 'RELEASE' | 'EVICT' | 'COUNT' | 'SEND' | 'REPLY' | 'LEAVE'
+type Name = 'CLAIM' | 'BEAT' | 'PROBE' | 'REQUESTS' | 'ASK' | 'RESTATE' | 'RELEASE' | 'EVICT' | 'COUNT' | 'SEND' | 'REPLY' | 'WATCH' | 'SWEEP' | 'LEAVE'
 
 /** A command that the member has sent. */
 interface Sent {
@@ -65,7 +65,7 @@ class ModelConnection implements RedisConnection {
 }
 
 /** A member in virtual time, without streams. */
-async function joined (t: Test, lease = 600_000, streams: Partial<Pick<ClusterContext, 'deliver' | 'list'>> = {}) {
+async function joined (t: Test, lease = 600_000, streams: Partial<Pick<ClusterContext, 'deliver' | 'list' | 'observesScopes' | 'wentOffline'>> = {}) {
   const time = new VirtualTime(1_800_000_000_000)
   t.teardown(() => time.end())
   const process = time.current = new Owner(time)
@@ -118,6 +118,15 @@ function claimBy (id: string, scope: string, tab: string, number: number) {
 /** The commands, without the beats of a member without streams: the member renews its record in bucket 0, and its entry in the index. */
 function apartFromIdleBeats (sent: Sent[]): Name[] {
   return sent.filter(({ name, keys }) => name !== 'BEAT' || keys[1] !== '{0}:members' || keys.length > 2).map(({ name }) => name)
+}
+
+/** Another member, which is dead, has marked a scope as online. Returns the scope. */
+function markElsewhere ({ redis }: ModelConnection, scopeKey: string, id: string): string {
+  const { sender, place: { digest } } = claimBy(id, scopeKey, 'a tab', 1)
+  const { scope } = streamKey(scopeKey)
+  run(redis, watchCommand(sender, []))
+  run(redis, markCommand(sender, bucketOf(digest), [{ digest, scope }]))
+  return scope
 }
 
 function run (redis: RedisModel, { script, keys, args }: Command<unknown>): unknown {
@@ -930,6 +939,26 @@ t.test('an outage is reported once, within three seconds, although nobody sends 
   member.onReady(true)
   await run(1_000)
   t.match(lines.slice(1), [{ level: 'info', details: 'Redis is back' }])
+})
+
+t.test('the scopes of a dead process are reported once, although Redis does not answer now and then', async t => {
+  const offline: string[] = []
+  const { connection, lines, run } = await joined(t, MIN_LEASE, { observesScopes: () => true, wentOffline: scope => { offline.push(scope) } })
+  const scope = markElsewhere(connection, 'ann', 'another')
+  connection.answer = ({ name }) => name === 'SWEEP' ? Promise.reject(new Error('Connection is closed.')) : undefined
+  while (lines.length === 0) await run(100)
+  t.strictSame(offline, [])
+  connection.answer = () => undefined
+  while (offline.length === 0) await run(100)
+  connection.sent.length = 0
+  const named = () => connection.sent.filter(({ name }) => name === 'WATCH').map(({ args }) => args.slice(3))
+  connection.answer = ({ name }) => name === 'WATCH' ? Promise.reject(new Error('Connection is closed.')) : undefined
+  while (lines.length < 3) await run(100)
+  connection.answer = () => undefined
+  while (named().length < 3) await run(100)
+  t.strictSame(named(), [['another'], ['another'], []])
+  await run(30_000)
+  t.strictSame(offline, [scope])
 })
 
 t.test('the replies of one turn to a member and a bucket are one command', async t => {
