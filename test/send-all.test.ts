@@ -1,5 +1,6 @@
 // sendAll: takes any source of messages, awaits back-pressure, and closes the source as soon as the stream ends.
 import { EventEmitter, on, once } from 'node:events'
+import { createReadStream } from 'node:fs'
 import { Readable } from 'node:stream'
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -216,6 +217,26 @@ t.test('a stream that has ended takes nothing from a source, and closes the sour
   const readable = Readable.from(['item'])
   await t.rejects(stream.sendAll(readable), { code: 'FST_ERR_OCTA_STAR_STREAM_CLOSED' })
   t.ok(readable.destroyed)
+})
+
+t.test('a Readable that fails to open after its stream has ended does not end the process', async t => {
+  const { stream } = await openStream()
+  stream.close()
+  const readable = createReadStream('/a file that is missing', 'utf8')
+  const closed = new Promise<void>(resolve => readable.on('close', resolve))
+  await t.rejects(stream.sendAll(readable), { code: 'FST_ERR_OCTA_STAR_STREAM_CLOSED' })
+  await closed
+  t.match(readable.errored, { code: 'ENOENT' })
+})
+
+t.test('if a stream ends, an error of the cleanup of a source does not hide the end', async t => {
+  const { stream, response } = await openStream()
+  response.frozen = true
+  const source = { [Symbol.asyncIterator]: () => ({ next: async () => ({ done: false, value: 'item' }), return: async () => { throw new Error('the cleanup failed') } }) }
+  const sent = stream.sendAll(source as AsyncIterable<string>)
+  for (let turns = 0; turns < 10; turns++) await turn()
+  stream.close('evicted')
+  await t.rejects(sent, { code: 'FST_ERR_OCTA_STAR_STREAM_CLOSED' })
 })
 
 for (const [name, source] of Object.entries({

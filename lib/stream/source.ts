@@ -34,7 +34,7 @@ export async function sendEach (source: MessageSource, options: SendAllOptions |
   const stop = (reason: unknown) => {
     if (stopped !== undefined) return
     stopped = { reason }
-    if (source instanceof Readable) source.destroy()
+    destroyReadable(source)
     if (isPending) close().catch(() => {})
     rejectNext?.(reason)
   }
@@ -61,10 +61,16 @@ export async function sendEach (source: MessageSource, options: SendAllOptions |
   } finally {
     signal.removeEventListener('abort', onAbort)
     // If the stream had ended before the first message, `return` does not reach the Readable.
-    if (source instanceof Readable) source.destroy()
-    // Suspended at a `yield`, the source can clean up at once, and the stream is not gone before that.
-    if (!isPending && !isOver) await close()
+    destroyReadable(source)
+    // Suspended at a `yield`, the source can clean up at once, and the stream is not gone before that. As with `for await`, the reason why
+    // the source is closed early hides an error of its cleanup.
+    if (!isPending && !isOver) await close().catch(() => {})
   }
+}
+
+function destroyReadable (source: MessageSource): void {
+  // Opening a file may fail after the stream has ended. Node's iterator listens to `error` only once the iteration has begun.
+  if (source instanceof Readable) source.on('error', () => {}).destroy()
 }
 
 function iterate (source: MessageSource): Iterates {
