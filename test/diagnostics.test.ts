@@ -27,6 +27,22 @@ t.test('a stream that ends in the turn in which it opens rejects its start', asy
   t.strictSame(reasons, ['finished'])
 })
 
+t.test('a subscriber may end the stream that is replaced, and the key stays free for the next streams', async t => {
+  const onReplace = (event: unknown) => { (event as StreamReplaceEvent).holder.close('expired') }
+  const app = await buildApp(t, { maxStreamsPerScope: 5 })
+  const streams = streamRoute(app)
+  await app.listen()
+  const first = await connect(app.url(path))
+  diagnostics.subscribe('octa-star:stream:replace', onReplace)
+  t.teardown(() => diagnostics.unsubscribe('octa-star:stream:replace', onReplace))
+  for (let i = 1; i < 4; i++) {
+    t.equal((await connect(app.url(path))).status, 200)
+    t.equal(await streams[i - 1]!.closed, 'expired')
+  }
+  t.equal(await first.ended, 'broken')
+  t.equal(await app.fastify.streamRegistry.count('ann'), 1)
+})
+
 t.test('opening, replacing and closing are published, with the stream, the reason and durations', async t => {
   const seen: Array<[string, any]> = []
   for (const name of ['open', 'replace', 'close']) {

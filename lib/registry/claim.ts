@@ -136,6 +136,8 @@ export class Claim implements ClusterClaim, HolderObserver, LimitedClaim<Claim>,
   endHolder (reason: CloseReason, successor?: Holder): void {
     if (this.#state === 'ending' || this.#state === 'released') return
     if (reason === 'replaced' && this.#state === 'holding' && !this.isEnding) reportReplace(this.#holder, successor, this.since)
+    // A subscriber may have ended the holder.
+    if (this.isReleased) return
     this.#state = 'ending'
     this.#owner.claimEnding(this)
     callHolder(this.#owner.log, this.key, this.#holder, 'close', reason)
