@@ -63,6 +63,11 @@ export const FST_ERR_OCTA_STAR_REPLY_SENT = createError<[route: string]>(
   'startStream was called after the reply to %s was sent. Call startStream before anything else replies'
 )
 
+export const FST_ERR_OCTA_STAR_STATUS = createError<[route: string, received: number]>(
+  'FST_ERR_OCTA_STAR_STATUS',
+  'A stream needs a status whose response has a body, but the status of %s is %d. Leave the status at 200'
+)
+
 export const FST_ERR_OCTA_STAR_ON_SEND = createError<[route: string]>(
   'FST_ERR_OCTA_STAR_ON_SEND',
   'An onSend hook transformed the payload of the stream on %s. Let the hook leave payloads of type text/event-stream as they are'

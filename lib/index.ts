@@ -8,7 +8,7 @@ import { isPresenceObserved } from './diagnostics.ts'
 import {
   FST_ERR_OCTA_STAR_ALREADY_REGISTERED, FST_ERR_OCTA_STAR_CROSS_SITE, FST_ERR_OCTA_STAR_DECORATOR, FST_ERR_OCTA_STAR_NAME, FST_ERR_OCTA_STAR_NOT_ACCEPTABLE,
   FST_ERR_OCTA_STAR_NOT_IN_HANDLER, FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_REPLY_SENT, FST_ERR_OCTA_STAR_ROUTE,
-  FST_ERR_OCTA_STAR_STARTED_TWICE, isAbort, show, streamClosed
+  FST_ERR_OCTA_STAR_STARTED_TWICE, FST_ERR_OCTA_STAR_STATUS, isAbort, show, streamClosed
 } from './errors.ts'
 import { guardRefused, guardReply } from './framework.ts'
 import { refuseRequest, StreamSessions } from './http/closing.ts'
@@ -84,14 +84,13 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   const state = { isClosing: false, sessions: new StreamSessions() }
   fastify.decorate('streamRegistry', registry)
 
-  async function start (this: Reply, scopeKey: ScopeKey, startOptions: StartStreamOptions = {}): Promise<Stream> {
+  async function start (this: Reply, current: StreamRequest, scopeKey: ScopeKey, startOptions: StartStreamOptions = {}): Promise<Stream> {
     const { request, sse, log } = this
-    const current = this[kStreamRequest]
-    if (current === undefined) throw new FST_ERR_OCTA_STAR_ROUTE(`${request.method} ${request.routeOptions.url}`)
     const { route } = current
     if (!current.isHandling) throw new FST_ERR_OCTA_STAR_NOT_IN_HANDLER(route)
     if (current.stream !== undefined || current.isRefused) throw new FST_ERR_OCTA_STAR_STARTED_TWICE(route)
     if (this.sent || this.raw.headersSent) throw new FST_ERR_OCTA_STAR_REPLY_SENT(route)
+    if (!hasBody(this.statusCode)) throw new FST_ERR_OCTA_STAR_STATUS(route, this.statusCode)
     if (sse === undefined) throw new FST_ERR_OCTA_STAR_NOT_ACCEPTABLE(request.headers.accept ?? '')
     if (isCrossSite(request)) throw new FST_ERR_OCTA_STAR_CROSS_SITE()
 
@@ -153,11 +152,13 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   }
 
   fastify.decorateReply('startStream', function startStream (this: Reply, scopeKey: ScopeKey, options?: StartStreamOptions): Promise<Stream> {
-    const started = start.call(this, scopeKey, options)
+    const { [kStreamRequest]: current, request: { method, routeOptions } } = this
+    // Thrown at once, so that the request fails even if the handler does not await the promise.
+    if (current === undefined) throw new FST_ERR_OCTA_STAR_ROUTE(`${method} ${routeOptions.url}`)
+    const started = start.call(this, current, scopeKey, options)
     // The start may fail before the handler awaits the promise, for example because the request is refused or the client disconnects. An
     // unhandled rejection would end the process.
-    const current = this[kStreamRequest]
-    if (current !== undefined) started.then(markReceived, error => { current.startError = error })
+    started.then(markReceived, error => { current.startError = error })
     return started
   })
 
@@ -250,8 +251,10 @@ function closeTimeout ({ initialConfig: { pluginTimeout } }: FastifyInstance, { 
  * EventSource never reconnects: https://fastify.dev/docs/latest/Reference/Server/#handlertimeout. Clear the timer when the wait is over.
  */
 function limitWait (reply: FastifyReply, stream: LiveStream): NodeJS.Timeout | undefined {
-  const { raw, request: { signal }, elapsedTime, routeOptions: { handlerTimeout = 0 } } = reply
+  const { raw, request, elapsedTime, routeOptions: { handlerTimeout = 0 } } = reply
   if (handlerTimeout === 0) return undefined
+  // Where no time is set, reading this property would make the signal, and only a signal that is made later than the hijack aborts on a disconnect.
+  const { signal } = request
   const timeOut = () => {
     // Fastify leaves a hijacked reply alone.
     reply.hijack()
@@ -297,6 +300,11 @@ function refuse (reply: Reply, current: StreamRequest): CloseReason | undefined 
 // read a stream. That request could only replace or evict the user's own streams. https://www.w3.org/TR/fetch-metadata/
 function isCrossSite ({ headers }: FastifyRequest): boolean {
   return headers['sec-fetch-site'] === 'cross-site' && (headers['sec-fetch-mode'] === 'navigate' || headers['sec-fetch-mode'] === 'no-cors')
+}
+
+/** Whether a response with this status has a body: RFC 9110, section 6.4.1. HTTP/2 refuses a body with 205 too. */
+function hasBody (status: number): boolean {
+  return status >= 200 && status !== 204 && status !== 205 && status !== 304
 }
 
 function nameOf (options: unknown): string | undefined {

@@ -173,6 +173,23 @@ t.test('a connectionTimeout that a heartbeat does not prevent is a warning at re
   t.strictSame(await warned({ stallTimeout: Infinity }), [])
 })
 
+t.test('request.signal, read after the start, aborts when the client disconnects, behind an asynchronous onSend hook too', async t => {
+  const app = await buildApp(t)
+  app.fastify.addHook('onSend', async () => { await turn() })
+  const signals: AbortSignal[] = []
+  app.fastify.get('/stream', { sse: 'only' }, async (request, reply) => {
+    const stream = await reply.startStream('ann')
+    stream.keepAlive()
+    signals.push(request.signal)
+  })
+  await app.listen()
+  const client = await connect(app.url('/stream'))
+  while (signals.length === 0) await turn()
+  t.notOk(signals[0]!.aborted)
+  client.leave()
+  if (!signals[0]!.aborted) await once(signals[0]!, 'abort')
+})
+
 t.test('a handlerTimeout while a stream waits for its predecessor breaks the connection off, because an EventSource stops for good at a 503', async t => {
   const { app } = await hooked(t, [], { fastify: { handlerTimeout: 1_000 }, replaceTimeout: 3_600_000 })
   const streams = streamRoute(app)

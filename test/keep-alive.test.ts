@@ -183,3 +183,18 @@ t.test('a client that asks for the end of the connection gets the end behind a s
   await once(socket, 'end')
   t.match(text, /^connection: close\r$/mi)
 })
+
+t.test('the last request that maxRequestsPerSocket allows on a connection ends the connection behind its stream, so no further request is answered 503', async t => {
+  const { app, streams } = await listen(t)
+  app.fastify.server.maxRequestsPerSocket = 2
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+  t.teardown(() => agent.destroy())
+  const heads: unknown[] = []
+  for (let i = 0; i < 4; i++) {
+    const client = await connect(app.url(path), { agent })
+    heads.push([client.status, client.headers.connection])
+    streams.at(-1)!.close()
+    await client.ended
+  }
+  t.strictSame(heads, [[200, 'keep-alive'], [200, 'close'], [200, 'keep-alive'], [200, 'close']])
+})

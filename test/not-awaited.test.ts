@@ -3,6 +3,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import { buildApp, LEVELS } from './kit/app.ts'
 import { connect } from './kit/client.ts'
+import { watchUnhandled } from './kit/unhandled.ts'
 
 t.test('a stream that was neither awaited nor returned ends empty, and one warning says so', async t => {
   const app = await buildApp(t)
@@ -22,6 +23,24 @@ t.test('a stream that was neither awaited nor returned ends empty, and one warni
     })
   }
   t.equal(app.log.filter(line => line.level === LEVELS.warn).length, paths.length)
+})
+
+t.test('a startStream that fails before its handler awaits the promise fails the request, and does not end the process', async t => {
+  const unhandled = watchUnhandled(t)
+  const app = await buildApp(t, { errorsExpected: true })
+  app.fastify.get('/no-sse', async (_request, reply) => {
+    const started = reply.startStream('ann')
+    await turn()
+    await started
+  })
+  app.fastify.get('/detached', { sse: 'only' }, async (_request, reply) => {
+    const { startStream } = reply
+    await startStream('ann')
+  })
+  t.match(await app.fastify.inject('/no-sse'), { statusCode: 500, payload: /FST_ERR_OCTA_STAR_ROUTE/ })
+  t.match(await app.fastify.inject('/detached'), { statusCode: 500 })
+  await turn()
+  t.strictSame(unhandled, [])
 })
 
 t.test('a handler that returns the promise of startStream keeps the stream open, and nothing is logged', async t => {

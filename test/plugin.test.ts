@@ -4,7 +4,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { fastifySSE } from '@fastify/sse'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t from 'tap'
-import octaStarStreams, { octaStarStreams as named, type Stream } from '../lib/index.ts'
+import octaStarStreams, { octaStarStreams as named, type Stream, type UntypedRequest } from '../lib/index.ts'
 import { buildApp, holdUp, LEVELS, streamRoute, withSignals } from './kit/app.ts'
 import { connect } from './kit/client.ts'
 
@@ -311,6 +311,10 @@ t.test('a wrong use fails at the first call, and the error names the mistake', a
     await reply.startStream('ann').catch(error => said.push(error.message))
     return reply
   })
+  fastify.get('/status/:status', { sse: 'only' }, async (request: UntypedRequest, reply) => {
+    await reply.code(Number(request.params.status)).startStream('ann').catch(error => said.push(error.message))
+    return reply.code(200).send('an answer')
+  })
   fastify.get('/dual', { sse: 'dual' }, async (_request, reply) => reply.startStream('ann'))
   fastify.get('/name', { sse: 'only' }, async (_request, reply) => reply.startStream('ann', { name: '' }))
   const said: string[] = []
@@ -325,7 +329,11 @@ t.test('a wrong use fails at the first call, and the error names the mistake', a
   t.match(await ask('/twice'), { status: 200 })
   t.match(app.log.filter(line => line.level >= LEVELS.error).at(-1), { err: { code: 'FST_ERR_OCTA_STAR_STARTED_TWICE' } }, 'the first stream has begun, so the error is only logged')
   t.match(await ask('/sent'), { status: 200 })
-  t.match(said, [/after the reply to GET \/sent was sent/])
+  t.match(said.splice(0), [/after the reply to GET \/sent was sent/])
+  for (const status of [101, 103, 204, 205, 304]) {
+    t.match(await ask(`/status/${status}`), { status: 200 })
+    t.match(said.splice(0), [`status of GET /status/:status is ${status}. Leave`])
+  }
   t.match(await ask('/dual', '*/*'), { status: 406, code: 'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', message: /Accept header '\*\/\*'/ })
   t.match((await fastify.inject('/dual')).json(), { code: 'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', message: /Accept header ''/ })
   t.match(await ask('/twice', 'text/html'), { status: 406 })

@@ -272,7 +272,7 @@ t.test('the head has the headers of @fastify/sse, unless the application has set
     const { date, ...headers } = (await connect(app.url(url), { agent })).headers
     return headers
   }
-  t.strictSame(await head('/defaults'), { ...common, 'cache-control': 'no-cache, no-transform', 'x-accel-buffering': 'no', connection: 'keep-alive' })
+  t.strictSame(await head('/defaults'), { ...common, 'cache-control': 'no-cache, no-transform', 'x-accel-buffering': 'no', connection: 'keep-alive', 'keep-alive': 'timeout=72' })
   t.strictSame(await head('/others'), { ...common, 'cache-control': 'no-cache', 'x-accel-buffering': 'yes', connection: 'close' })
 })
 

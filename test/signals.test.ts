@@ -11,6 +11,7 @@ t.test('signals come from the query of a GET or DELETE, from the JSON body of an
   t.strictSame(readSignals(get('{"tabId":"a"}')), { tabId: 'a' })
   t.strictSame(readSignals(post({ tabId: 'a' })), { tabId: 'a' })
   t.strictSame(readSignals(post({ tabId: 'a' }, 'application/json; charset=utf-8')), { tabId: 'a' })
+  t.strictSame(readSignals(post({ tabId: 'a' }, 'Application/JSON ;charset=utf-8')), { tabId: 'a' })
   for (const [method, tabId] of [['GET', 'query'], ['HEAD', 'query'], ['DELETE', 'query'], ['POST', 'body'], ['PUT', 'body'], ['PATCH', 'body']] as const) {
     t.strictSame(readSignals({ ...post({ tabId: 'body' }), method, query: { datastar: '{"tabId":"query"}' } }), { tabId }, method)
   }
@@ -20,6 +21,7 @@ t.test('signals come from the query of a GET or DELETE, from the JSON body of an
   t.equal(readSignals(get()), undefined)
   t.equal(readSignals({ method: 'GET', query: undefined, body: undefined, headers: {} }), undefined)
   t.equal(readSignals(post(null)), undefined)
+  t.equal(readSignals(post([{ op: 'add' }], 'application/json-patch+json')), undefined, 'another type of content')
   t.equal(readSignals(post({ tabId: 'a' }, 'application/x-www-form-urlencoded')), undefined, 'a form\'s fields are not signals')
   t.equal(readSignals({ method: 'POST', query: {}, body: { tabId: 'a' }, headers: {} }), undefined)
 })

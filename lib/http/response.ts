@@ -549,8 +549,6 @@ function writeHead (raw: RawResponse, sse: SSEContext, headers: OutgoingHttpHead
   headers['content-type'] = 'text/event-stream'
   headers['cache-control'] ??= 'no-cache'
   headers['x-accel-buffering'] ??= 'no'
-  // HTTP/2 forbids this header: RFC 9113, section 8.2.2. A client that asks for `close` gets `close` from Node: RFC 9112, section 9.6.
-  if (raw.stream === undefined && raw.shouldKeepAlive) headers.connection ??= 'keep-alive'
   raw.writeHead(raw.statusCode, headers)
   sse.reply = REPLY_WITH_HEAD
   sse.sendHeaders()

@@ -79,5 +79,5 @@ function isObject (value: unknown): value is Signals {
 }
 
 function isJson (contentType: string | undefined): boolean {
-  return contentType !== undefined && /^application\/json\b/i.test(contentType)
+  return contentType !== undefined && /^application\/json *(;|$)/i.test(contentType)
 }
