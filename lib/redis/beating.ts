@@ -72,9 +72,9 @@ export class Beating {
       bucket.beatAt = performance.now()
     }
     const command = beatCommand(sender, buckets.map(({ number }) => number), hearing.isDeaf, beat)
-    await health.run(buckets, command, ({ now, records }, sentAt) => {
+    await health.run(buckets, command, ({ now, receivers, records }, sentAt) => {
       clock.learn(now, sentAt)
-      if (beat !== undefined && isSubscribed) hearing.onBeatSent(beat)
+      if (beat !== undefined && isSubscribed) hearing.onBeatSent(beat, receivers)
       if (this.#isStopped) return
       for (const [i, bucket] of buckets.entries()) this.#onBeat(bucket, records[i]!, known[i]!)
       const away = buckets.filter(({ isAway }) => isAway)

@@ -4,6 +4,8 @@ import type { RedisConnection } from './connection.ts'
 
 /** How long a process may be deaf before the process warns. Unit: milliseconds. */
 const WARN_AFTER_MS = 1_000
+/** The shortest time between two attempts to move a subscription from one server to another. Unit: milliseconds. */
+const MOVE_MS = 5_000
 
 export class Hearing {
   readonly #connection: RedisConnection
@@ -14,6 +16,7 @@ export class Hearing {
   /** When Redis said that the beat was sent that was not received yet. Unit: milliseconds of `performance.now()`. */
   #beatSentAt: number | undefined
   #isOverdue = false
+  #movedAt = -Infinity
   #deafSince: number | undefined
   #reason: Error | undefined
   #hasWarned = false
@@ -33,9 +36,21 @@ export class Hearing {
     return ++this.#lastBeat
   }
 
-  /** Redis has executed the script that sends the beat. The beat may have overtaken this reply. */
-  onBeatSent (beat: number): void {
+  /** Redis has executed the script that sends the beat. The beat may have overtaken this reply. `receivers`: how many subscriptions received the beat. */
+  onBeatSent (beat: number, receivers?: number): void {
     if (beat > this.#lastBeatReceived) this.#beatSentAt ??= performance.now()
+    if (receivers === 0) this.#move()
+  }
+
+  /**
+   * Subscribes anew, because the subscription is not with the server that takes the commands. After a failover the former master, now a
+   * replica, still passes every message on, but the other processes see no receiver and take this process for dead.
+   */
+  #move (): void {
+    const now = performance.now()
+    if (!this.#connection.countsReceivers || !this.#connection.isSubscribed || now - this.#movedAt < MOVE_MS) return
+    this.#movedAt = now
+    this.#connection.resubscribe()
   }
 
   /** Any message proves that the subscription works. */

@@ -76,7 +76,9 @@ export class Marking {
     const marks = [...bucket.marks.values()]
     // A page at a time, so that neither Redis nor the event loop stalls.
     for (let i = 0; i < marks.length && !bucket.isAway; i += PAGE) {
-      const page = marks.slice(i, i + PAGE).filter(({ digest }) => bucket.marks.has(digest))
+      // A mark of a scope that counts as offline would hide that a process brings the scope online meanwhile.
+      const page = marks.slice(i, i + PAGE).filter(({ digest }) => bucket.marks.has(digest) && !bucket.staleMarks.has(digest))
+      if (page.length === 0) continue
       await health.run([bucket], markCommand(sender, bucket.number, page), reply => {
         // A mark is missing if Redis has lost the mark, or if another process took this process for dead. That process may have reported the scope as offline.
         for (const [n, { digest, onlineAgain }] of page.entries()) if (reply[n]! && !bucket.staleMarks.has(digest)) onlineAgain()

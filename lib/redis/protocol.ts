@@ -292,6 +292,8 @@ export function claimCommand (sender: Sender, { digest, field, number }: Place, 
 
 export interface BeatReply {
   readonly now: number
+  /** How many subscriptions received the beat, or -1 if none was sent. */
+  readonly receivers: number
   /** For each bucket: the count of operations, or -1 if the record did not exist, and the number of requests to end claims. */
   readonly records: ReadonlyArray<{ readonly ops: number, readonly requests: number }>
 }
@@ -303,8 +305,8 @@ export function beatCommand ({ id, prefix }: Sender, buckets: readonly number[],
     keys: recordsAndIndex(prefix, buckets, id),
     args: [id, channelPrefix(prefix), RECORD_LEASE, Number(isDeaf), beat ?? '', buckets.includes(INDEX_BUCKET) ? INDEX_LEASE : ''],
     parse (output) {
-      const [now, ...rest] = output as [string, ...number[]]
-      return { now: Number(now), records: inGroups(rest, 2).map(([ops, requests]) => ({ ops: ops!, requests: requests! })) }
+      const [now, receivers, ...rest] = output as [string, number, ...number[]]
+      return { now: Number(now), receivers, records: inGroups(rest, 2).map(([ops, requests]) => ({ ops: ops!, requests: requests! })) }
     }
   }
 }

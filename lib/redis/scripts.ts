@@ -198,13 +198,13 @@ return result
  *   ARGV[6]  lease of the index, in milliseconds, or '' if bucket 0 is not asked
  *
  * Output:
- *   { now, ops, requests, ... }  for each record: the count of operations, or -1 if the record did not exist; and how many
- *     requests to end a claim the record holds
+ *   { now, receivers, ops, requests, ... }  how many subscriptions received the beat, or -1 if none was sent. Then for each record: the
+ *     count of operations, or -1 if the record did not exist; and how many requests to end a claim the record holds
  *
  * Sends: `beat`, to the caller
  */
 export const BEAT = script(CLAIMS, `
-local result = { integer(now) }
+local result = { integer(now), -1 }
 if ARGV[6] ~= '' then
   local index = table.remove(KEYS)
   redis.call('HSET', index, member, '')
@@ -218,7 +218,7 @@ for _, record in ipairs(KEYS) do
   table.insert(result, tonumber(ops or -1))
   table.insert(result, redis.call('HLEN', record) - 2)
 end
-if ARGV[5] ~= '' then publish(member, 'beat ' .. ARGV[5]) end
+if ARGV[5] ~= '' then result[2] = publish(member, 'beat ' .. ARGV[5]) end
 return result
 `)
 

@@ -287,6 +287,25 @@ t.test('a connection of a client of redis that failed or broke leaves nothing in
   }
 })
 
+t.test('a pool whose clients are all busy does not keep the adapter from connecting again', redisOptions, async t => {
+  const server = await redisServer(t)
+  const pool = createClientPool({ socket: { host, port: server.port } }, { minimum: 1, maximum: 2 })
+  pool.on('error', () => {})
+  await pool.connect()
+  t.teardown(() => pool.destroy())
+  const { connection, said } = open(t, pool)
+  await until(() => connection.canSend && connection.isSubscribed)
+  const admin = server.client()
+  const clients = async () => String(await admin.client('LIST')).trim().split('\n')
+  for (const key of ['mails', 'jobs']) pool.blPop(key, 0).catch(() => {})
+  while ((await clients()).filter(client => client.includes('cmd=blpop')).length < 2) await pause(10)
+  const own = (await clients()).filter(client => !client.includes('cmd=blpop') && !client.includes('cmd=client'))
+  t.equal(own.length, 2)
+  const { readies } = said
+  for (const client of own) await admin.client('KILL', 'ID', /^id=(\d+)/.exec(client)![1]!)
+  await until(() => said.readies >= readies + 2 && connection.canSend && connection.isSubscribed)
+})
+
 t.test('with Sentinel, commands and the subscription follow the master', redisOptions, async t => {
   for (const name of ['ioredis with Sentinel', 'redis with Sentinel', 'redis 5 with Sentinel']) {
     t.test(name, async t => {

@@ -3,7 +3,8 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import t from 'tap'
 import { memberProcess } from '../kit/member-process.ts'
-import { redisOptions, redisSentinel, redisServer } from '../kit/redis.ts'
+import { redisOptions, redisReplica, redisSentinel, redisServer } from '../kit/redis.ts'
+import { redisProxy } from '../kit/redis-proxy.ts'
 
 const TABS = Array.from({ length: 30 }, (_, i) => `user ${i}`)
 
@@ -32,6 +33,27 @@ t.test('after a failover by Sentinel each tab has only its newest stream, away a
   }
   for (const scope of TABS) t.equal(await one.registry.evict(scope), 1)
   t.ok(newest.every(({ reason }) => reason === 'evicted'))
+})
+
+// As with a managed Redis, whose address moves to the promoted replica. A client that reconnects on READONLY moves its commands alone.
+t.test('after a failover that leaves the connections to the former master open, subscriptions move to the new master', redisOptions, async t => {
+  const master = await redisServer(t)
+  const replica = await redisReplica(t, master)
+  const [masterAdmin, replicaAdmin] = [master.client(), replica.client()]
+  const address = await redisProxy(t, master.port)
+  const client = () => master.client({ port: address.port, reconnectOnError: ({ message }) => message.includes('READONLY') ? 2 : false })
+  const [one, two] = [await memberProcess(t, client()), await memberProcess(t, client())]
+  const subscriptions = async (server: Redis) => (await server.call('PUBSUB', 'CHANNELS', 'octa-star:*') as string[]).length
+  while (await subscriptions(masterAdmin) < 2) await pause(10)
+  const { holder: old } = await one.start('ann', 'a')
+  while (!(await masterAdmin.info('replication')).includes('state=online')) await pause(10)
+  address.to = replica.port
+  await masterAdmin.call('FAILOVER', 'TO', '127.0.0.1', replica.port)
+  while (await subscriptions(replicaAdmin) < 2) await pause(10)
+  const { holder: newest } = await two.start('ann', 'a')
+  t.equal(old.reason, 'replaced')
+  t.equal(await one.registry.evict('ann'), 1)
+  t.equal(newest.reason, 'evicted')
 })
 
 t.test('subscriptions that are cut again and again, and scripts that are forgotten, cost no stream and no warning', redisOptions, async t => {

@@ -14,7 +14,7 @@ import { RedisModel } from '../kit/redis-model.ts'
 import { Owner, VirtualTime } from '../kit/virtual-time.ts'
 import type { ClusterClaim, ClusterContext, ClusterMessage } from '../../types/index.ts'
 
-type Name = 'CLAIM' | 'BEAT' | 'PROBE' | 'REQUESTS' | 'ASK' | 'RESTATE' | 'RELEASE' | 'EVICT' | 'COUNT' | 'SEND' | 'REPLY' | 'WATCH' | 'SWEEP' | 'LEAVE'
+type Name = 'CLAIM' | 'BEAT' | 'PROBE' | 'REQUESTS' | 'ASK' | 'RESTATE' | 'RELEASE' | 'EVICT' | 'COUNT' | 'SEND' | 'REPLY' | 'MARK' | 'WATCH' | 'SWEEP' | 'LEAVE'
 
 /** A command that the member has sent. */
 interface Sent {
@@ -34,7 +34,10 @@ class ModelConnection implements RedisConnection {
   readonly wanted: Array<() => boolean> = []
   /** Answers instead of the model, unless the result is `undefined`. */
   answer: (sent: Sent) => Promise<unknown> | undefined = () => undefined
+  /** `false` on a connection that is broken, and about which Redis does not know yet. */
   hears = true
+  /** Whether the messages take a way on which Redis does not count this subscription. */
+  isUncounted = false
   /** Gets the messages to members, and returns how many subscriptions receive each message. */
   elsewhere: (channel: string, message: string) => number = () => 0
   readonly redis: RedisModel
@@ -44,9 +47,8 @@ class ModelConnection implements RedisConnection {
   constructor (time: VirtualTime) {
     this.redis = new RedisModel(() => (time.origin + time.now) * 1000, (channel, message) => {
       if (channel !== this.listener.channel) return this.elsewhere(channel, message)
-      if (!this.hears) return 0
-      setImmediate(() => this.listener.onMessage(message))
-      return 1
+      if (this.hears) setImmediate(() => this.listener.onMessage(message))
+      return Number(!this.isUncounted)
     })
   }
 
@@ -333,6 +335,23 @@ t.test('a member that does not receive its own beats subscribes again', async t 
   connection.hears = false
   await run(5_000)
   t.equal(connection.resubscribed, 1)
+})
+
+// After a failover, a subscription may stay with the former master, which passes every message on. The other processes see no receiver.
+t.test('a member whose messages come from another server than the server that takes its commands subscribes again, at most every five seconds', async t => {
+  const { connection, run } = await joined(t)
+  await run(2_000)
+  t.equal(connection.resubscribed, 0)
+  connection.isUncounted = true
+  await run(1_000)
+  t.equal(connection.resubscribed, 1)
+  await run(4_000)
+  t.equal(connection.resubscribed, 1)
+  await run(5_000)
+  t.equal(connection.resubscribed, 2)
+  connection.countsReceivers = false
+  await run(20_000)
+  t.equal(connection.resubscribed, 2, 'a Redis Cluster does not count all receivers')
 })
 
 // The subscription and the commands travel on two connections.
@@ -958,6 +977,27 @@ t.test('the scopes of a dead process are reported once, although Redis does not 
   while (named().length < 3) await run(100)
   t.strictSame(named(), [['another'], ['another'], []])
   await run(30_000)
+  t.strictSame(offline, [scope])
+})
+
+t.test('after a loss, a mark of a scope that counts as offline is not made again, so another process may bring the scope online meanwhile', async t => {
+  const offline: string[] = []
+  const { connection, member, lines, run } = await joined(t, 600_000, { observesScopes: () => true, wentOffline: scope => { offline.push(scope) } })
+  const { scope } = streamKey('ann', 'a')
+  const claim = claimOf('ann', 'a')
+  member.claim(claim)
+  await member.markOnline(scope, () => {})
+  connection.answer = () => Promise.reject(new Error('Connection is closed.'))
+  member.release(claim)
+  while (lines.length === 0) await run(100)
+  t.equal(await member.markOffline(scope), false)
+  connection.redis.restart()
+  connection.sent.length = 0
+  connection.answer = () => undefined
+  while (lines.length === 1) await run(100)
+  await run(1_000)
+  t.notOk(connection.names().includes('MARK'))
+  while (offline.length === 0) await run(100)
   t.strictSame(offline, [scope])
 })
 

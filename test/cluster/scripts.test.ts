@@ -32,15 +32,15 @@ t.test('protocol.ts reads the output and the messages of every script', redisOpt
   const asked = (member: string, field: string, number: number, receivers: number, reason: EndReason = 'replaced') => ({ digest: 'a1', field, member, number, reason, receivers })
   const end = (to: string, field: string, number: number, reason = 'replaced') => ({ to, type: 'end', reason, digest: 'a1', claims: [{ field, number }] })
 
-  t.strictSame(await run(beatCommand(sender('m1'), [BUCKET, 11], false, 7)), { reply: { records: [{ ops: -1, requests: 0 }, { ops: -1, requests: 0 }] }, messages: [{ to: 'm1', type: 'beat', number: 7 }] })
-  t.strictSame(await run(beatCommand(sender('m3'), [BUCKET], true)), { reply: { records: [{ ops: -1, requests: 0 }] }, messages: [] })
+  t.strictSame(await run(beatCommand(sender('m1'), [BUCKET, 11], false, 7)), { reply: { receivers: 1, records: [{ ops: -1, requests: 0 }, { ops: -1, requests: 0 }] }, messages: [{ to: 'm1', type: 'beat', number: 7 }] })
+  t.strictSame(await run(beatCommand(sender('m3'), [BUCKET], true)), { reply: { receivers: -1, records: [{ ops: -1, requests: 0 }] }, messages: [] })
   t.strictSame(await run(probeCommand(sender('m1'), BUCKET, 8)), { reply: {}, messages: [{ to: 'm1', type: 'beat', number: 8 }] })
   t.strictSame(await claim('m1', 'x:', 1), { reply: { outcome: 'newest', ops: 1, predecessors: [] }, messages: [] })
   t.strictSame(await claim('m2', 'x:', 1), { reply: { outcome: 'newest', ops: 1, predecessors: [asked('m1', 'x:', 1, 1)] }, messages: [end('m1', 'x:', 1)] })
   t.strictSame(await claim('m3', 'x:', 1), { reply: { outcome: 'newest', ops: 1, predecessors: [asked('m1', 'x:', 1, -1), asked('m2', 'x:', 1, 1)] }, messages: [end('m2', 'x:', 1)] })
   t.strictSame(await claim('m1', 'x:', 2, { at: 1, tolerance: 1 }), { reply: { outcome: 'late' }, messages: [] })
   t.strictSame(await claim('m1', 'x:', 2, { at: 1, tolerance: -1 }), { reply: { outcome: 'superseded', ops: 2, reason: 'replaced' }, messages: [] })
-  t.strictSame(await run(beatCommand(sender('m1'), [BUCKET], false)), { reply: { records: [{ ops: 2, requests: 1 }] }, messages: [] })
+  t.strictSame(await run(beatCommand(sender('m1'), [BUCKET], false)), { reply: { receivers: -1, records: [{ ops: 2, requests: 1 }] }, messages: [] })
   t.strictSame(await run(requestsCommand(sender('m1'), BUCKET, '0')), { reply: { cursor: '0', requests: [{ number: 1, reason: 'replaced', digest: 'a1', field: 'x:' }] }, messages: [] })
   t.strictSame(await run(countCommand(sender('m1'), 'a1', '0')), { reply: { cursor: '0', fields: ['x:'] }, messages: [] })
 

@@ -123,7 +123,7 @@ class Call {
 
   beat (): Reply {
     const [,, lease, deaf, beat, indexLease] = this.#args as [string, string, string, string, string, string]
-    const result: Reply = [integer(this.#now)]
+    const result: Reply = [integer(this.#now), -1]
     const [records, index] = this.#recordsAndIndex(indexLease !== '')
     if (index !== undefined) {
       this.#store.hset(index, this.#member, '')
@@ -136,7 +136,7 @@ class Call {
       this.#store.pexpire(record, Number(lease))
       result.push(Number(ops ?? -1), this.#store.hgetall(record).length - 2)
     }
-    if (beat !== '') this.#publish(this.#member, `beat ${beat}`)
+    if (beat !== '') result[1] = this.#publish(this.#member, `beat ${beat}`)
     return result
   }
 

@@ -6,6 +6,8 @@ import type { Test } from 'tap'
 
 export interface RedisProxy {
   readonly port: number
+  /** The port of the Redis to which new connections go. */
+  to: number
   /** The delay in each direction. Unit: milliseconds. */
   delay: number
   /** Holds back all data of the open connections of this kind, until `thaw`. */
@@ -28,7 +30,7 @@ export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {
   let toLose: { text: string, onLost: () => void } | undefined
   const concerns = (kind: ConnectionKind | 'all' | undefined, pair: Pair) => kind === 'all' || kind === (pair.subscribes ? 'subscribers' : 'commands')
   const server = net.createServer({ noDelay: true }, client => {
-    const upstream = net.connect({ port: to, host: '127.0.0.1', noDelay: true })
+    const upstream = net.connect({ port: proxy.to, host: '127.0.0.1', noDelay: true })
     const pair: Pair = { client, upstream, subscribes: false, frozen: false, held: [] }
     pairs.add(pair)
     const pass = async (chunk: Buffer, target: Socket) => {
@@ -65,6 +67,7 @@ export async function redisProxy (t: Test, to: number): Promise<RedisProxy> {
   })
   const proxy: RedisProxy = {
     port: (server.address() as AddressInfo).port,
+    to,
     delay: 0,
     freeze (kind) { for (const pair of pairs) pair.frozen ||= concerns(kind ?? 'all', pair) },
     thaw () {

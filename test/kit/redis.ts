@@ -112,11 +112,16 @@ export async function redisNodes (t: Test, count: number, replicas = 0, args: st
   return nodes
 }
 
+/** Starts a replica of `master`. */
+export async function redisReplica (t: Test, master: RedisServer): Promise<RedisServer> {
+  return await redisServer(t, ['--replicaof', '127.0.0.1', String(master.port), '--repl-diskless-sync-delay', '0', '--dir', temporaryDirectory(t)])
+}
+
 /** Starts a master with `replicas` replicas, and a Sentinel that watches the master and the replicas by the name `mymaster`. */
 export async function redisSentinel (t: Test, replicas = 0): Promise<{ port: number, master: RedisServer, replicas: RedisServer[] }> {
   const directory = temporaryDirectory(t)
   const master = await redisServer(t)
-  const followers = await Promise.all(Array.from({ length: replicas }, async () => await redisServer(t, ['--replicaof', '127.0.0.1', String(master.port), '--repl-diskless-sync-delay', '0', '--dir', directory])))
+  const followers = await Promise.all(Array.from({ length: replicas }, async () => await redisReplica(t, master)))
   const config = join(directory, 'sentinel.conf')
   writeFileSync(config, `sentinel monitor mymaster 127.0.0.1 ${master.port} 1\nsentinel down-after-milliseconds mymaster 500\n`)
   const { port, client } = await redisServer(t, [config, '--sentinel', '--dir', directory])

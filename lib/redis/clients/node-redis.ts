@@ -74,6 +74,8 @@ export class NodeRedisDriver implements RedisDriver {
   readonly #client: NodeRedisClient
   // What sends commands, with the default type mapping: the application's client, or a connection of our own.
   #commands: Commands | undefined
+  /** Of a pool: any client, see `#borrow`. */
+  #member: SingleClient | undefined
   #isClosed = false
   // One controller for each connection of our own. The abort destroys the connection and removes the controller. A signal of
   // AbortSignal.any() with a long-lived source would keep the connection for ever: https://github.com/nodejs/node/issues/64476
@@ -204,7 +206,11 @@ export class NodeRedisDriver implements RedisDriver {
       await pause(POLL_MS, undefined, { ref: false })
       signal.throwIfAborted()
     }
-    if (isPool(client)) return await client.execute(member => member)
+    // Only the options of this member are used. Later all members may be busy, for example with BLPOP.
+    if (isPool(client)) {
+      this.#member ??= await client.execute(member => member)
+      return this.#member
+    }
     // No other method tells with which options, such as TLS and the password, a Sentinel client connects to the master.
     if (isSentinel(client)) return await client._execute(false, async master => master)
     // Every node of a Redis Cluster delivers every message, so one connection to one node is enough. Ordinary pub/sub, because
