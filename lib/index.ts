@@ -253,7 +253,8 @@ function closeTimeout ({ initialConfig: { pluginTimeout } }: FastifyInstance, { 
 function limitWait (reply: FastifyReply, stream: LiveStream): NodeJS.Timeout | undefined {
   const { raw, request, elapsedTime, routeOptions: { handlerTimeout = 0 } } = reply
   if (handlerTimeout === 0) return undefined
-  // Where no time is set, reading this property would make the signal, and only a signal that is made later than the hijack aborts on a disconnect.
+  // Read only here, because reading creates the signal, and the hijack of the reply silences a signal that exists:
+  // https://github.com/fastify/fastify/blob/main/lib/reply.js
   const { signal } = request
   const timeOut = () => {
     // Fastify leaves a hijacked reply alone.

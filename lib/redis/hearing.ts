@@ -43,7 +43,7 @@ export class Hearing {
   }
 
   /**
-   * Subscribes anew, because the subscription is not with the server that takes the commands. After a failover the former master, now a
+   * Subscribes again, because the subscription is not with the server that takes the commands. After a failover the former master, now a
    * replica, still passes every message on, but the other processes see no receiver and take this process for dead.
    */
   #move (): void {
