@@ -8,7 +8,7 @@ import { isPresenceObserved } from './diagnostics.ts'
 import {
   FST_ERR_OCTA_STAR_ALREADY_REGISTERED, FST_ERR_OCTA_STAR_CROSS_SITE, FST_ERR_OCTA_STAR_DECORATOR, FST_ERR_OCTA_STAR_NAME, FST_ERR_OCTA_STAR_NOT_ACCEPTABLE,
   FST_ERR_OCTA_STAR_NOT_IN_HANDLER, FST_ERR_OCTA_STAR_OPTION, FST_ERR_OCTA_STAR_REPLY_SENT, FST_ERR_OCTA_STAR_ROUTE,
-  FST_ERR_OCTA_STAR_STARTED_TWICE, FST_ERR_OCTA_STAR_STATUS, isAbort, show, streamClosed
+  FST_ERR_OCTA_STAR_STARTED_TWICE, FST_ERR_OCTA_STAR_STATUS, FST_ERR_OCTA_STAR_UNKNOWN_OPTION, isAbort, show, streamClosed
 } from './errors.ts'
 import { guardRefused, guardReply } from './framework.ts'
 import { refuseRequest, StreamSessions } from './http/closing.ts'
@@ -310,7 +310,10 @@ function hasBody (status: number): boolean {
 
 function nameOf (options: unknown): string | undefined {
   if (typeof options !== 'object' || options === null) throw new FST_ERR_OCTA_STAR_NAME(`${show(options)} in place of the options { name }`)
-  return (options as StartStreamOptions).name
+  const { name, ...unknown } = options as StartStreamOptions
+  const [misspelt] = Object.keys(unknown)
+  if (misspelt !== undefined) throw new FST_ERR_OCTA_STAR_UNKNOWN_OPTION(`startStream.${misspelt}`, 'name')
+  return name
 }
 
 /** Adds hooks and a handler wrapper to a route with the option `sse`. Routes without `sse` pay nothing. */

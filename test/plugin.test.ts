@@ -317,6 +317,7 @@ t.test('a wrong use fails at the first call, and the error names the mistake', a
   })
   fastify.get('/dual', { sse: 'dual' }, async (_request, reply) => reply.startStream('ann'))
   fastify.get('/name', { sse: 'only' }, async (_request, reply) => reply.startStream('ann', { name: '' }))
+  fastify.get('/misspelt', { sse: 'only' }, async (_request, reply) => reply.startStream('ann', { nmae: 'orders' } as object))
   const said: string[] = []
   await app.listen()
 
@@ -334,6 +335,7 @@ t.test('a wrong use fails at the first call, and the error names the mistake', a
     t.match(await ask(`/status/${status}`), { status: 200 })
     t.match(said.splice(0), [`status of GET /status/:status is ${status}. Leave`])
   }
+  t.match(await ask('/misspelt'), { status: 500, code: 'FST_ERR_OCTA_STAR_UNKNOWN_OPTION', message: "octa-star-streams: unknown option 'startStream.nmae'. Known options: name" })
   t.match(await ask('/dual', '*/*'), { status: 406, code: 'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', message: /Accept header '\*\/\*'/ })
   t.match((await fastify.inject('/dual')).json(), { code: 'FST_ERR_OCTA_STAR_NOT_ACCEPTABLE', message: /Accept header ''/ })
   t.match(await ask('/twice', 'text/html'), { status: 406 })

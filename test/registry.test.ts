@@ -99,6 +99,14 @@ t.test('a loop over the registry leaves out the holders that are gone before the
   t.strictSame([...registry], [holders[3], holders[4]])
 })
 
+t.test('an eviction of a tab whose id is not a string rejects, and evicts nobody', async t => {
+  const { registry } = build()
+  const holder = new PlainHolder()
+  await registry.replaceAndRegister(streamKey('ann', 'a'), holder)
+  for (const tabId of [{ tabId: 'a' }, 1, null, ['a']]) await t.rejects(registry.evict('ann', tabId as unknown as string), { code: 'FST_ERR_OCTA_STAR_TAB_ID', statusCode: 400 })
+  t.strictSame(holder.reasons, [])
+})
+
 t.test('if a cluster of any kind cannot confirm an eviction, evict rejects with its own code and the cluster\'s error as the cause', async t => {
   const { registry } = build()
   for (const [cause, message] of [[new Error('no quorum'), /may still be live: no quorum\./], ['no quorum', /may still be live: no quorum\./], [undefined, /may still be live: undefined\./]] as const) {

@@ -23,7 +23,7 @@ export interface StreamRegistry extends Iterable<Stream | Holder> {
    */
   readonly givenUp: number
   /**
-   * Returns the holder of a key, or `undefined`.
+   * Returns the holder of a key in this process, or `undefined`.
    *
    * @throws FST_ERR_OCTA_STAR_SCOPE_KEY, FST_ERR_OCTA_STAR_NAME
    * @example fastify.streamRegistry.get(user.id, tabId)?.close('finished')
@@ -32,7 +32,7 @@ export interface StreamRegistry extends Iterable<Stream | Holder> {
   /**
    * Ends all streams of a scope as `'evicted'`, or only the streams of a tab if `tabId` is not `undefined`. Resolves to the number
    * of ended streams when these streams are gone, in all processes of the cluster. Rejects with `FST_ERR_OCTA_STAR_SCOPE_KEY`,
-   * and with `FST_ERR_OCTA_STAR_EVICT` if the cluster cannot confirm within `replaceTimeout` that the streams in other
+   * with `FST_ERR_OCTA_STAR_TAB_ID`, and with `FST_ERR_OCTA_STAR_EVICT` if the cluster cannot confirm within `replaceTimeout` that the streams in other
    * processes have ended. Then the streams of this process have ended all the same, and you can call `evict` again.
    *
    * @example await fastify.streamRegistry.evict(request.user.id) // on logout
@@ -132,13 +132,14 @@ export interface StartStreamOptions {
 
 export interface OctaStarStreamsOptions {
   /**
-   * The Datastar signal that carries the tab id. The plugin reads the signal from the `datastar` query parameter, or
-   * else from a JSON body. A string that is not empty. Default: `'tabId'`.
+   * The Datastar signal that carries the tab id. The plugin reads the signal from the query parameter `datastar` of a
+   * GET, HEAD or DELETE, and from the JSON body of any other request, or of a DELETE without that parameter. A string that is not
+   * empty. Default: `'tabId'`.
    */
   signal?: string | undefined
   /**
-   * Reads the tab id from a request if the client is not Datastar, and is used instead of `signal`. Called before
-   * validation. Return a string of 1 to 128 characters, or `undefined` if the request has no tab id. Default: none.
+   * Reads the tab id from a request if the client is not Datastar, and is used instead of `signal`. Called once,
+   * before validation, on routes with `sse`, and on each read of `request.tabId` on other routes. Return a string of 1 to 128 characters, or `undefined` if the request has no tab id. Default: none.
    *
    * @example fastify.register(octaStarStreams, { tabId: request => request.query.tab })
    */

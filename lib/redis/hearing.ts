@@ -61,7 +61,7 @@ export class Hearing {
     this.#deafSince = undefined
     if (!this.#hasWarned) return
     this.#hasWarned = false
-    this.#log.info('this process receives messages of Redis again')
+    this.#log.info('this process receives messages from Redis again')
   }
 
   onDeaf (reason: Error): void {
@@ -84,6 +84,6 @@ export class Hearing {
     this.#deafSince ??= now
     if (this.#hasWarned || now - this.#deafSince < WARN_AFTER_MS) return
     this.#hasWarned = true
-    this.#log.warn({ err: this.#reason }, 'this process receives no messages of Redis, so it reads the state in Redis at short intervals and subscribes again. Check that the user may use the channels')
+    this.#log.warn({ err: this.#reason }, 'this process receives no messages from Redis, so it reads the state in Redis at short intervals and subscribes again. Check that the user may use the channels')
   }
 }

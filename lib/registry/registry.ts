@@ -2,7 +2,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { DelayQueue } from '../delay-queue.ts'
 import { reportFlapping, reportOffline } from '../diagnostics.ts'
-import { FST_ERR_OCTA_STAR_EVICT, FST_ERR_OCTA_STAR_HOLDER, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_SEND_OPTION, FST_ERR_OCTA_STAR_STREAM_KEY, show } from '../errors.ts'
+import { FST_ERR_OCTA_STAR_EVICT, FST_ERR_OCTA_STAR_HOLDER, FST_ERR_OCTA_STAR_LIMIT, FST_ERR_OCTA_STAR_SEND_OPTION, FST_ERR_OCTA_STAR_STREAM_KEY, FST_ERR_OCTA_STAR_TAB_ID, show } from '../errors.ts'
 import type { Serializer } from '../event.ts'
 import { List, type Linked } from '../list.ts'
 import { kObserver } from '../observer.ts'
@@ -223,6 +223,8 @@ export class Registry implements StreamRegistry, ClaimOwner, OwnStreams {
 
   async evict (scopeKey: ScopeKey, tabId?: string): Promise<number> {
     const scope = canonical(scopeKey, 'streamRegistry.evict')
+    // The tab id may come from a request. A value that equals no tab id would evict nobody, without a word.
+    if (tabId !== undefined && typeof tabId !== 'string') throw new FST_ERR_OCTA_STAR_TAB_ID(show(tabId))
     // The call decides which claims are evicted. A large scope ends over several turns, in which new streams may start.
     const isMeant = ({ key }: { readonly key: StreamKey }) => tabId === undefined || key.tabId === tabId
     const claims = this.#claims.scope(scope).filter(isMeant)

@@ -421,6 +421,15 @@ t.test('an eviction after a new connection looks twice, and rejects if Redis doe
   t.match(outcome, { code: 'FST_ERR_OCTA_STAR_EVICT' })
 })
 
+t.test('with a Redis Cluster, an eviction after a new connection does not wait, because the other nodes have lost nothing', async t => {
+  const { member, connection, run } = await joined(t)
+  connection.countsReceivers = false
+  connection.listener.onReady(true)
+  const eviction = outcomeOf(member.evict('"ann"'))
+  await run(10)
+  t.equal(eviction.now, 0)
+})
+
 t.test('an eviction that waits for the claims of other processes after a new connection rejects as soon as the member leaves, and leaves no timer', async t => {
   const { member, connection, run } = await joined(t)
   connection.listener.onReady(true)

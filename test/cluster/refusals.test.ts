@@ -118,7 +118,7 @@ for (const right of ['channels', 'subscribe']) {
     t.ok(deaf.said().length >= 1)
     t.ok(deaf.errors().some(message => mayWrite ? message.includes('NOPERM') : message.includes('channel')), `with Redis's own words: ${deaf.errors()}`)
     await admin.acl('SETUSER', 'deaf', accept)
-    const healed = mayWrite ? 'this process receives messages of Redis again' : 'Redis is back'
+    const healed = mayWrite ? 'this process receives messages from Redis again' : 'Redis is back'
     while (!deaf.said().some(message => message.startsWith(healed))) await pause(10)
     const a = await deaf.start('bob', 'a')
     const b = await hearing.start('bob', 'a')

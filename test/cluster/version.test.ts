@@ -78,7 +78,7 @@ async function register (t: Test, client: FakeClient) {
 }
 
 /** The output of all scripts but the first, as far as the member reads the output: Redis's clock, and the records of 16 buckets. */
-const beat = () => [Buffer.from(String(Date.now() * 1_000)), ...Array.from({ length: 32 }, (_, i) => i % 2 === 0 ? -1 : 0)]
+const beat = () => [Buffer.from(String(Date.now() * 1_000)), 1, ...Array.from({ length: 32 }, (_, i) => i % 2 === 0 ? -1 : 0)]
 
 t.test('the registration fails with a server that is too old, and leaves no connection behind', async t => {
   const client = new FakeClient(isVersion => isVersion ? Buffer.from('5.0.14') : beat())
