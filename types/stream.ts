@@ -188,7 +188,7 @@ export interface Stream extends Holder {
    */
   onClose (callback: (reason: CloseReason) => unknown): void
   /**
-   * Registers a last word. The callback runs when a newer stream takes the key, before the farewell event. `send` works
+   * Registers a callback that may send a last event. The callback runs when a newer stream takes the key, before the farewell event. `send` works
    * until the callback settles, for at most `closeGrace`. An error in the callback is logged, unless the error
    * is an abort error.
    *
