@@ -5,6 +5,9 @@ import type { StreamResponse } from './http/response.ts'
 import type { LiveStream } from './stream/stream.ts'
 import type { CloseReason } from '../types/stream.ts'
 
+/** The default of V8. The filter is among these frames. */
+const STACK_FRAMES = 10
+
 /**
  * Keeps a framework from answering an error of the handler on a response that belongs to `stream`. The filters of NestJS end the raw
  * response, or send another reply.
@@ -45,6 +48,10 @@ export async function guardRefused (reply: FastifyReply, response: StreamRespons
 // throws. A filter of the application may be asynchronous, and is not awaited: there the error would end the process.
 // https://github.com/nestjs/nest/blob/master/packages/core/exceptions/exceptions-handler.ts
 function isFilterOfNest (): boolean {
+  const { stackTraceLimit } = Error
+  // The application may have turned stack traces off.
+  Error.stackTraceLimit = STACK_FRAMES
   const { stack = '' } = new Error()
+  Error.stackTraceLimit = stackTraceLimit
   return stack.includes('ExceptionsHandler.next') && !stack.includes('.invokeCustomFilters')
 }

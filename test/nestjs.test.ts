@@ -164,6 +164,21 @@ function endOfStream (fastify: { streamRegistry: Iterable<unknown> }): Promise<C
       })
     }
 
+    t.test('a stream that ends logs nothing in a process without stack traces either', async t => {
+      const { stackTraceLimit } = Error
+      t.teardown(() => { Error.stackTraceLimit = stackTraceLimit })
+      const { url, logged, fastify } = await startApp(t, nest, { stream: untilTheEnd })
+      const client = await connect(url('/stream'))
+      await client.event(1)
+      const gone = endOfStream(fastify)
+      Error.stackTraceLimit = 0
+      await fastify.streamRegistry.evict('ann')
+      t.equal(await gone, 'evicted')
+      await client.ended
+      t.equal(Error.stackTraceLimit, 0)
+      t.strictSame(logged, [])
+    })
+
     t.test('a request that is replaced or disconnects while it waits, and a refused request, log nothing', async t => {
       const { url, logged, fastify } = await startApp(t, nest, { stream: untilTheEnd })
       const first = await connect(url('/stream'))

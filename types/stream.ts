@@ -188,9 +188,9 @@ export interface Stream extends Holder {
    */
   onClose (callback: (reason: CloseReason) => unknown): void
   /**
-   * Registers a callback that may send a last event. The callback runs when a newer stream takes the key, before the farewell event. `send` works
-   * until the callback settles, for at most `closeGrace`. An error in the callback is logged, unless the error
-   * is an abort error.
+   * Registers a callback that may send a last event. The callback runs when a newer stream takes the key, before the farewell
+   * event. `send` works until the callback settles, for at most `closeGrace`. An error in the callback is logged, unless the
+   * error is an abort error.
    *
    * @throws FST_ERR_OCTA_STAR_CALLBACK if `callback` is not a function
    * @example stream.onReplaced(() => stream.send({ event: 'paused', data: 'This page continues in a newer stream.' }))
