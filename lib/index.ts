@@ -152,9 +152,9 @@ async function octaStarStreams (fastify: FastifyInstance, opts: OctaStarStreamsO
   }
 
   fastify.decorateReply('startStream', function startStream (this: Reply, scopeKey: ScopeKey, options?: StartStreamOptions): Promise<Stream> {
-    const { [kStreamRequest]: current, request: { method, routeOptions } } = this
+    const { [kStreamRequest]: current, request } = this
     // Thrown at once, so that the request fails even if the handler does not await the promise.
-    if (current === undefined) throw new FST_ERR_OCTA_STAR_ROUTE(`${method} ${routeOptions.url}`)
+    if (current === undefined) throw new FST_ERR_OCTA_STAR_ROUTE(`${request.method} ${request.routeOptions.url}`)
     const started = start.call(this, current, scopeKey, options)
     // The start may fail before the handler awaits the promise, for example because the request is refused or the client disconnects. An
     // unhandled rejection would end the process.
@@ -303,17 +303,15 @@ function isCrossSite ({ headers }: FastifyRequest): boolean {
   return headers['sec-fetch-site'] === 'cross-site' && (headers['sec-fetch-mode'] === 'navigate' || headers['sec-fetch-mode'] === 'no-cors')
 }
 
-/** Whether a response with this status has a body: RFC 9110, section 6.4.1. HTTP/2 refuses a body with 205 too. */
+/** Whether a response with this status has a body: RFC 9110, sections 6.4.1 and 15.3.6. */
 function hasBody (status: number): boolean {
   return status >= 200 && status !== 204 && status !== 205 && status !== 304
 }
 
 function nameOf (options: unknown): string | undefined {
   if (typeof options !== 'object' || options === null) throw new FST_ERR_OCTA_STAR_NAME(`${show(options)} in place of the options { name }`)
-  const { name, ...unknown } = options as StartStreamOptions
-  const [misspelt] = Object.keys(unknown)
-  if (misspelt !== undefined) throw new FST_ERR_OCTA_STAR_UNKNOWN_OPTION(`startStream.${misspelt}`, 'name')
-  return name
+  for (const option in options) if (option !== 'name') throw new FST_ERR_OCTA_STAR_UNKNOWN_OPTION(`startStream.${option}`, 'name')
+  return (options as StartStreamOptions).name
 }
 
 /** Adds hooks and a handler wrapper to a route with the option `sse`. Routes without `sse` pay nothing. */

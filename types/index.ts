@@ -32,8 +32,9 @@ export interface StreamRegistry extends Iterable<Stream | Holder> {
   /**
    * Ends all streams of a scope as `'evicted'`, or only the streams of a tab if `tabId` is not `undefined`. Resolves to the number
    * of ended streams when these streams are gone, in all processes of the cluster. Rejects with `FST_ERR_OCTA_STAR_SCOPE_KEY`,
-   * with `FST_ERR_OCTA_STAR_TAB_ID`, and with `FST_ERR_OCTA_STAR_EVICT` if the cluster cannot confirm within `replaceTimeout` that the streams in other
-   * processes have ended. Then the streams of this process have ended all the same, and you can call `evict` again.
+   * with `FST_ERR_OCTA_STAR_TAB_ID` if `tabId` is not a string, and with `FST_ERR_OCTA_STAR_EVICT` if the cluster cannot confirm
+   * within `replaceTimeout` that the streams in other processes have ended. Then the streams of this process have ended all the
+   * same, and you can call `evict` again.
    *
    * @example await fastify.streamRegistry.evict(request.user.id) // on logout
    */
@@ -138,8 +139,9 @@ export interface OctaStarStreamsOptions {
    */
   signal?: string | undefined
   /**
-   * Reads the tab id from a request if the client is not Datastar, and is used instead of `signal`. Called once,
-   * before validation, on routes with `sse`, and on each read of `request.tabId` on other routes. Return a string of 1 to 128 characters, or `undefined` if the request has no tab id. Default: none.
+   * Reads the tab id from a request if the client is not Datastar, and is used instead of `signal`. On routes with `sse` the
+   * plugin calls the function once, before validation. On other routes each read of `request.tabId` calls the function. Return
+   * a string of 1 to 128 characters, or `undefined` if the request has no tab id. Default: none.
    *
    * @example fastify.register(octaStarStreams, { tabId: request => request.query.tab })
    */

@@ -74,7 +74,7 @@ export class NodeRedisDriver implements RedisDriver {
   readonly #client: NodeRedisClient
   // What sends commands, with the default type mapping: the application's client, or a connection of our own.
   #commands: Commands | undefined
-  /** Of a pool: any client, see `#borrow`. */
+  /** A client of the pool. Each connection of our own copies its options. */
   #member: SingleClient | undefined
   #isClosed = false
   // One controller for each connection of our own. The abort destroys the connection and removes the controller. A signal of
@@ -206,7 +206,7 @@ export class NodeRedisDriver implements RedisDriver {
       await pause(POLL_MS, undefined, { ref: false })
       signal.throwIfAborted()
     }
-    // Only the options of this member are used. Later all members may be busy, for example with BLPOP.
+    // Kept, because later all clients of the pool may be busy, for example with BLPOP.
     if (isPool(client)) {
       this.#member ??= await client.execute(member => member)
       return this.#member
